@@ -1,0 +1,141 @@
+//! The settings of a running larder: typed, validated, immutable. Loading them (file, environment, flags) follows below.
+
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use crate::limits::Limits;
+use crate::store::Durability;
+
+/// Where to listen.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ListenAddress {
+    /// A TCP address; port 0 lets the kernel choose.
+    Tcp(std::net::SocketAddr),
+    /// A Unix socket (epoll only), mode 0660.
+    Unix(PathBuf),
+}
+
+/// Which engine carries the wire.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum EngineKind {
+    /// tiny_http: the default, for trusted networks.
+    TinyHttp,
+    /// Our own, for many or untrusted clients.
+    Epoll,
+}
+
+/// Which store holds the data.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StoreKind {
+    /// fjall, on the card.
+    Fjall,
+    /// In memory: gone when the process ends.
+    Memory,
+}
+
+/// Who may come in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AuthMode {
+    /// Tokens; without any token only local clients are served.
+    Tokens,
+    /// Everyone may do everything. Must be chosen.
+    Open,
+}
+
+/// A rule of `[[cache_control]]`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CacheControlRule {
+    /// The namespace it is for; `None` is any.
+    pub namespace: Option<String>,
+    /// The collection it is for; `None` is any.
+    pub collection: Option<String>,
+    /// The header's value.
+    pub value: String,
+}
+
+/// All settings.
+#[derive(Clone, Debug, PartialEq)]
+#[allow(missing_docs)]
+pub struct Config {
+    // [server]
+    pub listen: Vec<ListenAddress>,
+    pub engine: EngineKind,
+    pub workers: usize,
+    pub io_threads: usize,
+    pub trusted_proxies: Vec<IpAddr>,
+    // [store]
+    pub store: StoreKind,
+    pub data_dir: PathBuf,
+    pub durability: Durability,
+    pub sync_interval: Duration,
+    pub reserve_bytes: Option<u64>,
+    pub block_cache_bytes: u64,
+    pub memtable_bytes: u64,
+    // [cache]
+    pub cache_bytes: u64,
+    // [expiry]
+    pub expiry_scan_rate: u64,
+    // [auth]
+    pub auth_mode: AuthMode,
+    pub tokens_file: Option<PathBuf>,
+    pub public_read: Vec<String>,
+    // [rate]
+    pub rate_per_second: Option<f64>,
+    pub rate_burst: u32,
+    // [cors]
+    pub cors_origins: Vec<String>,
+    // [www]
+    pub www_dir: Option<PathBuf>,
+    pub www_public: bool,
+    pub www_spa: bool,
+    // [compress]
+    pub compress_threshold_bytes: usize,
+    // [[cache_control]]
+    pub cache_control: Vec<CacheControlRule>,
+    // [metrics]
+    pub metrics_public: bool,
+    // [log]
+    pub log_level: log::LevelFilter,
+    pub slow_request: Duration,
+    // [limits]
+    pub limits: Limits,
+}
+
+impl Config {
+    /// The defaults for a board with this much memory and this many cores.
+    pub fn defaults(ram_bytes: u64, cores: usize) -> Config {
+        let mib = 1024 * 1024;
+        Config {
+            listen: vec![ListenAddress::Tcp(([127, 0, 0, 1], 8080).into())],
+            engine: EngineKind::TinyHttp,
+            workers: (2 * cores).max(4),
+            io_threads: cores.max(1),
+            trusted_proxies: Vec::new(),
+            store: StoreKind::Fjall,
+            data_dir: PathBuf::from("./larder-data"),
+            durability: Durability::Sync,
+            sync_interval: Duration::from_secs(1),
+            reserve_bytes: None,
+            block_cache_bytes: (ram_bytes / 128).clamp(2 * mib, 8 * mib),
+            memtable_bytes: 4 * mib,
+            cache_bytes: (ram_bytes / 32).clamp(mib, 256 * mib),
+            expiry_scan_rate: 1000,
+            auth_mode: AuthMode::Tokens,
+            tokens_file: None,
+            public_read: Vec::new(),
+            rate_per_second: None,
+            rate_burst: 100,
+            cors_origins: Vec::new(),
+            www_dir: None,
+            www_public: false,
+            www_spa: false,
+            compress_threshold_bytes: 1024,
+            cache_control: Vec::new(),
+            metrics_public: false,
+            log_level: log::LevelFilter::Info,
+            slow_request: Duration::from_secs(1),
+            limits: Limits::default(),
+        }
+    }
+}

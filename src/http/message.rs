@@ -1,0 +1,250 @@
+//! What passes between an engine and a handler: a request, a response, and the trace that goes with both.
+//!
+//! Nothing here knows sockets, and nothing here knows keys and values.
+
+use std::io;
+use std::net::IpAddr;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+
+use super::headers::Head;
+use super::method::Method;
+use super::problem::Problem;
+
+/// Who sent a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Peer {
+    /// A TCP peer: its address (IPv4-mapped IPv6 already unmapped) and port.
+    Tcp(IpAddr, u16),
+    /// A peer on a Unix socket.
+    Unix,
+}
+
+impl std::fmt::Display for Peer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Peer::Tcp(ip, port) => write!(f, "{}", std::net::SocketAddr::new(*ip, *port)),
+            Peer::Unix => f.write_str("unix"),
+        }
+    }
+}
+
+/// The body of a request.
+pub enum RequestBody {
+    /// Read whole, within the limit that [`super::Handler::admit`] gave (transfer coding removed, content coding kept).
+    Bytes(Bytes),
+    /// Read by the handler itself, on a thread of the import lane, which may block.
+    Reader(Box<dyn io::Read + Send>),
+}
+
+impl RequestBody {
+    /// The bytes of a body that was read whole; empty for a reader.
+    pub fn bytes(&self) -> &[u8] {
+        match self {
+            RequestBody::Bytes(bytes) => bytes,
+            RequestBody::Reader(_) => &[],
+        }
+    }
+}
+
+/// One request, free of the socket it came from.
+pub struct Request {
+    /// The method.
+    pub method: Method,
+    /// Target and header fields.
+    pub head: Head,
+    /// The body.
+    pub body: RequestBody,
+    /// Who asks.
+    pub peer: Peer,
+}
+
+/// An index into the route table; metrics and logs name the route by it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct RouteId(pub u8);
+
+impl RouteId {
+    /// Not routed yet, or refused by the engine before any routing.
+    pub const NONE: RouteId = RouteId(0);
+}
+
+/// What is noted of a request on its way, for metrics and the slow-request log.
+#[derive(Clone, Debug)]
+pub struct Trace {
+    /// The method.
+    pub method: Method,
+    /// The route, once known.
+    pub route: RouteId,
+    /// Who asks.
+    pub peer: Peer,
+    /// When the engine first held the whole head.
+    pub received_at: Instant,
+    /// When a thread began to work on it: `began_at - received_at` is the time in the queue.
+    pub began_at: Instant,
+    /// Time spent reading the store on a miss.
+    pub store: Duration,
+    /// Time between hand-over to the committer and its reply.
+    pub commit: Duration,
+    /// The error code of the answer, if it is one.
+    pub code: Option<&'static str>,
+    /// False for streams and long polls, which are counted but not timed.
+    pub timed: bool,
+    /// A validated `X-Request-Id`, echoed and logged.
+    pub request_id: Option<Box<str>>,
+    /// A validated `traceparent`, echoed and logged.
+    pub traceparent: Option<Box<str>>,
+}
+
+impl Trace {
+    /// A trace for a request whose head was complete at `received_at`.
+    pub fn new(method: Method, peer: Peer, received_at: Instant) -> Trace {
+        Trace {
+            method,
+            route: RouteId::NONE,
+            peer,
+            received_at,
+            began_at: received_at,
+            store: Duration::ZERO,
+            commit: Duration::ZERO,
+            code: None,
+            timed: true,
+            request_id: None,
+            traceparent: None,
+        }
+    }
+}
+
+/// How an answer ended, told to [`super::Handler::finished`].
+#[derive(Clone, Copy, Debug)]
+pub struct Outcome {
+    /// The status that was sent.
+    pub status: u16,
+    /// Bytes of the body that were handed to the socket.
+    pub body_bytes: u64,
+    /// Time from the answer's hand-over to its last byte in the socket.
+    pub write: Duration,
+    /// False if the connection ended before the whole answer was taken.
+    pub complete: bool,
+}
+
+/// Asked for more of a body whenever the socket can take it. Appends to the buffer and says whether more will come.
+pub type Puller = Box<dyn FnMut(&mut Vec<u8>) -> io::Result<bool> + Send>;
+
+/// The body of a response.
+pub enum Body {
+    /// No body. The engine sends `Content-Length: 0` unless the status forbids it (204, 304).
+    Empty,
+    /// Shared bytes, not copied.
+    Bytes(Bytes),
+    /// An RFC 9457 error, rendered by [`Response::seal`].
+    Problem(Box<Problem>),
+    /// Made while it is sent. With a length it is framed by `Content-Length`, else chunked (or, in HTTP/1.0, by the close).
+    /// An `Err` ends the connection, so that the client can tell that the answer was cut.
+    Pull {
+        /// The exact length in bytes, if it is known.
+        length: Option<u64>,
+        /// Where the bytes come from.
+        pull: Puller,
+    },
+}
+
+/// One response. `fields` is a block of complete header lines, each ended by CRLF.
+///
+/// The engine adds the status line, `Server`, `Date`, `Content-Length` or `Transfer-Encoding`, and `Connection`.
+/// For HEAD it sends the head that GET would have, without the body.
+pub struct Response {
+    /// The status code.
+    pub status: u16,
+    /// Header lines made for this answer.
+    pub fields: Vec<u8>,
+    /// Header lines prepared earlier and shared (a cached value's), sent before `fields`.
+    pub prepared: Option<Bytes>,
+    /// The body.
+    pub body: Body,
+    /// The connection ends after this answer.
+    pub close: bool,
+    /// For HEAD where making the body is not worth it, and for 304: the length that GET would have announced.
+    pub length_only: Option<u64>,
+}
+
+impl Response {
+    /// An answer without body or fields.
+    pub fn new(status: u16) -> Response {
+        Response { status, fields: Vec::new(), prepared: None, body: Body::Empty, close: false, length_only: None }
+    }
+
+    /// An answer with a body of a given type.
+    pub fn with_body(status: u16, content_type: &str, body: impl Into<Bytes>) -> Response {
+        let mut response = Response::new(status).field("Content-Type", content_type);
+        response.body = Body::Bytes(body.into());
+        response
+    }
+
+    /// Adds a header line. The value must hold no CR, LF or NUL: [`Response::try_field`] checks what comes from outside.
+    pub fn field(mut self, name: &str, value: &str) -> Response {
+        self.push_field(name, value.as_bytes());
+        self
+    }
+
+    /// Adds a header line in place.
+    pub fn push_field(&mut self, name: &str, value: &[u8]) {
+        debug_assert!(is_field_value(value), "a field value with control characters");
+        self.fields.extend_from_slice(name.as_bytes());
+        self.fields.extend_from_slice(b": ");
+        self.fields.extend_from_slice(value);
+        self.fields.extend_from_slice(b"\r\n");
+    }
+
+    /// Adds a header line whose value came from outside; one that may not stand in a head is left out.
+    pub fn try_field(&mut self, name: &str, value: &[u8]) -> bool {
+        let valid = is_field_value(value);
+        if valid {
+            self.push_field(name, value);
+        }
+        valid
+    }
+
+    /// The first value of a header line of this answer, for tests and for code that decorates answers.
+    pub fn get(&self, name: &str) -> Option<&str> {
+        let blocks = [self.prepared.as_deref().unwrap_or(b""), &self.fields];
+        blocks.into_iter().filter_map(|block| std::str::from_utf8(block).ok()).find_map(|block| {
+            block
+                .split("\r\n")
+                .filter_map(|line| line.split_once(": "))
+                .find(|(n, _)| n.eq_ignore_ascii_case(name))
+                .map(|(_, v)| v)
+        })
+    }
+
+    /// Makes the answer ready for the wire: adds the echoed identifiers and renders a problem body. Engines call it once,
+    /// before they write the head.
+    pub fn seal(&mut self, trace: &mut Trace) {
+        if let Some(id) = &trace.request_id {
+            self.push_field("X-Request-Id", id.as_bytes());
+        }
+        if let Some(parent) = &trace.traceparent {
+            self.push_field("traceparent", parent.as_bytes());
+        }
+        if let Body::Problem(problem) = &self.body {
+            trace.code = Some(problem.code);
+            let rendered = problem.render(trace.request_id.as_deref());
+            self.push_field("Content-Type", b"application/problem+json");
+            self.push_field("Cache-Control", b"no-store");
+            self.body = Body::Bytes(rendered.into());
+        }
+    }
+}
+
+/// Whether bytes may stand as a field value (RFC 9110 §5.5): visible ASCII, blanks and obs-text, no other controls.
+pub fn is_field_value(value: &[u8]) -> bool {
+    value.iter().all(|&byte| byte == b'\t' || (byte >= b' ' && byte != 0x7f))
+}
+
+impl From<Problem> for Response {
+    fn from(problem: Problem) -> Response {
+        let mut response = Response::new(problem.status);
+        response.body = Body::Problem(Box::new(problem));
+        response
+    }
+}

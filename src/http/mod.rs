@@ -1,0 +1,17 @@
+//! The wire: messages, routing, conditions and encodings, and the two engines. Knows nothing of keys and values.
+
+pub mod engine;
+pub mod headers;
+pub mod listener;
+pub mod message;
+pub mod method;
+pub mod problem;
+pub mod responder;
+pub mod wire;
+
+pub use engine::{Admission, DrainSignal, Ended, Engine, EngineOptions, Handler};
+pub use headers::{Head, HeaderName};
+pub use message::{Body, Outcome, Peer, Puller, Request, RequestBody, Response, RouteId, Trace};
+pub use method::Method;
+pub use problem::{Problem, Written};
+pub use responder::{Responder, ResponseSink};

@@ -1,0 +1,108 @@
+//! Errors on the wire: `application/problem+json` (RFC 9457) with larder's stable `code`.
+
+use std::borrow::Cow;
+
+use serde_json::{Map, Value};
+
+/// Whether a failed write may have been applied.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Written {
+    /// Nothing was written: safe to repeat.
+    No,
+    /// Nobody knows: read before repeating.
+    Unknown,
+}
+
+/// An error answer. `code` is stable and in upper snake case; `message` says what to do next and holds no path of the
+/// board, no token, and nothing of another client.
+#[derive(Clone, Debug)]
+pub struct Problem {
+    /// The HTTP status.
+    pub status: u16,
+    /// The stable code.
+    pub code: &'static str,
+    /// What happened and what to do next.
+    pub message: Cow<'static, str>,
+    /// On a write that failed with 429 or 5xx: whether it was applied.
+    pub written: Option<Written>,
+    /// Further members of the document (`failed`, `results`, `oldest` …).
+    pub extra: Option<Box<Map<String, Value>>>,
+}
+
+impl Problem {
+    /// A problem without further members.
+    pub fn new(status: u16, code: &'static str, message: impl Into<Cow<'static, str>>) -> Problem {
+        Problem { status, code, message: message.into(), written: None, extra: None }
+    }
+
+    /// Says whether the write was applied.
+    pub fn written(mut self, written: Written) -> Problem {
+        self.written = Some(written);
+        self
+    }
+
+    /// Adds a member to the document.
+    pub fn with(mut self, name: &str, value: Value) -> Problem {
+        self.extra.get_or_insert_default().insert(name.to_owned(), value);
+        self
+    }
+
+    /// The document as JSON.
+    pub fn render(&self, request_id: Option<&str>) -> Vec<u8> {
+        let mut document = Map::new();
+        document.insert("status".into(), self.status.into());
+        document.insert("title".into(), reason(self.status).into());
+        document.insert("code".into(), self.code.into());
+        document.insert("message".into(), self.message.as_ref().into());
+        match self.written {
+            Some(Written::No) => drop(document.insert("written".into(), "no".into())),
+            Some(Written::Unknown) => drop(document.insert("written".into(), "unknown".into())),
+            None => {}
+        }
+        if let Some(id) = request_id {
+            document.insert("request_id".into(), id.into());
+        }
+        for (name, value) in self.extra.iter().flat_map(|extra| extra.iter()) {
+            document.insert(name.clone(), value.clone());
+        }
+        Value::Object(document).to_string().into_bytes()
+    }
+}
+
+/// The standard reason phrase of a status.
+pub fn reason(status: u16) -> &'static str {
+    match status {
+        100 => "Continue",
+        101 => "Switching Protocols",
+        200 => "OK",
+        201 => "Created",
+        204 => "No Content",
+        206 => "Partial Content",
+        304 => "Not Modified",
+        400 => "Bad Request",
+        401 => "Unauthorized",
+        403 => "Forbidden",
+        404 => "Not Found",
+        405 => "Method Not Allowed",
+        406 => "Not Acceptable",
+        408 => "Request Timeout",
+        409 => "Conflict",
+        410 => "Gone",
+        411 => "Length Required",
+        412 => "Precondition Failed",
+        413 => "Content Too Large",
+        414 => "URI Too Long",
+        415 => "Unsupported Media Type",
+        416 => "Range Not Satisfiable",
+        417 => "Expectation Failed",
+        429 => "Too Many Requests",
+        431 => "Request Header Fields Too Large",
+        500 => "Internal Server Error",
+        501 => "Not Implemented",
+        503 => "Service Unavailable",
+        504 => "Gateway Timeout",
+        505 => "HTTP Version Not Supported",
+        507 => "Insufficient Storage",
+        _ => "Unknown",
+    }
+}

@@ -1,0 +1,3 @@
+//! The command line: parse, run one command, exit code.
+
+fn main() {}
