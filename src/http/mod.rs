@@ -1,11 +1,14 @@
 //! The wire: messages, routing, conditions and encodings, and the two engines. Knows nothing of keys and values.
 
+pub mod conditional;
 pub mod engine;
+pub mod etag;
 pub mod headers;
 pub mod listener;
 pub mod message;
 pub mod method;
 pub mod problem;
+pub mod query;
 pub mod responder;
 pub mod wire;
 
