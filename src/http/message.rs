@@ -46,6 +46,14 @@ impl RequestBody {
             RequestBody::Reader(_) => &[],
         }
     }
+
+    /// The same, shared instead of borrowed.
+    pub fn shared(&self) -> Bytes {
+        match self {
+            RequestBody::Bytes(bytes) => bytes.clone(),
+            RequestBody::Reader(_) => Bytes::new(),
+        }
+    }
 }
 
 /// One request, free of the socket it came from.
@@ -94,6 +102,8 @@ pub struct Trace {
     pub request_id: Option<Box<str>>,
     /// A validated `traceparent`, echoed and logged.
     pub traceparent: Option<Box<str>>,
+    /// Header lines that every answer to this request carries, whoever makes it.
+    pub echoed: Vec<u8>,
 }
 
 impl Trace {
@@ -111,6 +121,15 @@ impl Trace {
             timed: true,
             request_id: None,
             traceparent: None,
+            echoed: Vec::new(),
+        }
+    }
+
+    /// Notes a header line that the answer must carry, whoever makes it.
+    pub fn echo(&mut self, name: &[u8], value: &[u8]) {
+        debug_assert!(is_field_value(value), "a field value with control characters");
+        for part in [name, b": ", value, b"\r\n"] {
+            self.echoed.extend_from_slice(part);
         }
     }
 }
@@ -217,15 +236,10 @@ impl Response {
         })
     }
 
-    /// Makes the answer ready for the wire: adds the echoed identifiers and renders a problem body. Engines call it once,
+    /// Makes the answer ready for the wire: adds the echoed lines and renders a problem body. Engines call it once,
     /// before they write the head.
     pub fn seal(&mut self, trace: &mut Trace) {
-        if let Some(id) = &trace.request_id {
-            self.push_field("X-Request-Id", id.as_bytes());
-        }
-        if let Some(parent) = &trace.traceparent {
-            self.push_field("traceparent", parent.as_bytes());
-        }
+        self.fields.extend_from_slice(&trace.echoed);
         if let Body::Problem(problem) = &self.body {
             trace.code = Some(problem.code);
             let rendered = problem.render(trace.request_id.as_deref());

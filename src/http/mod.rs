@@ -10,6 +10,7 @@ pub mod method;
 pub mod problem;
 pub mod query;
 pub mod responder;
+pub mod router;
 pub mod wire;
 
 pub use engine::{Admission, DrainSignal, Ended, Engine, EngineOptions, Handler};
