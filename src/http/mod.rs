@@ -1,14 +1,18 @@
 //! The wire: messages, routing, conditions and encodings, and the two engines. Knows nothing of keys and values.
 
+pub mod cache_control;
 pub mod conditional;
+pub mod encoding;
 pub mod engine;
 pub mod etag;
 pub mod headers;
 pub mod listener;
+pub mod media;
 pub mod message;
 pub mod method;
 pub mod problem;
 pub mod query;
+pub mod range;
 pub mod responder;
 pub mod router;
 pub mod wire;

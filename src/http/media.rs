@@ -1,0 +1,295 @@
+//! Media types: the type of a file by its extension, and the form of a `Content-Type` value.
+//!
+//! It knows the grammar of RFC 9110 §8.3.1 and a table; it never looks into a body.
+
+use super::headers::{Head, HeaderName};
+use super::problem::Problem;
+
+/// Bytes of a `Content-Type` that larder stores.
+pub const CONTENT_TYPE_BYTES_MAX: usize = 255;
+
+/// The type of what has no better one.
+pub const OCTET_STREAM: &str = "application/octet-stream";
+
+/// Extensions in lower case, sorted; text types name their charset, since browsers guess otherwise.
+const BY_EXTENSION: &[(&str, &str)] = &[
+    ("aac", "audio/aac"),
+    ("apng", "image/apng"),
+    ("atom", "application/atom+xml"),
+    ("avif", "image/avif"),
+    ("bin", OCTET_STREAM),
+    ("bmp", "image/bmp"),
+    ("css", "text/css; charset=utf-8"),
+    ("csv", "text/csv; charset=utf-8"),
+    ("flac", "audio/flac"),
+    ("geojson", "application/geo+json"),
+    ("gif", "image/gif"),
+    ("gz", "application/gzip"),
+    ("htm", "text/html; charset=utf-8"),
+    ("html", "text/html; charset=utf-8"),
+    ("ico", "image/vnd.microsoft.icon"),
+    ("ics", "text/calendar; charset=utf-8"),
+    ("jpeg", "image/jpeg"),
+    ("jpg", "image/jpeg"),
+    ("js", "text/javascript; charset=utf-8"),
+    ("json", "application/json"),
+    ("jsonld", "application/ld+json"),
+    ("m4a", "audio/mp4"),
+    ("map", "application/json"),
+    ("md", "text/markdown; charset=utf-8"),
+    ("mjs", "text/javascript; charset=utf-8"),
+    ("mp3", "audio/mpeg"),
+    ("mp4", "video/mp4"),
+    ("ndjson", "application/x-ndjson"),
+    ("oga", "audio/ogg"),
+    ("ogg", "audio/ogg"),
+    ("ogv", "video/ogg"),
+    ("opus", "audio/ogg"),
+    ("otf", "font/otf"),
+    ("pdf", "application/pdf"),
+    ("png", "image/png"),
+    ("rss", "application/rss+xml"),
+    ("svg", "image/svg+xml"),
+    ("tar", "application/x-tar"),
+    ("toml", "application/toml"),
+    ("ttf", "font/ttf"),
+    ("txt", "text/plain; charset=utf-8"),
+    ("wasm", "application/wasm"),
+    ("wav", "audio/wav"),
+    ("webm", "video/webm"),
+    ("webmanifest", "application/manifest+json"),
+    ("webp", "image/webp"),
+    ("woff", "font/woff"),
+    ("woff2", "font/woff2"),
+    ("xhtml", "application/xhtml+xml"),
+    ("xml", "application/xml"),
+    ("yaml", "application/yaml"),
+    ("yml", "application/yaml"),
+    ("zip", "application/zip"),
+];
+
+/// The type of a file by the extension of its name, whatever its case; `application/octet-stream` if it is not known.
+pub fn by_name(name: &str) -> &'static str {
+    let Some((stem, extension)) = name.rsplit_once('.') else { return OCTET_STREAM };
+    if stem.is_empty() {
+        return OCTET_STREAM;
+    }
+    let extension = extension.to_ascii_lowercase();
+    BY_EXTENSION
+        .binary_search_by(|(known, _)| (*known).cmp(&extension))
+        .map_or(OCTET_STREAM, |index| BY_EXTENSION[index].1)
+}
+
+/// The `type/subtype` of a content type, without parameters and blanks.
+pub fn essence(content_type: &[u8]) -> &[u8] {
+    content_type.split(|&byte| byte == b';').next().unwrap_or_default().trim_ascii()
+}
+
+/// Whether a content type says JSON: `application/json` or a `+json` suffix.
+pub fn is_json(content_type: &[u8]) -> bool {
+    let essence = essence(content_type);
+    let suffix = essence.len().checked_sub(5).map(|at| &essence[at..]);
+    essence.eq_ignore_ascii_case(b"application/json")
+        || (essence.len() > 5 && suffix.is_some_and(|suffix| suffix.eq_ignore_ascii_case(b"+json")))
+}
+
+/// Checks a `Content-Type` that is to be stored: at most 255 bytes, `type/subtype` and well-formed parameters.
+/// 415 `UNSUPPORTED_MEDIA_TYPE` if it is not.
+pub fn validate(content_type: &str) -> Result<(), Problem> {
+    if content_type.len() > CONTENT_TYPE_BYTES_MAX {
+        let message = format!("a Content-Type holds at most {CONTENT_TYPE_BYTES_MAX} bytes");
+        return Err(Problem::new(415, "UNSUPPORTED_MEDIA_TYPE", message));
+    }
+    if is_well_formed(content_type) {
+        return Ok(());
+    }
+    let message = "the Content-Type must have the form type/subtype, as in application/json";
+    Err(Problem::new(415, "UNSUPPORTED_MEDIA_TYPE", message))
+}
+
+/// The `Content-Type` of a request that is to be stored, or `default`. 415 for a malformed or repeated one.
+pub fn stored_type<'a>(head: &'a Head, default: &'a str) -> Result<&'a str, Problem> {
+    if !head.has(HeaderName::ContentType) {
+        return Ok(default);
+    }
+    match head.get(HeaderName::ContentType) {
+        Some("") => Ok(default),
+        Some(value) if head.count(HeaderName::ContentType) == 1 => validate(value).map(|()| value),
+        _ => Err(Problem::new(415, "UNSUPPORTED_MEDIA_TYPE", "send one Content-Type, in ASCII")),
+    }
+}
+
+/// Checks that a request's body has one of these types (`type/subtype`, lower case). A request without a type passes.
+pub fn expect_type(head: &Head, types: &[&str]) -> Result<(), Problem> {
+    let Some(value) = head.get(HeaderName::ContentType) else { return Ok(()) };
+    let essence = essence(value.as_bytes());
+    if types.iter().any(|known| essence.eq_ignore_ascii_case(known.as_bytes())) {
+        return Ok(());
+    }
+    let message = format!("the Content-Type of this request must be {}", types.join(" or "));
+    Err(Problem::new(415, "UNSUPPORTED_MEDIA_TYPE", message))
+}
+
+fn is_well_formed(content_type: &str) -> bool {
+    if !content_type.bytes().all(|byte| byte == b'\t' || (b' '..0x7f).contains(&byte)) {
+        return false;
+    }
+    let (essence, mut rest) = content_type.split_once(';').unwrap_or((content_type, ""));
+    let token_pair = |text: &str, by| text.split_once(by).is_some_and(|(a, b)| is_token(a) && is_token(b));
+    if !token_pair(essence.trim_matches(BLANKS), '/') {
+        return false;
+    }
+    loop {
+        rest = rest.trim_start_matches([' ', '\t', ';']);
+        if rest.is_empty() {
+            return true;
+        }
+        let Some((name, value)) = rest.split_once('=') else { return false };
+        let Some(after) = skip_value(value).filter(|_| is_token(name)) else { return false };
+        rest = after.trim_start_matches(BLANKS);
+        if !rest.is_empty() && !rest.starts_with(';') {
+            return false;
+        }
+    }
+}
+
+const BLANKS: &[char] = &[' ', '\t'];
+
+/// What follows a parameter's value, a token or a quoted string.
+fn skip_value(value: &str) -> Option<&str> {
+    let Some(quoted) = value.strip_prefix('"') else {
+        let end = value.find([';', ' ', '\t']).unwrap_or(value.len());
+        return is_token(&value[..end]).then(|| &value[end..]);
+    };
+    let mut escaped = false;
+    for (at, byte) in quoted.bytes().enumerate() {
+        match byte {
+            _ if escaped => escaped = false,
+            b'\\' => escaped = true,
+            b'"' => return quoted.get(at + 1..),
+            _ => {}
+        }
+    }
+    None
+}
+
+/// Whether a text is a token (RFC 9110 §5.6.2).
+pub fn is_token(text: &str) -> bool {
+    !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte))
+}
+
+/// Whether `Accept` names this `type/subtype` itself with a weight above zero. Wildcards do not count: it answers which
+/// of two forms a client asks for on purpose.
+pub fn accepts_explicitly(head: &Head, wanted: &str) -> bool {
+    head.all(HeaderName::Accept).flat_map(|line| line.split(',')).any(|range| {
+        let mut parts = range.split(';').map(|part| part.trim_matches(BLANKS));
+        let named = parts.next().is_some_and(|name| name.eq_ignore_ascii_case(wanted));
+        let refused = parts
+            .filter_map(|part| part.split_once('='))
+            .filter(|(name, _)| name.eq_ignore_ascii_case("q"))
+            .any(|(_, weight)| super::encoding::parse_weight(weight).is_none_or(|weight| weight == 0));
+        named && !refused
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn the_table_is_sorted_and_every_type_is_well_formed() {
+        assert!(BY_EXTENSION.windows(2).all(|pair| pair[0].0 < pair[1].0));
+        for (_, content_type) in BY_EXTENSION {
+            assert!(validate(content_type).is_ok(), "{content_type}");
+        }
+    }
+
+    #[test]
+    fn names_get_their_types() {
+        assert_eq!(by_name("app.3f2a9c1b.WASM"), "application/wasm");
+        assert_eq!(by_name("index.html"), "text/html; charset=utf-8");
+        for name in ["README", "a.unknown", ".html", "a.", ""] {
+            assert_eq!(by_name(name), OCTET_STREAM, "{name}");
+        }
+    }
+
+    #[test]
+    fn content_types_have_the_form_of_the_rfc() {
+        for value in [
+            "text/plain",
+            "application/vnd.api+json; charset=utf-8",
+            "multipart/form-data; boundary=\"a;b\\\"c\" ; x=y;",
+            "a/b ;c=d",
+        ] {
+            assert!(validate(value).is_ok(), "{value}");
+        }
+        for value in [
+            "",
+            "text",
+            "/",
+            "text/",
+            "/plain",
+            "text/plain/x",
+            "te xt/plain",
+            "text/plain; charset",
+            "text/plain; =x",
+            "text/plain; a=",
+            "text/plain; a=\"b",
+            "text/plain; a=b c",
+            "text/pläin",
+            "text/plain, text/html",
+            "text/plain\u{1}",
+        ] {
+            assert_eq!(validate(value).unwrap_err().status, 415, "{value}");
+        }
+        assert!(validate(&format!("a/{}", "b".repeat(253))).is_ok());
+        assert!(validate(&format!("a/{}", "b".repeat(254))).is_err());
+    }
+
+    #[test]
+    fn json_is_told_by_type_and_suffix() {
+        for value in ["application/json", "Application/JSON; charset=utf-8", "application/problem+json"] {
+            assert!(is_json(value.as_bytes()), "{value}");
+        }
+        for value in ["text/json5", "application/jsonx", "+json", "application/json-seq", ""] {
+            assert!(!is_json(value.as_bytes()), "{value}");
+        }
+    }
+
+    #[test]
+    fn a_stored_type_is_given_once_or_defaulted() {
+        let mut head = Head::new("/");
+        assert_eq!(stored_type(&head, OCTET_STREAM).unwrap(), OCTET_STREAM);
+        head.push(b"Content-Type", b"text/plain");
+        assert_eq!(stored_type(&head, OCTET_STREAM).unwrap(), "text/plain");
+        assert!(expect_type(&head, &["application/json", "text/plain"]).is_ok());
+        assert_eq!(expect_type(&head, &["application/json"]).unwrap_err().code, "UNSUPPORTED_MEDIA_TYPE");
+        head.push(b"Content-Type", b"text/html");
+        assert_eq!(stored_type(&head, OCTET_STREAM).unwrap_err().status, 415);
+    }
+
+    #[test]
+    fn a_form_is_asked_for_by_name_only() {
+        let ask = |value: &str| {
+            let mut head = Head::new("/");
+            head.push(b"Accept", value.as_bytes());
+            accepts_explicitly(&head, "application/x-ndjson")
+        };
+        assert!(ask("application/x-ndjson") && ask("text/html, Application/X-NDJSON;q=0.1"));
+        for value in ["*/*", "application/*", "application/x-ndjson;q=0", "application/x-ndjson; q=0.0", ""] {
+            assert!(!ask(value), "{value}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn whatever_is_accepted_may_stand_in_a_head(value in "[a-z/;= \"\\\\\\x00-\\x1f\\x7fé]{0,30}|[a-z]{1,5}/[a-z]{1,5}; [a-z]=\"\\PC{0,9}\"") {
+            if validate(&value).is_ok() {
+                prop_assert!(value.is_ascii() && super::super::message::is_field_value(value.as_bytes()));
+                prop_assert!(value.contains('/'));
+            }
+        }
+    }
+}
