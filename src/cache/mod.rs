@@ -89,6 +89,12 @@ impl<V: Send + Sync + 'static> Cache<V> {
         shard.get(hash, key)
     }
 
+    /// The value, if it is cached, without counting the look-up or making the value more worth keeping.
+    pub fn peek(&self, key: &[u8]) -> Option<Arc<V>> {
+        let (shard, hash) = self.locate(key);
+        shard.peek(hash, key)
+    }
+
     /// After a miss: the value if somebody has filled it meanwhile, or the ticket to load it. If another holds the
     /// ticket, waits until `deadline` for what that one reads. Counts neither hit nor miss.
     ///

@@ -216,6 +216,11 @@ impl<V> Shard<V> {
         value
     }
 
+    /// The cached value, uncounted and unmarked.
+    pub fn peek(&self, hash: u64, key: &[u8]) -> Option<Arc<V>> {
+        self.inner.read().resident.peek(hash, key).cloned()
+    }
+
     /// After a miss: the value, the ticket to load it, or neither. Waits until `deadline` at most.
     pub fn load(&self, hash: u64, key: &[u8], deadline: Instant) -> Load<'_, V> {
         let gate = {

@@ -119,6 +119,11 @@ impl<V> Sieve<V> {
         Some(value)
     }
 
+    /// The value of a key; its visited bit stays as it is.
+    pub fn peek(&self, hash: u64, key: &[u8]) -> Option<&Arc<V>> {
+        self.node(self.find(hash, key)?).value.as_ref()
+    }
+
     /// Adds a key that is not resident, as the newest. False: too large, nothing changed.
     pub fn insert(
         &mut self,

@@ -1,0 +1,42 @@
+//! What the tests from outside share: the real binary on a port of its own, and a plain HTTP client on a raw socket.
+//!
+//! Nothing here links against larder's own HTTP code: what is tested must not be read with its own eyes.
+#![allow(dead_code)]
+
+pub mod client;
+pub mod server;
+
+pub use client::{Answer, Client, Connection};
+pub use server::{Server, ServerBuilder};
+
+/// The engines under test: all there are, or those named in `LARDER_TEST_ENGINES` (comma-separated).
+pub fn engines() -> Vec<String> {
+    let chosen = std::env::var("LARDER_TEST_ENGINES").unwrap_or_else(|_| "tiny_http,epoll".to_owned());
+    chosen.split(',').map(str::to_owned).collect()
+}
+
+/// Runs a test once for every engine, each on a fresh server, and names the engine that failed.
+pub fn on_every_engine(test: impl Fn(&Server) + std::panic::RefUnwindSafe) {
+    for engine in engines() {
+        let server = Server::builder().engine(&engine).start();
+        if let Err(panic) = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| test(&server))) {
+            eprintln!("failed on engine {engine}; the server's log:\n{}", server.log());
+            std::panic::resume_unwind(panic);
+        }
+    }
+}
+
+/// Says loudly that a test could not run. In CI that is a failure: nothing is skipped there.
+pub fn skipped(reason: &str) {
+    assert!(std::env::var_os("CI").is_none(), "in CI nothing is skipped: {reason}");
+    eprintln!("SKIPPED: {reason}");
+}
+
+/// Asks again until it holds, for at most ten seconds: for what must come to pass, not for how fast.
+pub fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
+    let give_up = std::time::Instant::now() + std::time::Duration::from_secs(10);
+    while !holds() {
+        assert!(std::time::Instant::now() < give_up, "still not so after 10 s: {what}");
+        std::thread::sleep(std::time::Duration::from_millis(20));
+    }
+}
