@@ -1,7 +1,9 @@
 //! larder: a durable key-value store over HTTP for small boards.
 #![cfg_attr(test, allow(clippy::unwrap_used, missing_docs))]
 
+pub mod app;
 pub mod cache;
+pub mod cli;
 pub mod config;
 pub mod http;
 pub mod limits;

@@ -1,3 +1,5 @@
 //! The command line: parse, run one command, exit code.
 
-fn main() {}
+fn main() -> std::process::ExitCode {
+    larder::cli::run(std::env::args_os().skip(1))
+}

@@ -1,4 +1,21 @@
-//! The settings of a running larder: typed, validated, immutable. Loading them (file, environment, flags) follows below.
+//! The settings of a running larder: typed, validated, immutable once loaded.
+//!
+//! They come in two stages. The first ([`raw`]) takes values as they were given; the second ([`settings`]) gives each
+//! its type and range and puts it in its place, in the order defaults < file < environment < flags; at last
+//! [`rules`] looks at how they go together. Invariant: a `Config` that [`load`] returned contradicts nothing, and
+//! nothing that was given is ignored.
+
+pub mod env;
+pub mod error;
+pub mod example;
+pub mod field;
+pub mod file;
+pub mod load;
+pub mod raw;
+pub mod rules;
+pub mod settings;
+pub mod suggest;
+pub mod units;
 
 use std::net::IpAddr;
 use std::path::PathBuf;
@@ -7,6 +24,9 @@ use std::time::Duration;
 use crate::limits::Limits;
 use crate::store::Durability;
 
+pub use error::{ConfigError, Source};
+pub use load::{Board, Inputs, Loaded, Reloaded, load};
+
 /// Where to listen.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ListenAddress {
@@ -14,6 +34,18 @@ pub enum ListenAddress {
     Tcp(std::net::SocketAddr),
     /// A Unix socket (epoll only), mode 0660.
     Unix(PathBuf),
+    /// The sockets that systemd hands over.
+    Inherited,
+}
+
+impl std::fmt::Display for ListenAddress {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            ListenAddress::Tcp(address) => write!(f, "{address}"),
+            ListenAddress::Unix(path) => write!(f, "unix:{}", path.display()),
+            ListenAddress::Inherited => f.write_str("fd://"),
+        }
+    }
 }
 
 /// Which engine carries the wire.
@@ -100,6 +132,8 @@ pub struct Config {
     pub slow_request: Duration,
     // [limits]
     pub limits: Limits,
+    // Where all this came from, so that SIGHUP can read it again.
+    pub inputs: Inputs,
 }
 
 impl Config {
@@ -136,6 +170,18 @@ impl Config {
             log_level: log::LevelFilter::Info,
             slow_request: Duration::from_secs(1),
             limits: Limits::default(),
+            inputs: Inputs::default(),
         }
+    }
+
+    /// Where the tokens are kept.
+    pub fn tokens_path(&self) -> PathBuf {
+        self.tokens_file.clone().unwrap_or_else(|| self.data_dir.join("tokens.jsonl"))
+    }
+
+    /// Reads file, environment and flags again and returns what may change while larder runs (the tokens are read
+    /// again by `Access`). On an error the old settings stay in force.
+    pub fn reload(&self) -> Result<Reloaded, Vec<ConfigError>> {
+        load::reload(self)
     }
 }

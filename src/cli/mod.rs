@@ -1,0 +1,67 @@
+//! The command line: one table of commands, one function a command, and the exit codes.
+//!
+//! Data goes to stdout, everything else to stderr. Not here: what a server does once it is configured (`app`).
+
+pub mod commands;
+pub mod exit;
+pub mod help;
+pub mod parse;
+pub mod server;
+
+use std::ffi::OsString;
+use std::io::Write;
+use std::process::ExitCode;
+
+use exit::{Failure, USAGE};
+use parse::Invocation;
+
+/// Runs the command that the words after the program's name ask for.
+pub fn run(words: impl IntoIterator<Item = OsString>) -> ExitCode {
+    match parse::parse(words).and_then(|invocation| dispatch(&invocation)) {
+        Ok(code) => code,
+        Err(failure) => {
+            for line in failure.message.lines() {
+                complain(line);
+            }
+            ExitCode::from(failure.code)
+        }
+    }
+}
+
+fn dispatch(invocation: &Invocation) -> Result<ExitCode, Failure> {
+    if invocation.help {
+        say(&help::render(&invocation.path));
+        return Ok(ExitCode::SUCCESS);
+    }
+    match invocation.name().as_str() {
+        "larder serve" => server::serve(invocation),
+        "larder check" => server::check(invocation),
+        "larder version" => Ok(version()),
+        "larder" if invocation.has("version") => Ok(version()),
+        _ => Err(Failure::new(USAGE, help::render(&invocation.path))),
+    }
+}
+
+/// The pinned version of the store below.
+const FJALL: &str = "3.1.13";
+
+/// What this program was built for, such as `aarch64-unknown-linux-gnu`.
+pub fn target() -> String {
+    let libc = if cfg!(target_env = "musl") { "musl" } else { "gnu" };
+    format!("{}-unknown-{}-{libc}", std::env::consts::ARCH, std::env::consts::OS)
+}
+
+fn version() -> ExitCode {
+    say(&format!("larder {} ({}, fjall {FJALL})\n", env!("CARGO_PKG_VERSION"), target()));
+    ExitCode::SUCCESS
+}
+
+/// Writes to stdout. A reader that went away is no failure of ours.
+pub fn say(text: &str) {
+    let _ = std::io::stdout().lock().write_all(text.as_bytes());
+}
+
+/// Writes a line to stderr, which may be gone.
+pub fn complain(line: &str) {
+    let _ = writeln!(std::io::stderr().lock(), "larder: {line}");
+}

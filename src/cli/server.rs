@@ -1,0 +1,109 @@
+//! `larder serve` and `larder check`: from flags to a configuration, and what is done with it.
+
+use std::process::ExitCode;
+
+use super::exit::{CONFIG, Failure};
+use super::parse::{Invocation, usage};
+use super::say;
+use crate::config::load::DEFAULT_FILE;
+use crate::config::raw::Given;
+use crate::config::settings::SETTINGS;
+use crate::config::{Board, ConfigError, EngineKind, Inputs, Loaded, load, rules};
+
+/// Flags and the settings they set.
+const FLAGS: &[(&str, &str)] = &[
+    ("listen", "server.listen"),
+    ("data", "store.dir"),
+    ("engine", "server.engine"),
+    ("durability", "store.durability"),
+    ("workers", "server.workers"),
+    ("cache-size", "cache.size"),
+];
+
+/// Serves until told to stop.
+pub fn serve(invocation: &Invocation) -> Result<ExitCode, Failure> {
+    let loaded = load_for_serving(invocation)?;
+    Ok(crate::app::run(loaded.config))
+}
+
+/// Shows what is in force, or why it cannot be.
+pub fn check(invocation: &Invocation) -> Result<ExitCode, Failure> {
+    let loaded = load_for_serving(invocation)?;
+    say(&describe(&loaded));
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The configuration of an invocation, checked to the end.
+fn load_for_serving(invocation: &Invocation) -> Result<Loaded, Failure> {
+    let loaded = load(&inputs(invocation)?).map_err(failure)?;
+    let exposures = rules::exposures(&loaded.config, &loaded.sources, false);
+    if exposures.is_empty() { Ok(loaded) } else { Err(failure(exposures)) }
+}
+
+/// What a configuration is made from, in this process.
+pub fn inputs(invocation: &Invocation) -> Result<Inputs, Failure> {
+    let mut flags = Vec::new();
+    for (flag, setting) in FLAGS.iter().filter(|(flag, _)| invocation.has(flag)) {
+        let values = invocation.texts(flag)?;
+        if values.contains(&"") {
+            return Err(usage(invocation, format!("--{flag} is empty")));
+        }
+        let given = match values.as_slice() {
+            [one] => Given::Words((*one).to_owned()),
+            many => Given::List(many.iter().map(|&text| text.to_owned()).collect()),
+        };
+        flags.push((*setting, format!("--{flag}"), given));
+    }
+    Ok(Inputs {
+        board: board(),
+        file: invocation.text("config")?.map(Into::into),
+        default_file: Some(DEFAULT_FILE.into()),
+        environment: std::env::vars_os().collect(),
+        flags,
+    })
+}
+
+/// All errors of a configuration as one message.
+pub fn failure(errors: Vec<ConfigError>) -> Failure {
+    let lines: Vec<String> = errors.iter().map(ToString::to_string).collect();
+    Failure::new(CONFIG, lines.join("\n"))
+}
+
+fn board() -> Board {
+    let info = rustix::system::sysinfo();
+    // The kernel counts in words of its own size on 32-bit machines.
+    let ram_bytes = u64::from(info.mem_unit) * info.totalram as u64;
+    Board { ram_bytes, cores: std::thread::available_parallelism().map_or(1, usize::from) }
+}
+
+/// The table of settings in force.
+fn describe(loaded: &Loaded) -> String {
+    let config = &loaded.config;
+    let mut rows = Vec::new();
+    for (index, setting) in SETTINGS.iter().enumerate() {
+        let value = setting.field.show(config).unwrap_or_else(|| "-".to_owned());
+        rows.push((setting.name(), value, loaded.sources.of_row(index).to_string()));
+    }
+    for (index, rule) in config.cache_control.iter().enumerate() {
+        let part = |name: &Option<String>| name.clone().unwrap_or_else(|| "*".to_owned());
+        let name = format!("cache_control {}/{}", part(&rule.namespace), part(&rule.collection));
+        rows.push((name, rule.value.clone(), loaded.sources.rule(index).to_string()));
+    }
+    let width = |of: fn(&(String, String, String)) -> usize| rows.iter().map(of).max().unwrap_or(0);
+    let (first, second) = (width(|row| row.0.len()), width(|row| row.1.chars().count()).min(40));
+    let mut text = match &loaded.file {
+        Some(path) => format!("file: {}\n\n", path.display()),
+        None => "file: none\n\n".to_owned(),
+    };
+    for (name, value, source) in rows {
+        text.push_str(&format!("{name:first$}  {value:second$}  {source}\n"));
+    }
+    if config.engine == EngineKind::TinyHttp {
+        text.push_str(
+            "\nnote: tiny_http 0.12 is for trusted networks: single packets can hang its threads or end the process. \
+             For many or untrusted clients set server.engine = \"epoll\" (or --engine epoll).\n",
+        );
+    }
+    text.push_str("\nthe configuration is good\n");
+    text
+}

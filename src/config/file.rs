@@ -1,0 +1,254 @@
+//! The TOML file: from text to given values with their lines. Every unknown name is an error with the nearest right one.
+
+use std::path::Path;
+
+use toml::Spanned;
+use toml::de::{DeTable, DeValue};
+
+use super::error::{ConfigError, Source};
+use super::raw::Given;
+use super::settings::{SETTINGS, find};
+use super::{CacheControlRule, suggest};
+
+/// What a file says.
+#[derive(Debug, Default)]
+pub struct FileSettings {
+    /// Values of the table's settings: index, value, line.
+    pub given: Vec<(usize, Given, Source)>,
+    /// The rules of `[[cache_control]]`.
+    pub cache_control: Vec<(CacheControlRule, Source)>,
+}
+
+const CACHE_CONTROL: &str = "cache_control";
+const RULE_KEYS: &[&str] = &["namespace", "collection", "value"];
+
+/// Reads a file. A file that cannot be read is an error, not an empty file.
+pub fn read(path: &Path, errors: &mut Vec<ConfigError>) -> FileSettings {
+    match std::fs::read_to_string(path) {
+        Ok(text) => parse(path, &text, errors),
+        Err(error) => {
+            let message = format!("cannot read the configuration file {}: {error}", path.display());
+            errors.push(ConfigError { source: None, message });
+            FileSettings::default()
+        }
+    }
+}
+
+/// Reads the text of a file.
+pub fn parse(path: &Path, text: &str, errors: &mut Vec<ConfigError>) -> FileSettings {
+    let mut reader = Reader { path, text, errors, found: FileSettings::default() };
+    match DeTable::parse(text) {
+        Ok(root) => reader.root(root.get_ref()),
+        Err(error) => {
+            let at = error.span().map_or(0, |span| span.start);
+            reader.error(at, error.message().trim().replace('\n', ", "));
+        }
+    }
+    reader.found
+}
+
+struct Reader<'a> {
+    path: &'a Path,
+    text: &'a str,
+    errors: &'a mut Vec<ConfigError>,
+    found: FileSettings,
+}
+
+impl Reader<'_> {
+    fn source(&self, offset: usize) -> Source {
+        let before = &self.text.as_bytes()[..offset.min(self.text.len())];
+        Source::File(self.path.to_owned(), 1 + before.iter().filter(|&&byte| byte == b'\n').count())
+    }
+
+    fn error(&mut self, offset: usize, message: String) {
+        let error = ConfigError::at(&self.source(offset), message);
+        self.errors.push(error);
+    }
+
+    fn root(&mut self, root: &DeTable<'_>) {
+        for (name, value) in root.iter() {
+            let (at, section) = (name.span().start, name.get_ref().as_ref());
+            match value.get_ref() {
+                DeValue::Array(rules) if section == CACHE_CONTROL => {
+                    for rule in rules.iter() {
+                        self.rule(rule);
+                    }
+                }
+                _ if section == CACHE_CONTROL => {
+                    self.error(at, "cache_control is a list: [[cache_control]]".to_owned())
+                }
+                DeValue::Table(table) if SETTINGS.iter().any(|setting| setting.section == section) => {
+                    self.section(section, table);
+                }
+                DeValue::Table(_) => {
+                    let hint = suggest::hint(section, sections());
+                    self.error(at, format!("[{section}] is not a section of larder's configuration{hint}"));
+                }
+                _ if SETTINGS.iter().any(|setting| setting.section == section) => {
+                    self.error(at, format!("`{section}` is a section: [{section}]"));
+                }
+                _ => {
+                    let owner = SETTINGS.iter().find(|setting| setting.key == section);
+                    let hint = owner.map(|setting| format!("; it belongs below [{}]", setting.section));
+                    let hint = hint.unwrap_or_else(|| suggest::hint(section, sections()));
+                    self.error(at, format!("`{section}` stands outside of any section{hint}"));
+                }
+            }
+        }
+    }
+
+    fn section(&mut self, section: &str, table: &DeTable<'_>) {
+        for (name, value) in table.iter() {
+            let (at, key) = (name.span().start, name.get_ref().as_ref());
+            let Some(index) = find(section, key) else {
+                self.error(at, unknown(section, key));
+                continue;
+            };
+            match given(value) {
+                Ok(given) => {
+                    let source = self.source(value.span().start);
+                    self.found.given.push((index, given, source));
+                }
+                Err(message) => self.error(at, format!("{section}.{key}: {message}")),
+            }
+        }
+    }
+
+    fn rule(&mut self, rule: &Spanned<DeValue<'_>>) {
+        let at = rule.span().start;
+        let DeValue::Table(table) = rule.get_ref() else {
+            return self.error(at, "cache_control is a list of tables: [[cache_control]]".to_owned());
+        };
+        let mut read = CacheControlRule { namespace: None, collection: None, value: String::new() };
+        for (name, value) in table.iter() {
+            let key = name.get_ref().as_ref();
+            let text = value.get_ref().as_str().filter(|text| !text.is_empty()).map(str::to_owned);
+            match (key, text) {
+                ("namespace", Some(text)) => read.namespace = Some(text),
+                ("collection", Some(text)) => read.collection = Some(text),
+                ("value", Some(text)) => read.value = text,
+                (key, None) if RULE_KEYS.contains(&key) => {
+                    self.error(name.span().start, format!("cache_control.{key}: expected text in quotes"));
+                }
+                (key, _) => {
+                    let hint = suggest::hint(key, RULE_KEYS.iter().copied());
+                    self.error(name.span().start, format!("cache_control.{key} is not a setting{hint}"));
+                }
+            }
+        }
+        if read.value.is_empty() {
+            return self
+                .error(at, "a [[cache_control]] rule needs `value`, such as \"private, max-age=60\"".to_owned());
+        }
+        let source = self.source(at);
+        self.found.cache_control.push((read, source));
+    }
+}
+
+fn sections() -> impl Iterator<Item = &'static str> {
+    SETTINGS.iter().map(|setting| setting.section).chain([CACHE_CONTROL])
+}
+
+/// The message for a setting that does not exist: the nearest in its section, or its right section.
+pub fn unknown(section: &str, key: &str) -> String {
+    let here = SETTINGS.iter().filter(|setting| setting.section == section).map(|setting| setting.key);
+    let hint = match suggest::nearest(key, here) {
+        Some(near) => format!("; did you mean `{section}.{near}`?"),
+        None => {
+            let elsewhere = SETTINGS.iter().find(|setting| setting.key == key);
+            elsewhere.map_or(String::new(), |setting| format!("; did you mean `{}`?", setting.name()))
+        }
+    };
+    format!("`{section}.{key}` is not a setting{hint}")
+}
+
+fn given(value: &Spanned<DeValue<'_>>) -> Result<Given, String> {
+    Ok(match value.get_ref() {
+        DeValue::String(text) => Given::Text(text.to_string()),
+        DeValue::Integer(integer) => {
+            let number = i64::from_str_radix(integer.as_str(), integer.radix());
+            Given::Integer(number.map_err(|_| format!("{integer} is too large"))?)
+        }
+        DeValue::Float(float) => Given::Float(float.as_str().parse().map_err(|_| format!("{float} is no number"))?),
+        DeValue::Boolean(switch) => Given::Switch(*switch),
+        DeValue::Array(array) => {
+            let texts = array.iter().map(|item| item.get_ref().as_str().map(str::to_owned)).collect();
+            Given::List(Option::ok_or(texts, "expected a list of texts, each in quotes")?)
+        }
+        DeValue::Datetime(_) => return Err("no setting is a date".to_owned()),
+        DeValue::Table(_) => return Err("is a single value, not a table".to_owned()),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn errors_of(text: &str) -> Vec<String> {
+        let mut errors = Vec::new();
+        parse(Path::new("l.toml"), text, &mut errors);
+        errors.iter().map(ToString::to_string).collect()
+    }
+
+    #[test]
+    fn values_carry_their_lines() {
+        let mut errors = Vec::new();
+        let text = "# larder\n[server]\nworkers = 4\n\nlisten = [\n  \"a\",\n]\n[cache]\nsize = \"1MiB\"\n";
+        let read = parse(Path::new("l.toml"), text, &mut errors);
+        assert_eq!(errors, []);
+        let lines: Vec<_> =
+            read.given.iter().map(|(index, _, source)| (SETTINGS[*index].key, source.to_string())).collect();
+        assert_eq!(lines.len(), 3);
+        assert!(lines.contains(&("workers", "l.toml:3".to_owned())));
+        assert!(lines.contains(&("listen", "l.toml:5".to_owned())));
+        assert!(lines.contains(&("size", "l.toml:9".to_owned())));
+    }
+
+    #[test]
+    fn unknown_names_are_refused_with_the_nearest() {
+        for (text, error) in [
+            ("[server]\n\nlistn = 1", "l.toml:3: `server.listn` is not a setting; did you mean `server.listen`?"),
+            ("[sever]\nx = 1", "l.toml:1: [sever] is not a section of larder's configuration; did you mean `server`?"),
+            ("workers = 1", "l.toml:1: `workers` stands outside of any section; it belongs below [server]"),
+            ("[cache]\ndir = \"x\"", "l.toml:2: `cache.dir` is not a setting; did you mean `store.dir`?"),
+            ("server = 1", "l.toml:1: `server` is a section: [server]"),
+            ("[[cache_control]]\nvalu = \"x\"", "l.toml:2: cache_control.valu is not a setting; did you mean `value`?"),
+            (
+                "[compress]\nthreshold = 1",
+                "l.toml:2: `compress.threshold` is not a setting; did you mean `compress.threshold_bytes`?",
+            ),
+        ] {
+            assert_eq!(errors_of(text).first().map(String::as_str), Some(error), "{text}");
+        }
+    }
+
+    #[test]
+    fn broken_toml_is_an_error_with_its_line() {
+        for (text, line) in [
+            ("[server\n", "l.toml:1:"),
+            ("[server]\nworkers = \n", "l.toml:2:"),
+            ("a = 1\n[server]\nworkers = 1\nworkers = 2", "l.toml:4:"),
+        ] {
+            let errors = errors_of(text);
+            assert!(errors.iter().any(|error| error.starts_with(line)), "{text}: {errors:?}");
+        }
+    }
+
+    #[test]
+    fn rules_are_read_with_what_they_are_for() {
+        let mut errors = Vec::new();
+        let text = "[[cache_control]]\nnamespace = \"a\"\nvalue = \"private, max-age=5\"\n[[cache_control]]\nvalue = \"no-store\"\n";
+        let read = parse(Path::new("l.toml"), text, &mut errors);
+        assert_eq!(errors, []);
+        assert_eq!(read.cache_control.len(), 2);
+        assert_eq!(read.cache_control[0].0.namespace.as_deref(), Some("a"));
+        assert_eq!(read.cache_control[1].1.to_string(), "l.toml:4");
+    }
+
+    #[test]
+    fn dates_tables_and_mixed_lists_are_wrong_types() {
+        for text in ["[server]\nworkers = 2026-01-01", "[server]\nworkers = {a = 1}", "[server]\nlisten = [1]"] {
+            assert_eq!(errors_of(text).len(), 1, "{text}");
+        }
+    }
+}

@@ -1,0 +1,158 @@
+//! The last stage: settings that are right by themselves and wrong together.
+//!
+//! Invariant: what is refused here is named with a place that the user wrote, never with a default.
+
+use std::net::SocketAddr;
+
+use super::error::{ConfigError, Source};
+use super::load::Sources;
+use super::settings::is_name;
+use super::units::show_size;
+use super::{AuthMode, CacheControlRule, Config, EngineKind, ListenAddress};
+use crate::http::message::is_field_value;
+
+/// Everything that contradicts.
+pub fn contradictions(config: &Config, sources: &Sources) -> Vec<ConfigError> {
+    let mut found = Found { config, sources, errors: Vec::new() };
+    found.engine();
+    found.limits();
+    found.memory();
+    found.dependent();
+    for (index, rule) in config.cache_control.iter().enumerate() {
+        if let Some(message) = wrong_rule(config, rule) {
+            found.errors.push(ConfigError::at(sources.rule(index), message));
+        }
+    }
+    found.errors
+}
+
+struct Found<'a> {
+    config: &'a Config,
+    sources: &'a Sources,
+    errors: Vec<ConfigError>,
+}
+
+impl Found<'_> {
+    /// Reports at the first of these settings that somebody set.
+    fn error(&mut self, settings: &[(&str, &str)], message: String) {
+        let sources = settings.iter().map(|(section, key)| self.sources.of(section, key));
+        let source = sources.clone().find(|source| **source != Source::Default).unwrap_or(&Source::Default);
+        self.errors.push(ConfigError::at(source, message));
+    }
+
+    fn engine(&mut self) {
+        let unix = self.config.listen.iter().find(|address| matches!(address, ListenAddress::Unix(_)));
+        if let (Some(address), EngineKind::TinyHttp) = (unix, self.config.engine) {
+            let message = format!("{address} needs server.engine = \"epoll\": tiny_http has TCP only");
+            self.error(&[("server", "listen"), ("server", "engine")], message);
+        }
+    }
+
+    fn limits(&mut self) {
+        let limits = &self.config.limits;
+        let (connections, per_address) = (limits.connections_max, limits.connections_per_address_max);
+        let (value, body) = (limits.value_bytes_max, limits.body_bytes_max);
+        let (target, head) = (limits.target_bytes_max, limits.head_bytes_max);
+        let (grace, body_time) = (limits.body_grace, limits.body_timeout);
+        if per_address > connections {
+            let message = format!(
+                "limits.connections_per_address_max ({per_address}) is more than limits.connections_max ({connections})"
+            );
+            self.error(&[("limits", "connections_per_address_max"), ("limits", "connections_max")], message);
+        }
+        if value > body {
+            let (value, body) = (show_size(value), show_size(body));
+            let message = format!(
+                "limits.value_bytes_max ({value}) is more than limits.body_bytes_max ({body}): a batch could not set such a value"
+            );
+            self.error(&[("limits", "value_bytes_max"), ("limits", "body_bytes_max")], message);
+        }
+        if target >= head {
+            let (target, head) = (show_size(target as u64), show_size(head as u64));
+            let message =
+                format!("limits.target_bytes_max ({target}) does not fit into limits.head_bytes_max ({head})");
+            self.error(&[("limits", "target_bytes_max"), ("limits", "head_bytes_max")], message);
+        }
+        if grace > body_time {
+            let message = "limits.body_grace is longer than limits.body_timeout, which ends the body first".to_owned();
+            self.error(&[("limits", "body_grace"), ("limits", "body_timeout")], message);
+        }
+    }
+
+    /// The budget of memory must fit the board: it is better not to start than to be killed under load.
+    fn memory(&mut self) {
+        let config = self.config;
+        let memtables = config.memtable_bytes.saturating_mul(5);
+        let wanted = memtables.saturating_add(config.block_cache_bytes).saturating_add(config.cache_bytes);
+        let most = config.inputs.board.ram_bytes / 4 * 3;
+        if wanted > most {
+            let message = format!(
+                "cache.size, store.block_cache and five times store.memtable come to {} MiB, more than three quarters of the memory ({} MiB)",
+                wanted >> 20,
+                most >> 20
+            );
+            self.error(&[("cache", "size"), ("store", "memtable"), ("store", "block_cache")], message);
+        }
+    }
+
+    fn dependent(&mut self) {
+        let config = self.config;
+        let set = |section, key| *self.sources.of(section, key) != Source::Default;
+        if config.www_dir.is_none() && (config.www_public || config.www_spa) {
+            let message = "there are no files without www.dir".to_owned();
+            self.error(&[("www", "public"), ("www", "spa")], message);
+        }
+        if config.rate_per_second.is_none() && set("rate", "burst") {
+            let message = "rate.burst means nothing without rate.per_second".to_owned();
+            self.error(&[("rate", "burst")], message);
+        }
+    }
+}
+
+/// Why a rule of `[[cache_control]]` cannot be, if so.
+fn wrong_rule(config: &Config, rule: &CacheControlRule) -> Option<String> {
+    for (what, name) in [("namespace", &rule.namespace), ("collection", &rule.collection)] {
+        if let Some(name) = name.as_ref().filter(|name| !is_name(name)) {
+            return Some(format!("cache_control.{what}: `{name}` cannot be the name of a {what}"));
+        }
+    }
+    if !rule.value.is_ascii() || !is_field_value(rule.value.as_bytes()) {
+        return Some("cache_control.value: holds characters that no header may hold".to_owned());
+    }
+    // SECURITY: a shared cache hands out what it holds without asking for a token.
+    let directives = rule.value.split(',').map(|part| part.trim().to_ascii_lowercase());
+    let shared = directives.into_iter().find(|part| part == "public" || part.starts_with("s-maxage"));
+    let open = config.auth_mode == AuthMode::Open
+        || rule.namespace.as_ref().is_some_and(|namespace| config.public_read.contains(namespace));
+    shared.filter(|_| !open).map(|directive| {
+        format!(
+            "cache_control.value: `{directive}` lets shared caches keep what a token protects; add the namespace to auth.public_read, or use `private`"
+        )
+    })
+}
+
+impl Config {
+    /// Whether larder may listen on `address`: other machines must not find an open store that nobody chose.
+    /// `tokens` says whether any token exists. For sockets that systemd handed over, ask with their real address.
+    pub fn check_exposure(&self, address: SocketAddr, tokens: bool) -> Result<(), String> {
+        if tokens || self.auth_mode == AuthMode::Open || address.ip().to_canonical().is_loopback() {
+            return Ok(());
+        }
+        Err(format!(
+            "{address} can be reached from other machines and there is no token: make one with `larder token add NAME --scope admin`, or set auth.mode = \"open\" to let everyone in, or listen on 127.0.0.1"
+        ))
+    }
+}
+
+/// All addresses of the configuration that [`Config::check_exposure`] refuses, with their place.
+pub fn exposures(config: &Config, sources: &Sources, tokens: bool) -> Vec<ConfigError> {
+    let source = sources.of("server", "listen");
+    let addresses = config.listen.iter().filter_map(|address| match address {
+        ListenAddress::Tcp(address) => Some(*address),
+        ListenAddress::Unix(_) | ListenAddress::Inherited => None,
+    });
+    addresses
+        .filter_map(|address| config.check_exposure(address, tokens).err())
+        .map(|message| ConfigError::at(source, message))
+        .collect()
+}

@@ -1,0 +1,203 @@
+//! Configuration as a user meets it: what wins over what, and what stops a start.
+
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+
+use larder::config::raw::Given;
+use larder::config::{Board, Config, EngineKind, Inputs, ListenAddress, Source, load};
+use larder::store::Durability;
+
+struct Setup {
+    folder: tempfile::TempDir,
+    inputs: Inputs,
+}
+
+impl Setup {
+    fn file(text: &str) -> Setup {
+        let folder = tempfile::tempdir().expect("a folder for the test");
+        let path = folder.path().join("larder.toml");
+        std::fs::write(&path, text).expect("a file for the test");
+        let board = Board { ram_bytes: 512 << 20, cores: 4 };
+        Setup { folder, inputs: Inputs { board, file: Some(path), ..Inputs::default() } }
+    }
+
+    fn env(mut self, name: &str, value: &str) -> Setup {
+        self.inputs.environment.push((OsString::from(name), OsString::from(value)));
+        self
+    }
+
+    fn flag(mut self, setting: &'static str, value: &str) -> Setup {
+        self.inputs.flags.push((setting, "--flag".to_owned(), Given::Words(value.to_owned())));
+        self
+    }
+
+    fn config(&self) -> Config {
+        load(&self.inputs).map(|loaded| loaded.config).unwrap_or_else(|errors| panic!("{errors:?}"))
+    }
+
+    /// The errors, with the folder's name taken out.
+    fn errors(&self) -> Vec<String> {
+        let errors = load(&self.inputs).map(|loaded| panic!("{:?}", loaded.config)).unwrap_or_else(|errors| errors);
+        let folder = format!("{}/", self.folder.path().display());
+        errors.iter().map(|error| error.to_string().replace(&folder, "")).collect()
+    }
+}
+
+#[test]
+fn flags_beat_the_environment_which_beats_the_file_which_beats_the_defaults() {
+    let file = "[server]\nworkers = 5\nio_threads = 7\n[cache]\nsize = \"1MiB\"\n[store]\ndurability = \"relaxed\"\n";
+    let given =
+        Setup::file(file).env("LARDER_SERVER_WORKERS", "6").env("LARDER_CACHE_SIZE", "2MiB").flag("cache.size", "3MiB");
+    let loaded = load(&given.inputs).expect("a good configuration");
+    let config = &loaded.config;
+    assert_eq!((config.workers, config.io_threads, config.cache_bytes), (6, 7, 3 << 20));
+    assert_eq!(config.durability, Durability::Relaxed);
+    assert_eq!(config.memtable_bytes, 4 << 20);
+    assert_eq!(*loaded.sources.of("server", "workers"), Source::Environment("LARDER_SERVER_WORKERS".into()));
+    assert!(matches!(loaded.sources.of("server", "io_threads"), Source::File(_, 3)));
+    assert_eq!(*loaded.sources.of("store", "memtable"), Source::Default);
+}
+
+#[test]
+fn defaults_follow_the_memory_and_the_cores() {
+    let small = Config::defaults(512 << 20, 4);
+    assert_eq!((small.cache_bytes, small.block_cache_bytes, small.workers), (16 << 20, 4 << 20, 8));
+    let large = Config::defaults(64 << 30, 64);
+    assert_eq!((large.cache_bytes, large.block_cache_bytes, large.workers), (256 << 20, 8 << 20, 128));
+}
+
+#[test]
+fn the_connection_limit_follows_the_engine_unless_it_is_set() {
+    let epoll = Setup::file("[server]\nengine = \"epoll\"\n");
+    assert_eq!(epoll.config().limits.connections_max, 12_000);
+    let set = Setup::file("[server]\nengine = \"epoll\"\n[limits]\nconnections_max = 20\n");
+    assert_eq!(set.config().limits.connections_max, 20);
+    assert_eq!(set.config().limits.connections_per_address_max, 20);
+    assert_eq!(Setup::file("").config().limits.connections_max, 500);
+}
+
+#[test]
+fn every_kind_of_address_is_understood() {
+    let given = Setup::file(
+        "[server]\nengine = \"epoll\"\nlisten = [\"127.0.0.1:0\", \"[::1]:8080\", \"localhost:9\", \"unix:/run/l.sock\", \"fd://\"]\n",
+    );
+    let listen = given.config().listen;
+    assert_eq!(listen[0], ListenAddress::Tcp(([127, 0, 0, 1], 0).into()));
+    assert_eq!(listen[2], ListenAddress::Tcp(([127, 0, 0, 1], 9).into()));
+    assert_eq!(listen[3], ListenAddress::Unix(PathBuf::from("/run/l.sock")));
+    assert_eq!(listen[4], ListenAddress::Inherited);
+    assert_eq!(given.config().engine, EngineKind::Epoll);
+}
+
+#[test]
+fn what_is_wrong_is_told_with_its_line_and_the_nearest_right_name() {
+    for (file, error) in [
+        ("[server]\nlistn = \"x\"", "larder.toml:2: `server.listn` is not a setting; did you mean `server.listen`?"),
+        ("[server]\nworkers = \"4\"", "larder.toml:2: server.workers: expected a whole number, not the text \"4\""),
+        ("[server]\n\nworkers = 0", "larder.toml:3: server.workers: 0 is outside of 1 to 1024"),
+        (
+            "[server]\nengine = \"epol\"",
+            "larder.toml:2: server.engine: expected one of \"tiny_http\", \"epoll\", not `epol`; did you mean `epoll`?",
+        ),
+        (
+            "[cache]\nsize = \"1 mb\"",
+            "larder.toml:2: cache.size: expected a size such as 32MiB, 4KB or 512 (bytes), not `1 mb`",
+        ),
+        (
+            "[log]\nslow_request = 5",
+            "larder.toml:2: log.slow_request: expected a duration such as \"30s\" or \"250ms\", not the number 5",
+        ),
+        ("[cors]\norigins = \"https://a/b\"", "larder.toml:2: cors.origins: expected an origin as browsers send it"),
+        ("[auth]\npublic_read = [\"_x\"]", "larder.toml:2: auth.public_read: `_x` is no namespace"),
+        ("[server]\nlisten = \"8080\"", "larder.toml:2: server.listen: expected an address with a port"),
+        ("[server]\nlisten = []", "larder.toml:2: server.listen: names no address"),
+        ("[server]\nlisten = [\"fd://\", \"fd://\"]", "larder.toml:2: server.listen: names fd:// twice"),
+        ("[limits]\nidle_timeout = \"0s\"", "larder.toml:2: limits.idle_timeout: 0s is outside of 1s to 1440m"),
+    ] {
+        let errors = Setup::file(file).errors();
+        assert_eq!(errors.len(), 1, "{file}: {errors:?}");
+        assert!(errors[0].starts_with(error), "{file}: {errors:?}");
+    }
+}
+
+#[test]
+fn all_that_is_wrong_is_told_at_once() {
+    let given = Setup::file("[server]\nwrokers = 1\nlisten = 5\n").env("LARDER_LOGLEVEL", "info");
+    assert_eq!(given.errors().len(), 3, "{:?}", given.errors());
+}
+
+#[test]
+fn settings_that_contradict_each_other_stop_the_start_at_a_line_the_user_wrote() {
+    for (file, line, part) in [
+        ("[server]\nlisten = \"unix:/run/l.sock\"", 2, "tiny_http has TCP only"),
+        ("[www]\nspa = true", 2, "www.dir"),
+        ("[rate]\nburst = 5", 2, "rate.per_second"),
+        ("[limits]\nvalue_bytes_max = \"8MiB\"", 2, "limits.body_bytes_max"),
+        ("[limits]\nbody_bytes_max = \"8KiB\"", 2, "limits.value_bytes_max"),
+        ("[limits]\nconnections_max = 5\nconnections_per_address_max = 6", 3, "limits.connections_max"),
+        ("[limits]\nhead_bytes_max = \"4KiB\"", 2, "limits.target_bytes_max"),
+        ("[limits]\nbody_timeout = \"5s\"", 2, "limits.body_grace"),
+        ("[store]\nmemtable = \"100MiB\"", 2, "three quarters of the memory"),
+        ("[[cache_control]]\nvalue = \"public, max-age=60\"", 1, "auth.public_read"),
+        ("\n[[cache_control]]\nnamespace = \"a\"\nvalue = \"s-maxage=1\"", 2, "s-maxage"),
+        ("[[cache_control]]\nnamespace = \"a/b\"\nvalue = \"private\"", 1, "a/b"),
+    ] {
+        let errors = Setup::file(file).errors();
+        assert_eq!(errors.len(), 1, "{file}: {errors:?}");
+        assert!(errors[0].starts_with(&format!("larder.toml:{line}: ")), "{file}: {errors:?}");
+        assert!(errors[0].contains(part), "{file}: {errors:?}");
+    }
+}
+
+#[test]
+fn a_public_rule_is_fine_where_anyone_may_read() {
+    let file =
+        "[auth]\npublic_read = [\"site\"]\n[[cache_control]]\nnamespace = \"site\"\nvalue = \"public, max-age=60\"\n";
+    assert_eq!(Setup::file(file).config().cache_control.len(), 1);
+}
+
+#[test]
+fn a_named_file_must_be_readable_and_the_usual_one_may_be_missing() {
+    let mut given = Setup::file("");
+    given.inputs.file = Some(given.folder.path().join("missing.toml"));
+    assert!(given.errors()[0].contains("cannot read the configuration file missing.toml"), "{:?}", given.errors());
+    given.inputs.file = None;
+    given.inputs.default_file = Some(given.folder.path().join("missing.toml"));
+    assert!(load(&given.inputs).is_ok());
+    given.inputs.environment.push(("LARDER_CONFIG".into(), given.folder.path().join("other.toml").into()));
+    assert_eq!(given.errors().len(), 1);
+}
+
+#[test]
+fn systemd_names_the_data_folder_and_any_setting_beats_it() {
+    let given = Setup::file("").env("STATE_DIRECTORY", "/var/lib/larder:/var/lib/other");
+    assert_eq!(given.config().data_dir, Path::new("/var/lib/larder"));
+    let given = Setup::file("[store]\ndir = \"/data\"").env("STATE_DIRECTORY", "/var/lib/larder");
+    assert_eq!(given.config().data_dir, Path::new("/data"));
+    assert_eq!(given.config().tokens_path(), Path::new("/data/tokens.jsonl"));
+}
+
+#[test]
+fn a_reload_takes_level_and_limits_and_names_what_needs_a_restart() {
+    let given = Setup::file("[log]\nlevel = \"info\"\n");
+    let config = given.config();
+    let path = given.folder.path().join("larder.toml");
+    let changed = "[log]\nlevel = \"debug\"\n[limits]\nstreams_max = 3\n[server]\nworkers = 9\n";
+    std::fs::write(&path, changed).expect("the file can be changed");
+    let reloaded = config.reload().expect("a good configuration");
+    assert_eq!(reloaded.log_level, log::LevelFilter::Debug);
+    assert_eq!(reloaded.limits.streams_max, 3);
+    assert_eq!(reloaded.needs_restart, ["server.workers"]);
+    std::fs::write(&path, "[log]\nlevel = \"loud\"\n").expect("the file can be changed");
+    assert!(config.reload().is_err());
+}
+
+/// Not a test of its own: the way to write the shipped file anew after the table of settings has changed.
+#[test]
+fn the_shipped_file_is_written_when_asked_for() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("systemd/larder.toml");
+    if std::env::var_os("LARDER_WRITE_EXAMPLE").is_some() {
+        std::fs::write(&path, larder::config::example::render()).expect("the file can be written");
+    }
+    assert_eq!(std::fs::read_to_string(path).expect("the file is there"), larder::config::example::render());
+}
