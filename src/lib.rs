@@ -2,6 +2,7 @@
 #![cfg_attr(test, allow(clippy::unwrap_used, missing_docs))]
 
 pub mod app;
+pub mod board;
 pub mod cache;
 pub mod cli;
 pub mod config;

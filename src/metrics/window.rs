@@ -144,14 +144,11 @@ impl Window {
             return;
         }
         self.slice = slice;
-        let newest = close(&mut self.open);
-        for step in 0..steps.min(CLOSED_SLICES as u64 + 1) {
+        let mut newest = close(&mut self.open);
+        for _ in 0..steps.min(CLOSED_SLICES as u64 + 1) {
             self.closed.rotate_right(1);
-            self.closed[0] = Closed::default();
-            if step == 0 {
-                self.closed[0].exact = newest.exact;
-                self.closed[0].cells = newest.cells.clone();
-            }
+            // Only the first step has something to close; the slices that were skipped are empty.
+            self.closed[0] = std::mem::take(&mut newest);
         }
     }
 }
