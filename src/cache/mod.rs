@@ -221,4 +221,6 @@ fn register<V: Send + Sync + 'static>(shards: &Shards<V>, registry: &Registry) {
 }
 
 #[cfg(test)]
+mod properties;
+#[cfg(test)]
 mod tests;

@@ -244,3 +244,97 @@ fn a_wait_ends_with_its_deadline_or_with_the_holder() {
         assert!(!waiting.join().unwrap());
     });
 }
+
+/// What a reader, the committer and a checker share in the stress test.
+struct Stress {
+    cache: Cache<u64>,
+    /// The shared snapshot: the version of each key.
+    snapshot: parking_lot::RwLock<Arc<Vec<u64>>>,
+    /// The version of each key whose writer has been told.
+    told: Vec<AtomicU64>,
+}
+
+impl Stress {
+    fn read(&self, key: usize) -> u64 {
+        let name = key.to_le_bytes();
+        if let Some(value) = self.cache.get(&name) {
+            return *value;
+        }
+        match self.cache.load(&name, soon()) {
+            Load::Hit(value) => *value,
+            Load::Bypass => self.snapshot.read()[key],
+            Load::Ticket(ticket) => {
+                let version = self.snapshot.read().clone()[key];
+                ticket.fill(Arc::new(version), 100 + key);
+                version
+            }
+        }
+    }
+
+    /// Commits one group; every seventh fails, every fifth deletes as far as the cache can tell.
+    fn write(&self, group: u64, keys: &[usize]) {
+        for key in keys {
+            self.cache.announce(&key.to_le_bytes());
+        }
+        let failed = group.is_multiple_of(7);
+        if !failed {
+            let mut next = (**self.snapshot.read()).clone();
+            keys.iter().for_each(|&key| next[key] += 1);
+            *self.snapshot.write() = Arc::new(next);
+        }
+        let now = self.snapshot.read().clone();
+        for &key in keys {
+            let value = (!group.is_multiple_of(5)).then(|| (Arc::new(now[key]), 100 + key));
+            match failed {
+                true => self.cache.abort(&key.to_le_bytes()),
+                false => self.cache.publish(&key.to_le_bytes(), value),
+            }
+            self.told[key].store(now[key], Ordering::Release);
+        }
+    }
+}
+
+#[test]
+fn readers_beside_a_committer_never_see_less_than_its_writers_were_told() {
+    const KEYS: usize = 64;
+    const GROUPS: u64 = 20_000;
+    let stress = Stress {
+        // Room for some of the keys, so that evictions take part.
+        cache: cache(4 * 8 * 320),
+        snapshot: parking_lot::RwLock::new(Arc::new(vec![0; KEYS])),
+        told: (0..KEYS).map(|_| AtomicU64::new(0)).collect(),
+    };
+    let running = std::sync::atomic::AtomicBool::new(true);
+    std::thread::scope(|scope| {
+        for reader in 0..4usize {
+            let (stress, running) = (&stress, &running);
+            scope.spawn(move || {
+                let mut seen = [0; KEYS];
+                let mut key = reader;
+                let mut reads = 0;
+                // At least so many, so that there are hits and evictions even if the committer was quicker.
+                while running.load(Ordering::Relaxed) || reads < 10_000 {
+                    reads += 1;
+                    key = (key * 5 + 1 + reader) % KEYS;
+                    let told = stress.told[key].load(Ordering::Acquire);
+                    let read = stress.read(key);
+                    assert!(read >= told && read >= seen[key], "read {read}, told {told}, seen {}", seen[key]);
+                    seen[key] = read;
+                }
+            });
+        }
+        for group in 0..GROUPS {
+            let first = (group as usize * 7) % KEYS;
+            stress.write(group, &[first, (first + 1) % KEYS]);
+        }
+        running.store(false, Ordering::Relaxed);
+    });
+    let now = stress.snapshot.read().clone();
+    for (key, &version) in now.iter().enumerate() {
+        if let Some(cached) = stress.cache.get(&key.to_le_bytes()) {
+            assert_eq!(*cached, version, "key {key} is stale at rest");
+        }
+    }
+    let stats = stress.cache.stats();
+    assert!(stats.hits > 0 && stats.evictions > 0 && stats.bytes <= stats.budget_bytes, "{stats:?}");
+}
