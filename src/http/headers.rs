@@ -42,6 +42,8 @@ pub enum HeaderName {
     XForwardedFor,
     XForwardedHost,
     XForwardedProto,
+    /// Any other `X-Forwarded-…`: its presence alone says that a proxy stands between.
+    XForwardedOther,
     XNoCompression,
     XRequestId,
 }
@@ -94,7 +96,12 @@ impl HeaderName {
             .filter(|(known, _)| known.len() == name.len())
             .find(|(known, _)| known.as_bytes().eq_ignore_ascii_case(name))
             .map(|(_, header)| *header)
+            .or_else(|| is_forwarded(name).then_some(XForwardedOther))
     }
+}
+
+fn is_forwarded(name: &[u8]) -> bool {
+    name.get(..12).is_some_and(|start| start.eq_ignore_ascii_case(b"x-forwarded-"))
 }
 
 #[derive(Clone, Copy)]

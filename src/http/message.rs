@@ -256,8 +256,9 @@ pub fn is_field_value(value: &[u8]) -> bool {
 }
 
 impl From<Problem> for Response {
-    fn from(problem: Problem) -> Response {
+    fn from(mut problem: Problem) -> Response {
         let mut response = Response::new(problem.status);
+        response.fields = std::mem::take(&mut problem.fields);
         response.body = Body::Problem(Box::new(problem));
         response
     }

@@ -27,17 +27,28 @@ pub struct Problem {
     pub written: Option<Written>,
     /// Further members of the document (`failed`, `results`, `oldest` …).
     pub extra: Option<Box<Map<String, Value>>>,
+    /// Header lines of the answer (`Allow`, `Retry-After`, `WWW-Authenticate`), each ended by CRLF.
+    pub fields: Vec<u8>,
 }
 
 impl Problem {
     /// A problem without further members.
     pub fn new(status: u16, code: &'static str, message: impl Into<Cow<'static, str>>) -> Problem {
-        Problem { status, code, message: message.into(), written: None, extra: None }
+        Problem { status, code, message: message.into(), written: None, extra: None, fields: Vec::new() }
     }
 
     /// Says whether the write was applied.
     pub fn written(mut self, written: Written) -> Problem {
         self.written = Some(written);
+        self
+    }
+
+    /// Adds a header line to the answer. The value must hold no control characters.
+    pub fn field(mut self, name: &str, value: &str) -> Problem {
+        debug_assert!(super::message::is_field_value(value.as_bytes()), "a field value with control characters");
+        for part in [name, ": ", value, "\r\n"] {
+            self.fields.extend_from_slice(part.as_bytes());
+        }
         self
     }
 
