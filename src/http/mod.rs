@@ -15,6 +15,7 @@ pub mod query;
 pub mod range;
 pub mod responder;
 pub mod router;
+pub mod static_files;
 pub mod wire;
 
 pub use engine::{Admission, DrainSignal, Ended, Engine, EngineOptions, Handler};

@@ -1,0 +1,373 @@
+//! The files of a folder over HTTP: conditions, single ranges, forms compressed beforehand, a single page's fallback.
+//!
+//! It lists no folder, runs nothing, and writes nothing. Files stream in pieces of 64 KiB, whatever their size.
+//!
+//! Tags are strong and made of inode, size and the times of the last change. They differ whenever a file was replaced by
+//! another (as `mv`, `rsync` and every deploy tool do it), or changed in place, unless that kept the size and happened
+//! within one tick of the kernel's clock (at most 10 ms) after an answer.
+//!
+//! Invariant: what is sent comes from a regular file beneath the folder ([`beneath`]), and an answer is never longer or
+//! shorter than its `Content-Length`: a file that shrinks while it is sent ends the connection.
+
+mod beneath;
+mod name;
+
+use std::fs::File;
+use std::io::{self, Write};
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+
+use flate2::Compression;
+use flate2::write::GzEncoder;
+use rustix::fs::Stat;
+use rustix::io::Errno;
+
+use self::beneath::{Entry, Folder, OpenFile};
+use self::name::{BadPath, FilePath, has_content_hash};
+use super::conditional::{Conditions, Current, CurrentTag, Verdict, evaluate_read, write_date};
+use super::encoding::{self, Weights};
+use super::headers::{Head, HeaderName};
+use super::message::{Body, Request, Response};
+use super::method::Method;
+use super::problem::Problem;
+use super::range::{self, RangeTarget, RangeVerdict};
+use super::{media, wire};
+
+/// Bytes that are read from a file at once.
+const PIECE_BYTES: usize = 64 * 1024;
+/// Larger files are not compressed while they are sent: their `.gz` should lie beside them.
+const COMPRESS_BYTES_MAX: u64 = 4 * 1024 * 1024;
+/// A year, the longest age that RFC 9111 caches are expected to honour.
+const IMMUTABLE_AGE_S: u64 = 31_536_000;
+
+/// How the files of a folder are served.
+#[derive(Clone, Debug)]
+pub struct StaticOptions {
+    /// Shared caches may keep the files (`Cache-Control: public`, else `private`).
+    pub public: bool,
+    /// Navigations that find no file get the folder's `index.html`.
+    pub single_page: bool,
+    /// `max-age` of names without a content hash, in seconds.
+    pub max_age_s: u64,
+    /// Text-like files of so many bytes and more are gzipped while they are sent, if no `.gz` lies beside them. `None`: never.
+    pub compress_from_bytes: Option<u64>,
+}
+
+impl Default for StaticOptions {
+    fn default() -> StaticOptions {
+        StaticOptions { public: true, single_page: false, max_age_s: 86_400, compress_from_bytes: Some(1024) }
+    }
+}
+
+/// A folder that is served.
+pub struct StaticFiles {
+    folder: Folder,
+    options: StaticOptions,
+}
+
+/// A file as it would be sent: which bytes, in which coding.
+struct Form {
+    file: OpenFile,
+    coding: Option<&'static str>,
+    /// Compress while sending: the file itself is not what goes out.
+    encode: bool,
+    /// Part of the tag that sets this form apart.
+    suffix: &'static str,
+}
+
+impl StaticFiles {
+    /// Serves the files beneath `dir`. An error if it is no folder that can be opened.
+    pub fn open(dir: &Path, options: StaticOptions) -> io::Result<StaticFiles> {
+        Ok(StaticFiles { folder: Folder::open(dir)?, options })
+    }
+
+    /// Answers a request by its path; the query is ignored (pages use it to get around caches). Reads the disk.
+    pub fn respond(&self, request: &Request) -> Response {
+        if !matches!(request.method, Method::Get | Method::Head) {
+            let problem = Problem::new(405, "METHOD_NOT_ALLOWED", "files can be read with GET and HEAD");
+            return Response::from(problem).field("Allow", "GET, HEAD, OPTIONS");
+        }
+        let mut response = self.answer(request).unwrap_or_else(Response::from);
+        if response.status == 503 {
+            response.push_field("Retry-After", b"1");
+        }
+        response.field("X-Content-Type-Options", "nosniff")
+    }
+
+    fn answer(&self, request: &Request) -> Result<Response, Problem> {
+        let path = FilePath::parse(request.head.path()).map_err(|bad| match bad {
+            BadPath::Escape => Problem::new(400, "BAD_REQUEST", "the path holds a % without two hexadecimal digits"),
+            BadPath::Forbidden => not_found(),
+        })?;
+        let named = if path.is_folder { path.join("index.html") } else { path.relative.clone() };
+        match self.folder.look_up(&named).map_err(unreadable)? {
+            Entry::File(file) => self.serve(request, &named, file, false),
+            Entry::Folder if !path.is_folder && self.has_index(&path)? => Ok(redirect(&path, request.head.query())),
+            Entry::Folder | Entry::Nothing => self.fall_back(request),
+        }
+    }
+
+    fn has_index(&self, path: &FilePath) -> Result<bool, Problem> {
+        let index = self.folder.look_up(&path.join("index.html")).map_err(unreadable)?;
+        Ok(matches!(index, Entry::File(_)))
+    }
+
+    /// A page that makes its own routes: whoever navigates gets it, whoever wants a script or a picture gets the 404.
+    fn fall_back(&self, request: &Request) -> Result<Response, Problem> {
+        if !self.options.single_page || !media::accepts_explicitly(&request.head, "text/html") {
+            return Err(not_found());
+        }
+        match self.folder.look_up("index.html").map_err(unreadable)? {
+            Entry::File(file) => self.serve(request, "index.html", file, true),
+            Entry::Folder | Entry::Nothing => Err(not_found()),
+        }
+    }
+
+    fn serve(&self, request: &Request, path: &str, file: OpenFile, fallback: bool) -> Result<Response, Problem> {
+        let head = &request.head;
+        let conditions = Conditions::parse(head)?;
+        let content_type = media::by_name(path);
+        let modified_s = modified_s(&file.stat);
+        let identity = opaque_tag(&file.stat, "");
+
+        let wanted = self.range(request, &file.stat, &identity, modified_s);
+        let form = match wanted {
+            RangeVerdict::Whole => self.choose_form(head, path, content_type, file)?,
+            RangeVerdict::One { .. } | RangeVerdict::Unsatisfiable => Form::identity(file),
+        };
+        let tag = form.tag();
+        let current = Current { tag: CurrentTag::Opaque(&tag), gzip: false, modified_s };
+        let mut response = match evaluate_read(&conditions, Some(current)) {
+            Verdict::PreconditionFailed => {
+                return Err(Problem::new(412, "PRECONDITION_FAILED", "the file is not what If-Match or its date says"));
+            }
+            Verdict::NotModified { .. } => Response::new(304),
+            Verdict::Proceed => body_of(request.method, form, content_type, wanted)?,
+        };
+        if response.status == 416 {
+            return Ok(response);
+        }
+        response.push_field("ETag", format!("\"{tag}\"").as_bytes());
+        if let Some(modified_s) = modified_s {
+            response.push_field("Last-Modified", write_date(modified_s).as_bytes());
+        }
+        response.push_field("Cache-Control", self.cache_control(path, fallback).as_bytes());
+        match (has_other_forms(content_type), fallback) {
+            (_, true) => response.push_field("Vary", b"Accept-Encoding, Accept"),
+            (true, false) => response.push_field("Vary", b"Accept-Encoding"),
+            (false, false) => {}
+        }
+        Ok(response)
+    }
+
+    /// Ranges are for GET and for the identity form; a client that forbids that form gets the whole.
+    fn range(&self, request: &Request, stat: &Stat, opaque: &str, modified_s: Option<u64>) -> RangeVerdict {
+        if request.method != Method::Get
+            || !request.head.has(HeaderName::Range)
+            || Weights::of(&request.head).identity == 0
+        {
+            return RangeVerdict::Whole;
+        }
+        let etag = format!("\"{opaque}\"");
+        range::evaluate(&request.head, RangeTarget { etag: &etag, modified_s, length: length(stat) })
+    }
+
+    /// The form a client likes best among those there are. A form beside the file counts only if it is not older than it.
+    fn choose_form(&self, head: &Head, path: &str, content_type: &str, file: OpenFile) -> Result<Form, Problem> {
+        let weights = Weights::of(head);
+        let plain = head.has(HeaderName::XNoCompression) && weights.identity > 0;
+        if has_other_forms(content_type) && !plain {
+            let mut beside = [("br", ".br", weights.br), ("gzip", ".gz", weights.gzip)];
+            beside.sort_by_key(|(_, _, weight)| std::cmp::Reverse(*weight));
+            for (coding, extension, _) in beside.into_iter().filter(|(_, _, weight)| weights.prefers(*weight)) {
+                let entry = self.folder.look_up(&format!("{path}{extension}")).map_err(unreadable)?;
+                if let Entry::File(found) = entry
+                    && found.stat.st_mtime >= file.stat.st_mtime
+                {
+                    let suffix = if coding == "br" { "-br" } else { "-gz" };
+                    return Ok(Form { file: found, coding: Some(coding), encode: false, suffix });
+                }
+            }
+            let sizes = self.options.compress_from_bytes.unwrap_or(u64::MAX)..=COMPRESS_BYTES_MAX;
+            let worth_it = sizes.contains(&length(&file.stat)) && encoding::is_compressible(content_type.as_bytes());
+            if worth_it && weights.prefers(weights.gzip) {
+                return Ok(Form { file, coding: Some("gzip"), encode: true, suffix: "-gzip" });
+            }
+        }
+        if weights.identity == 0 {
+            return Err(encoding::not_acceptable());
+        }
+        Ok(Form::identity(file))
+    }
+
+    fn cache_control(&self, path: &str, fallback: bool) -> String {
+        let whose = if self.options.public { "public" } else { "private" };
+        let name = path.rsplit('/').next().unwrap_or(path);
+        match (fallback, has_content_hash(name)) {
+            // The same path may be a file tomorrow.
+            (true, _) => "no-cache".to_owned(),
+            (false, true) => format!("{whose}, max-age={IMMUTABLE_AGE_S}, immutable"),
+            (false, false) => format!("{whose}, max-age={}", self.options.max_age_s),
+        }
+    }
+}
+
+impl Form {
+    fn identity(file: OpenFile) -> Form {
+        Form { file, coding: None, encode: false, suffix: "" }
+    }
+
+    fn tag(&self) -> String {
+        opaque_tag(&self.file.stat, self.suffix)
+    }
+}
+
+/// Whether files of this type may have compressed forms beside them; for these `Vary` is sent with every form.
+fn has_other_forms(content_type: &str) -> bool {
+    const COMPRESSED: &[&str] = &["application/gzip", "application/zip", "font/woff", "font/woff2"];
+    let picture = content_type.starts_with("image/") && !matches!(content_type, "image/svg+xml" | "image/bmp");
+    let sound = content_type.starts_with("video/") || content_type.starts_with("audio/");
+    !picture && !sound && !COMPRESSED.contains(&content_type)
+}
+
+fn length(stat: &Stat) -> u64 {
+    u64::try_from(stat.st_size).unwrap_or(0)
+}
+
+fn opaque_tag(stat: &Stat, suffix: &str) -> String {
+    format!(
+        "{:x}-{:x}-{:x}.{:x}-{:x}.{:x}{suffix}",
+        stat.st_ino, stat.st_size, stat.st_mtime, stat.st_mtime_nsec, stat.st_ctime, stat.st_ctime_nsec
+    )
+}
+
+/// `Last-Modified`, left out while the clock is not set and where it lies in the future (RFC 9110 §8.8.2.1).
+fn modified_s(stat: &Stat) -> Option<u64> {
+    let now_s = std::time::UNIX_EPOCH.elapsed().ok()?.as_secs();
+    let modified_s = u64::try_from(stat.st_mtime).ok()?;
+    (wire::clock_is_trusted() && modified_s <= now_s).then_some(modified_s)
+}
+
+/// A 200, 206 or 416.
+fn body_of(method: Method, form: Form, content_type: &str, wanted: RangeVerdict) -> Result<Response, Problem> {
+    let whole = length(&form.file.stat);
+    let (mut response, start, count) = match wanted {
+        RangeVerdict::Unsatisfiable => {
+            let unsatisfied = range::content_range_unsatisfied(whole);
+            return Ok(Response::from(range::not_satisfiable(whole)).field("Content-Range", &unsatisfied));
+        }
+        RangeVerdict::Whole => (Response::new(200), 0, whole),
+        RangeVerdict::One { start, end_inclusive } => {
+            let content_range = range::content_range(start, end_inclusive, whole);
+            (Response::new(206).field("Content-Range", &content_range), start, end_inclusive - start + 1)
+        }
+    };
+    response.push_field("Content-Type", content_type.as_bytes());
+    match form.coding {
+        Some(coding) => response.push_field("Content-Encoding", coding.as_bytes()),
+        None => response.push_field("Accept-Ranges", b"bytes"),
+    }
+    let reader = Reader { file: form.file.file, at: start, left: count };
+    response.body = match (form.encode, method) {
+        (true, _) => Body::Pull { length: None, pull: Box::new(gzip_puller(reader)) },
+        (false, Method::Head) => {
+            response.length_only = Some(count);
+            Body::Empty
+        }
+        (false, _) if count == 0 => Body::Empty,
+        (false, _) if count <= PIECE_BYTES as u64 => Body::Bytes(reader.read_all()?.into()),
+        (false, _) => Body::Pull { length: Some(count), pull: Box::new(puller(reader)) },
+    };
+    Ok(response)
+}
+
+/// A part of a file, read piece by piece.
+struct Reader {
+    file: File,
+    at: u64,
+    left: u64,
+}
+
+impl Reader {
+    /// Appends the next piece and says whether more will come.
+    fn read(&mut self, out: &mut Vec<u8>) -> io::Result<bool> {
+        let before = out.len();
+        let piece = usize::try_from(self.left).unwrap_or(usize::MAX).min(PIECE_BYTES);
+        out.resize(before + piece, 0);
+        let result = self.file.read_exact_at(&mut out[before..], self.at);
+        if result.is_err() {
+            out.truncate(before);
+        }
+        result?;
+        self.at += piece as u64;
+        self.left -= piece as u64;
+        Ok(self.left > 0)
+    }
+
+    fn read_all(mut self) -> Result<Vec<u8>, Problem> {
+        let mut bytes = Vec::new();
+        match self.read(&mut bytes) {
+            Ok(_) => Ok(bytes),
+            Err(_) => Err(Problem::new(500, "INTERNAL", "the file changed or failed while it was read; try again")),
+        }
+    }
+}
+
+fn puller(mut reader: Reader) -> impl FnMut(&mut Vec<u8>) -> io::Result<bool> + Send {
+    move |out| reader.read(out)
+}
+
+/// Compresses while it is pulled; holds one piece and the compressor's window, whatever the size of the file.
+fn gzip_puller(mut reader: Reader) -> impl FnMut(&mut Vec<u8>) -> io::Result<bool> + Send {
+    let mut encoder = GzEncoder::new(Vec::new(), Compression::new(6));
+    let mut piece = Vec::new();
+    let mut ended = false;
+    move |out| {
+        // A piece may vanish in the compressor: go on until there is something to send.
+        while !ended {
+            piece.clear();
+            let more = reader.read(&mut piece)?;
+            encoder.write_all(&piece)?;
+            if !more {
+                encoder.try_finish()?;
+                ended = true;
+            }
+            if !encoder.get_ref().is_empty() {
+                break;
+            }
+        }
+        out.append(encoder.get_mut());
+        Ok(!ended)
+    }
+}
+
+fn redirect(path: &FilePath, query: &str) -> Response {
+    let mut location = path.as_folder();
+    if !query.is_empty() {
+        location.push('?');
+        location.push_str(query);
+    }
+    let mut response = Response::new(301).field("Cache-Control", "no-cache");
+    // A query that may not stand in a head is dropped with its redirect's target left whole.
+    if !response.try_field("Location", location.as_bytes()) {
+        response.push_field("Location", path.as_folder().as_bytes());
+    }
+    response
+}
+
+#[cold]
+fn not_found() -> Problem {
+    Problem::new(404, "NOT_FOUND", "there is no such file")
+}
+
+/// An error of the system. Its text stays in the log: it may name paths.
+#[cold]
+fn unreadable(error: Errno) -> Problem {
+    log::warn!("a file of www.dir could not be opened: {error}");
+    match error {
+        Errno::MFILE | Errno::NFILE | Errno::NOMEM => {
+            Problem::new(503, "OVERLOADED", "larder has too much open at the moment; try again shortly")
+        }
+        _ => Problem::new(500, "INTERNAL", "the file could not be read; larder's log says why"),
+    }
+}
