@@ -8,5 +8,6 @@ pub mod cli;
 pub mod config;
 pub mod http;
 pub mod limits;
+pub mod logging;
 pub mod metrics;
 pub mod store;
