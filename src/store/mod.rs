@@ -1,7 +1,19 @@
 //! The truth: records on the card, one committer that owns all writes, one shared snapshot for all reads.
 
+pub mod clock;
+mod committer;
+pub mod database;
+mod keeper;
+pub mod memory;
 pub mod record;
+#[cfg(test)]
+pub(crate) mod scripts;
+pub mod space;
+pub mod state;
+mod sweeper;
 pub mod types;
+pub mod versions;
+pub mod view;
 
 use std::fmt;
 use std::ops::Bound;
@@ -9,8 +21,13 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
+pub use clock::Clock;
+pub use database::{Database, DatabaseOptions};
+pub use memory::MemoryStore;
 pub use record::Record;
+pub use state::StoreState;
 pub use types::*;
+pub use view::View;
 
 /// An error of the storage below larder.
 #[derive(Debug)]
@@ -99,3 +116,6 @@ pub struct StoreFigures {
     /// An estimate of the number of keys, tombstones included.
     pub keys_estimate: u64,
 }
+
+#[cfg(test)]
+mod tests;

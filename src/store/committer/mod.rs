@@ -1,0 +1,394 @@
+//! The one thread that owns all writes. It takes what waits, computes what it does, commits it as one batch with one
+//! sync for all who wait, and only then lets anybody know.
+//!
+//! Invariant: no reply computed from a group leaves before the group's commit has returned, and between the announcement
+//! of a key to the cache and the swap of the snapshot nobody can fill that key.
+
+mod check;
+mod gather;
+mod group;
+mod metrics;
+mod overlay;
+mod queue;
+mod recent;
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+
+use crate::metrics::Registry;
+use check::{Check, CheckError};
+use gather::Gather;
+use group::{Computed, Group, Held, is_late};
+use metrics::CommitMetrics;
+use overlay::Overlay;
+pub(in crate::store) use queue::WriteQueue;
+use queue::{Next, Pending, WriteSource, write_queue};
+use recent::RecentWrites;
+
+use super::database::{DatabaseOptions, Shared};
+use super::versions::{Versions, number};
+use super::view::View;
+use super::{Change, CommitObserver, FullKey, Space, Store, StoreError, TYPE_META, WriteError, WriteRequest, record};
+
+/// Where the last known time stands in the data keyspace.
+pub(super) const CLOCK_KEY: &[u8] = &[TYPE_META, b'c', b'l', b'o', b'c', b'k'];
+/// How often the last known time is saved along with a write.
+const CLOCK_SAVE_INTERVAL: Duration = Duration::from_secs(600);
+/// The first renewal of an idle store's snapshot after a write; each next one waits twice as long.
+const RENEW_MIN: Duration = Duration::from_secs(1);
+/// The last one: by then compactions have come to rest.
+const RENEW_MAX: Duration = Duration::from_secs(128);
+
+/// The state of the committer's thread.
+pub(super) struct Committer {
+    store: Arc<dyn Store>,
+    observer: Arc<dyn CommitObserver>,
+    shared: Arc<Shared>,
+    source: WriteSource,
+    versions: Versions,
+    recent: RecentWrites,
+    gather: Gather,
+    metrics: CommitMetrics,
+    sync_interval: Duration,
+    value_bytes_max: u64,
+    /// A request that did not fit the last group.
+    carried: Option<Pending>,
+    /// Keys announced to the cache and not yet published or aborted.
+    announced: Vec<FullKey>,
+    /// The number of the last commit.
+    instant: u64,
+    /// Since when relaxed writes wait for their sync.
+    unsynced_since: Option<Instant>,
+    /// When to look whether the idle store let go of old tables, and how long to wait after that.
+    renewal: Option<(Instant, Duration)>,
+    modified_ms: u64,
+    clock_saved: Option<Instant>,
+}
+
+/// Prepares the committer and the queue in front of it.
+pub(super) fn committer(
+    store: Arc<dyn Store>,
+    observer: Arc<dyn CommitObserver>,
+    shared: Arc<Shared>,
+    versions: Versions,
+    registry: &Registry,
+    options: &DatabaseOptions,
+) -> (WriteQueue, Committer) {
+    let metrics = CommitMetrics::new(registry);
+    let (queue, source) = write_queue(options.queued_writes_max, options.queued_bytes_max, metrics.depth.clone());
+    let committer = Committer {
+        store,
+        observer,
+        shared,
+        source,
+        versions,
+        recent: RecentWrites::default(),
+        gather: Gather::default(),
+        metrics,
+        sync_interval: options.sync_interval,
+        value_bytes_max: options.value_bytes_max,
+        carried: None,
+        announced: Vec::new(),
+        instant: 0,
+        unsynced_since: None,
+        renewal: None,
+        modified_ms: 0,
+        clock_saved: None,
+    };
+    (queue, committer)
+}
+
+impl WriteQueue {
+    /// Queues a request without blocking; one that has no place is answered at once.
+    pub(super) fn submit(&self, request: WriteRequest) {
+        self.push(Pending::from(request));
+    }
+
+    /// Answers a request that is not even queued.
+    pub(super) fn refuse(request: WriteRequest, error: WriteError) {
+        Pending::from(request).answer.give(Err(error));
+    }
+}
+
+impl Committer {
+    /// Runs until the queue is closed and empty. A panic stops all writes for good; nobody is left without an answer.
+    pub(super) fn run(mut self) -> Result<(), StoreError> {
+        match catch_unwind(AssertUnwindSafe(|| self.serve())) {
+            Ok(()) => self.finish(),
+            Err(_) => {
+                let error = StoreError::Io("the committer panicked".into());
+                self.metrics.panics.inc();
+                // Even this may panic again, in the observer or the store; what waits is answered by its end.
+                let _ = catch_unwind(AssertUnwindSafe(|| self.give_up(&error)));
+                Err(error)
+            }
+        }
+    }
+
+    fn serve(&mut self) {
+        loop {
+            self.wait_for_company();
+            let next = match self.carried.take() {
+                Some(request) => Next::Request(request),
+                None => self.source.next(self.next_duty()),
+            };
+            match next {
+                Next::Request(first) => {
+                    self.shared.set_busy(true);
+                    let group = self.take_group(first);
+                    self.process(group);
+                    self.do_duties();
+                    self.shared.set_busy(false);
+                }
+                Next::TimedOut => self.do_duties(),
+                Next::Closed => return,
+            }
+        }
+    }
+
+    /// IMPORTANT: this order is the whole correctness. A reply before the commit returned acknowledges what can be
+    /// lost; an announcement after it lets a reader fill the cache with the past; so does a publication before the
+    /// snapshot is swapped.
+    fn process(&mut self, group: Group) {
+        let Some(computed) = self.check(group) else { return };
+        if computed.overlay.is_empty() {
+            return computed.answer(false);
+        }
+        self.announce(&computed.overlay);
+        match self.commit(&computed).and_then(|()| self.swap_snapshot(&computed.overlay)) {
+            Ok(()) => {
+                self.publish(&computed.overlay);
+                self.answer(computed);
+                self.maintain();
+            }
+            Err(error) => {
+                self.give_up(&error);
+                computed.unknown();
+            }
+        }
+    }
+
+    /// Waits after a group of several until those it answered are back, if they are quick.
+    fn wait_for_company(&mut self) {
+        let Some(wait) = self.gather.plan() else { return };
+        if self.carried.is_some() || self.shared.switches.is_draining() {
+            return;
+        }
+        let began = Instant::now();
+        self.source.wait_for(wait.target, began + wait.limit);
+        self.metrics.gather_seconds.record_duration(began.elapsed());
+    }
+
+    /// Takes what waits, within the bounds of a group.
+    fn take_group(&mut self, first: Pending) -> Group {
+        let mut group = Group::default();
+        let mut next = Some(first);
+        while let Some(request) = next {
+            if is_late(&request) {
+                self.metrics.late.inc();
+                request.answer.give(Err(WriteError::Overloaded));
+            } else if self.shared.switches.has_failed() {
+                request.answer.give(Err(WriteError::ReadOnly));
+            } else if group.has_room_for(&request) {
+                group.add(request);
+            } else {
+                self.carried = Some(request);
+                break;
+            }
+            next = self.source.try_next();
+        }
+        group
+    }
+
+    /// Computes the group. `None`: nothing of it could be begun, and everyone has been told.
+    fn check(&mut self, group: Group) -> Option<Computed> {
+        let Group { requests, operations, .. } = group;
+        if requests.is_empty() {
+            return None;
+        }
+        if let Err(error) = self.versions.reserve(operations, &*self.store) {
+            self.give_up(&StoreError::Io(format!("the version ceiling could not be raised: {error}")));
+            requests.into_iter().for_each(|request| request.answer.give(Err(WriteError::ReadOnly)));
+            return None;
+        }
+        self.metrics.operations.add(operations as u64);
+        self.metrics.group_operations.record(operations as u64);
+        self.metrics.group_requests.record(requests.len() as u64);
+        let view = self.shared.view.get();
+        let mut check = Check {
+            view: &view,
+            recent: &self.recent,
+            versions: &mut self.versions,
+            clock: &self.shared.clock,
+            metrics: &self.metrics,
+            value_bytes_max: self.value_bytes_max,
+            modified_ms: &mut self.modified_ms,
+            now_ms: self.shared.clock.expiry_now_ms(),
+            overlay: Overlay::default(),
+            reread: Default::default(),
+        };
+        let mut held = Vec::with_capacity(requests.len());
+        for mut request in requests {
+            request.answer.begin();
+            let outcome = check.request(&mut request).map_err(|error| {
+                match error {
+                    CheckError::Unreadable(error) => log::error!("a record that a write needs is unreadable: {error}"),
+                    CheckError::Panicked => log::error!("an update function panicked; its request was dropped"),
+                }
+                WriteError::Unavailable
+            });
+            held.push(Held { answer: request.answer, durability: request.durability, outcome });
+        }
+        Some(Computed { overlay: check.overlay, held })
+    }
+
+    fn announce(&mut self, overlay: &Overlay) {
+        for (key, _) in overlay.changes() {
+            self.announced.push(key.clone());
+            self.observer.announce(key);
+        }
+    }
+
+    /// Writes the group's changes as one batch, and waits for the card if anyone asked for that.
+    fn commit(&mut self, computed: &Computed) -> Result<(), StoreError> {
+        let sync = computed.wants_sync();
+        let mut changes: Vec<Change> = computed
+            .overlay
+            .changes()
+            .map(|(key, record)| (Space::Data, key.shared(), record.map(|record| record::encode(record))))
+            .collect();
+        let bytes: usize = changes.iter().map(|(_, key, value)| key.len() + value.as_ref().map_or(0, Bytes::len)).sum();
+        if self.clock_saved.is_none_or(|saved| saved.elapsed() >= CLOCK_SAVE_INTERVAL) {
+            changes.push(self.last_known_time());
+        }
+        let began = Instant::now();
+        self.store.commit(changes, sync)?;
+        if sync {
+            self.synced(began.elapsed());
+        } else {
+            self.unsynced_since.get_or_insert(began);
+        }
+        self.metrics.groups.inc();
+        self.metrics.bytes.add(bytes as u64);
+        self.shared.space.wrote(bytes as u64);
+        Ok(())
+    }
+
+    /// Lets readers see what was committed.
+    fn swap_snapshot(&mut self, overlay: &Overlay) -> Result<(), StoreError> {
+        let snapshot = self.store.snapshot()?;
+        self.instant += 1;
+        for (key, record) in overlay.changes() {
+            self.recent.note(key, self.instant);
+            if record.is_some_and(|record| record.expires_ms != 0) {
+                self.shared.expiring.store(true, Ordering::Relaxed);
+            }
+        }
+        self.shared.view.set(View { snapshot, instant: self.instant });
+        let before = self.shared.last_version.swap(self.versions.last(), Ordering::AcqRel);
+        self.metrics.versions.add(self.versions.last() - before);
+        self.renewal = Some((Instant::now() + RENEW_MIN, RENEW_MIN));
+        Ok(())
+    }
+
+    fn publish(&mut self, overlay: &Overlay) {
+        for (key, record) in overlay.changes() {
+            self.observer.publish(key, record);
+        }
+        self.announced.clear();
+    }
+
+    /// Hands out the replies of a committed group.
+    fn answer(&mut self, computed: Computed) {
+        let (requests, synced) = (computed.held.len(), computed.wants_sync());
+        // Counted before the replies: who is back before the last reply is handed out is part of those awaited.
+        let waited = self.source.waiting();
+        computed.answer(synced);
+        if synced {
+            self.gather.answered(requests, waited);
+        }
+    }
+
+    /// Lets the store keep house between commits.
+    fn maintain(&mut self) {
+        if let Err(error) = self.store.maintain() {
+            self.give_up(&error);
+        }
+    }
+
+    fn synced(&mut self, took: Duration) {
+        self.unsynced_since = None;
+        self.gather.synced(took);
+        self.metrics.sync_seconds.record_duration(took);
+    }
+
+    /// Stops all writes for good. What was announced is handed back to the readers, who see what the store now holds:
+    /// a failed commit may be there or not.
+    fn give_up(&mut self, error: &StoreError) {
+        self.metrics.failures.inc();
+        self.shared.switches.stop_writes(error.to_string());
+        match self.store.snapshot() {
+            Ok(snapshot) => {
+                self.instant += 1;
+                self.shared.view.set(View { snapshot, instant: self.instant });
+            }
+            Err(error) => log::error!("no new snapshot after the failure: {error}"),
+        }
+        for key in self.announced.drain(..) {
+            self.observer.abort(&key);
+        }
+        (self.unsynced_since, self.renewal) = (None, None);
+    }
+
+    /// When the thread must act though no request comes.
+    fn next_duty(&self) -> Option<Instant> {
+        let sync_due = self.unsynced_since.map(|since| since + self.sync_interval);
+        let renewal_due = self.renewal.map(|(due, _)| due);
+        sync_due.into_iter().chain(renewal_due).min()
+    }
+
+    fn do_duties(&mut self) {
+        let now = Instant::now();
+        if self.unsynced_since.is_some_and(|since| now >= since + self.sync_interval) {
+            let began = Instant::now();
+            match self.store.sync() {
+                Ok(()) => self.synced(began.elapsed()),
+                Err(error) => self.give_up(&error),
+            }
+        }
+        if let Some((_, wait)) = self.renewal.filter(|(due, _)| now >= *due) {
+            self.renew_snapshot(wait);
+        }
+    }
+
+    /// An idle store goes on compacting; a snapshot from before keeps the old tables on the card.
+    fn renew_snapshot(&mut self, waited: Duration) {
+        let wait = waited * 2;
+        self.renewal = (wait <= RENEW_MAX).then(|| (Instant::now() + wait, wait));
+        match self.store.snapshot() {
+            Ok(snapshot) => self.shared.view.set(View { snapshot, instant: self.instant }),
+            Err(error) => log::warn!("the idle snapshot could not be renewed: {error}"),
+        }
+    }
+
+    fn last_known_time(&mut self) -> Change {
+        self.clock_saved = Some(Instant::now());
+        number(CLOCK_KEY, self.shared.clock.expiry_now_ms())
+    }
+
+    /// Makes everything durable at the end, and saves the time for the next start.
+    fn finish(&mut self) -> Result<(), StoreError> {
+        if let Some(reason) = self.shared.switches.reason() {
+            return Err(StoreError::Io(reason));
+        }
+        if self.instant == 0 {
+            return Ok(());
+        }
+        let time = self.last_known_time();
+        self.store.commit(vec![time], true).inspect_err(|error| self.give_up(error))
+    }
+}

@@ -1,0 +1,202 @@
+//! Where write requests wait for the committer: bounded in number and in bytes, and no request leaves it unanswered.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::time::Instant;
+
+use crossbeam::channel::{Receiver, Sender, TrySendError, bounded};
+use crossbeam::sync::{Parker, Unparker};
+use parking_lot::RwLock;
+
+use crate::metrics::Gauge;
+use crate::store::{Action, Durability, Reply, WriteError, WriteOp, WriteOutcome, WriteRequest};
+
+/// Nobody waits for the queue to fill.
+const NO_TARGET: usize = usize::MAX;
+
+/// A reply that is given for certain: with the outcome, or with `otherwise` when it is dropped.
+pub(super) struct Answer {
+    reply: Option<Reply>,
+    otherwise: WriteError,
+}
+
+impl Answer {
+    pub(super) fn give(mut self, result: Result<WriteOutcome, WriteError>) {
+        self.call(result);
+    }
+
+    /// From now on nobody can say any more that the request was not written.
+    pub(super) fn begin(&mut self) {
+        self.otherwise = WriteError::OutcomeUnknown;
+    }
+
+    fn call(&mut self, result: Result<WriteOutcome, WriteError>) {
+        let Some(reply) = self.reply.take() else { return };
+        if catch_unwind(AssertUnwindSafe(|| reply(result))).is_err() {
+            log::error!("the receiver of a write's outcome panicked");
+        }
+    }
+}
+
+impl Drop for Answer {
+    fn drop(&mut self) {
+        let otherwise = self.otherwise.clone();
+        self.call(Err(otherwise));
+    }
+}
+
+/// A write request in the queue.
+pub(super) struct Pending {
+    pub(super) ops: Vec<WriteOp>,
+    pub(super) atomic: bool,
+    pub(super) durability: Durability,
+    pub(super) deadline: Option<Instant>,
+    /// Keys and values, by which groups and the queue are bounded.
+    pub(super) bytes: usize,
+    pub(super) answer: Answer,
+}
+
+impl From<WriteRequest> for Pending {
+    fn from(request: WriteRequest) -> Pending {
+        let WriteRequest { ops, atomic, durability, deadline, reply } = request;
+        let bytes = ops.iter().map(op_bytes).sum();
+        let answer = Answer { reply: Some(reply), otherwise: WriteError::ReadOnly };
+        Pending { ops, atomic, durability, deadline, bytes, answer }
+    }
+}
+
+fn op_bytes(op: &WriteOp) -> usize {
+    let read =
+        || op.preread.as_ref().and_then(|preread| preread.record.as_ref()).map_or(0, |record| record.value.len());
+    let value = match &op.action {
+        Action::Put { content_type, value, .. } => content_type.len() + value.len(),
+        Action::Update { .. } => read(),
+        Action::Get | Action::Delete | Action::Expire { .. } => 0,
+    };
+    op.key.as_bytes().len() + value
+}
+
+/// The door to the committer, shared by all who submit.
+pub(in crate::store) struct WriteQueue {
+    /// `None` once closed. Locked for reading over a `try_send`, for writing to close.
+    sender: RwLock<Option<Sender<Pending>>>,
+    level: Arc<Level>,
+    bytes_max: u64,
+    unparker: Unparker,
+}
+
+/// How full the queue is, and the fill at which the gathering committer wants to be woken.
+struct Level {
+    bytes: AtomicU64,
+    depth: Gauge,
+    target: AtomicUsize,
+}
+
+/// The committer's end.
+pub(super) struct WriteSource {
+    receiver: Receiver<Pending>,
+    level: Arc<Level>,
+    parker: Parker,
+}
+
+/// A queue for so many requests and so many bytes; a single request may be larger than that if nothing else waits.
+pub(super) fn write_queue(requests_max: usize, bytes_max: u64, depth: Gauge) -> (WriteQueue, WriteSource) {
+    let (sender, receiver) = bounded(requests_max);
+    let level = Arc::new(Level { bytes: AtomicU64::new(0), depth, target: AtomicUsize::new(NO_TARGET) });
+    let parker = Parker::new();
+    let queue = WriteQueue {
+        sender: RwLock::new(Some(sender)),
+        level: level.clone(),
+        bytes_max,
+        unparker: parker.unparker().clone(),
+    };
+    (queue, WriteSource { receiver, level, parker })
+}
+
+impl WriteQueue {
+    /// Queues a request without blocking; one that has no place is answered at once.
+    pub(super) fn push(&self, pending: Pending) {
+        let bytes = pending.bytes as u64;
+        let sender = self.sender.read();
+        let Some(open) = sender.as_ref() else {
+            drop(sender);
+            return pending.answer.give(Err(WriteError::Draining));
+        };
+        let before = self.level.bytes.fetch_add(bytes, Ordering::Relaxed);
+        let sent = if before > 0 && before + bytes > self.bytes_max {
+            Err(TrySendError::Full(pending))
+        } else {
+            // Counted first, so that the committer never counts it out before it was counted in.
+            self.level.depth.inc();
+            open.try_send(pending).inspect_err(|_| self.level.depth.dec())
+        };
+        let waiting = open.len();
+        drop(sender);
+        match sent {
+            Ok(()) if waiting >= self.level.target.load(Ordering::SeqCst) => self.unparker.unpark(),
+            Ok(()) => {}
+            Err(refused) => {
+                self.level.bytes.fetch_sub(bytes, Ordering::Relaxed);
+                let (pending, error) = match refused {
+                    TrySendError::Full(pending) => (pending, WriteError::Overloaded),
+                    TrySendError::Disconnected(pending) => (pending, WriteError::ReadOnly),
+                };
+                pending.answer.give(Err(error));
+            }
+        }
+    }
+
+    /// Takes nothing more. The committer finishes what waits and ends.
+    pub(in crate::store) fn close(&self) {
+        *self.sender.write() = None;
+    }
+}
+
+/// What waiting for a request came to.
+pub(super) enum Next {
+    Request(Pending),
+    TimedOut,
+    Closed,
+}
+
+impl WriteSource {
+    /// The next request, waiting for it until `until` (`None`: as long as it takes).
+    pub(super) fn next(&self, until: Option<Instant>) -> Next {
+        use crossbeam::channel::RecvTimeoutError;
+        let received = match until {
+            Some(until) => self.receiver.recv_deadline(until),
+            None => self.receiver.recv().map_err(|_| RecvTimeoutError::Disconnected),
+        };
+        match received {
+            Ok(pending) => Next::Request(self.counted_out(pending)),
+            Err(RecvTimeoutError::Timeout) => Next::TimedOut,
+            Err(RecvTimeoutError::Disconnected) => Next::Closed,
+        }
+    }
+
+    /// The next request if one waits.
+    pub(super) fn try_next(&self) -> Option<Pending> {
+        self.receiver.try_recv().ok().map(|pending| self.counted_out(pending))
+    }
+
+    fn counted_out(&self, pending: Pending) -> Pending {
+        self.level.bytes.fetch_sub(pending.bytes as u64, Ordering::Relaxed);
+        self.level.depth.dec();
+        pending
+    }
+
+    /// Requests that wait.
+    pub(super) fn waiting(&self) -> usize {
+        self.receiver.len()
+    }
+
+    /// Sleeps until `target` requests wait or the time has come. One wake-up, however many come meanwhile.
+    pub(super) fn wait_for(&self, target: usize, until: Instant) {
+        self.level.target.store(target, Ordering::SeqCst);
+        while self.receiver.len() < target && Instant::now() < until {
+            self.parker.park_deadline(until);
+        }
+        self.level.target.store(NO_TARGET, Ordering::SeqCst);
+    }
+}

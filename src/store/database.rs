@@ -1,0 +1,287 @@
+//! The door to the store for the rest of larder: a view for reads, a queue for writes, one state for both.
+//!
+//! It owns the threads behind it (the committer, the keeper) and joins them at its end. Nothing here touches the disk:
+//! `view`, `submit`, `state` and `clock` may be called from an event loop.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
+
+use super::clock::{Clock, SystemTimeSource, TimeSource};
+use super::committer::{CLOCK_KEY, WriteQueue, committer};
+use super::keeper::{Keeper, KeeperOptions};
+use super::space::{Allowed, SpaceFigures, SpaceWatch};
+use super::state::{StoreState, Switches};
+use super::versions::{Versions, read_number};
+use super::view::{View, ViewCell};
+use super::{Action, CommitObserver, Durability, Store, StoreError, WriteError, WriteRequest};
+use crate::limits::{Limits, MIB};
+use crate::metrics::Registry;
+
+/// How a database is run.
+#[derive(Clone)]
+pub struct DatabaseOptions {
+    /// The durability of writes that do not say.
+    pub durability_default: Durability,
+    /// The longest that a relaxed write waits for its sync.
+    pub sync_interval: Duration,
+    /// Write requests that may wait for the committer; one more is [`WriteError::Overloaded`].
+    pub queued_writes_max: usize,
+    /// Bytes of keys and values that may wait for the committer.
+    pub queued_bytes_max: u64,
+    /// The largest value an update may make.
+    pub value_bytes_max: u64,
+    /// The folder whose card is watched for space; `None`: there is always space.
+    pub data_dir: Option<PathBuf>,
+    /// Free bytes at which writes stop; `None`: 256 MiB or 3 % of the card.
+    pub reserve_bytes: Option<u64>,
+    /// Keys the sweeper looks at in a second; 0: it never does.
+    pub expiry_scan_rate: u64,
+    /// How long the keeper rests between two passes over the store, and the longest between two looks at the clock.
+    pub keeper_interval: Duration,
+    /// Expired before this time (ms by the expiry clock), a record may be dropped by a compaction. Kept up to date.
+    pub expired_before: Arc<AtomicU64>,
+    /// Where time comes from.
+    pub time: Arc<dyn TimeSource>,
+}
+
+impl Default for DatabaseOptions {
+    fn default() -> DatabaseOptions {
+        let limits = Limits::default();
+        DatabaseOptions {
+            durability_default: Durability::Sync,
+            sync_interval: Duration::from_secs(1),
+            queued_writes_max: limits.queued_writes_max,
+            queued_bytes_max: 16 * MIB as u64,
+            value_bytes_max: limits.value_bytes_max,
+            data_dir: None,
+            reserve_bytes: None,
+            expiry_scan_rate: 1000,
+            keeper_interval: Duration::from_secs(5),
+            expired_before: Arc::default(),
+            time: Arc::new(SystemTimeSource::new(false)),
+        }
+    }
+}
+
+/// What the threads of a database share.
+pub(super) struct Shared {
+    pub(super) view: ViewCell,
+    pub(super) clock: Clock,
+    pub(super) switches: Switches,
+    pub(super) space: SpaceWatch,
+    /// The last version that readers can see.
+    pub(super) last_version: AtomicU64,
+    /// Set when a record with an expiry is written; the sweeper takes it back.
+    pub(super) expiring: AtomicBool,
+    /// Since when the committer works on the group in hand.
+    busy_since: Mutex<Option<Instant>>,
+}
+
+impl Shared {
+    pub(super) fn set_busy(&self, busy: bool) {
+        *self.busy_since.lock() = busy.then(Instant::now);
+    }
+
+    /// Why a request is not even queued.
+    fn refusal(&self, request: &WriteRequest) -> Option<WriteError> {
+        if self.switches.has_failed() {
+            return Some(WriteError::ReadOnly);
+        }
+        if self.switches.is_draining() {
+            return Some(WriteError::Draining);
+        }
+        let needed = request.ops.iter().map(|op| match op.action {
+            Action::Put { .. } | Action::Update { .. } => Allowed::Writes,
+            Action::Delete | Action::Expire { .. } => Allowed::Deletes,
+            Action::Get => Allowed::Nothing,
+        });
+        let allowed = self.space.allowed();
+        needed.min().filter(|needed| *needed < allowed).map(|_| WriteError::InsufficientStorage)
+    }
+}
+
+/// A store in use.
+pub struct Database {
+    shared: Arc<Shared>,
+    store: Arc<dyn Store>,
+    queue: Arc<WriteQueue>,
+    durability_default: Durability,
+    /// Taken by whoever stops the database; held while the threads are joined, so that a second stop waits for the first.
+    threads: Mutex<Option<Threads>>,
+}
+
+struct Threads {
+    committer: JoinHandle<Result<(), StoreError>>,
+    keeper: Keeper,
+}
+
+impl Database {
+    /// Puts an opened store to use. Reads its metadata; starts the threads `larder-committer` and `larder-keeper`.
+    pub fn start(
+        store: Arc<dyn Store>,
+        observer: Arc<dyn CommitObserver>,
+        registry: &Registry,
+        options: DatabaseOptions,
+    ) -> Result<Arc<Database>, StoreError> {
+        let snapshot = store.snapshot()?;
+        let versions = Versions::load(&*snapshot)?;
+        let last_known_ms = read_number(&*snapshot, CLOCK_KEY)?;
+        let shared = Arc::new(Shared {
+            view: ViewCell::new(View { snapshot, instant: 0 }),
+            clock: Clock::new(options.time.clone(), last_known_ms),
+            switches: Switches::default(),
+            space: SpaceWatch::new(options.data_dir.clone(), options.reserve_bytes),
+            last_version: AtomicU64::new(versions.last()),
+            expiring: AtomicBool::new(true),
+            busy_since: Mutex::new(None),
+        });
+        let (queue, committer) = committer(store.clone(), observer, shared.clone(), versions, registry, &options);
+        let queue = Arc::new(queue);
+        let committer = thread::Builder::new()
+            .name("larder-committer".into())
+            .spawn(move || committer.run())
+            .map_err(|error| StoreError::Io(format!("the committer's thread could not be started: {error}")))?;
+        let keeper = match Keeper::start(shared.clone(), queue.clone(), registry, KeeperOptions::from(&options)) {
+            Ok(keeper) => keeper,
+            Err(error) => {
+                queue.close();
+                let _ = committer.join();
+                return Err(StoreError::Io(format!("the keeper's thread could not be started: {error}")));
+            }
+        };
+        let database = Arc::new(Database {
+            shared,
+            store,
+            queue,
+            durability_default: options.durability_default,
+            threads: Mutex::new(Some(Threads { committer, keeper })),
+        });
+        database.register(registry);
+        Ok(database)
+    }
+
+    /// The store as it stands: everything committed so far, nothing half committed.
+    pub fn view(&self) -> View {
+        self.shared.view.get()
+    }
+
+    /// The store's clock.
+    pub fn clock(&self) -> &Clock {
+        &self.shared.clock
+    }
+
+    /// The durability of writes that do not say.
+    pub fn durability_default(&self) -> Durability {
+        self.durability_default
+    }
+
+    /// Hands a write over. Never blocks; a request that cannot be taken is answered at once, on this thread.
+    pub fn submit(&self, request: WriteRequest) {
+        submit(&self.shared, &self.queue, request);
+    }
+
+    /// What the store is ready for, and why not for more.
+    pub fn state(&self) -> StoreState {
+        if let Some(reason) = self.shared.switches.reason() {
+            return StoreState::ReadOnly(reason);
+        }
+        if self.shared.switches.is_draining() {
+            return StoreState::Draining;
+        }
+        let figures = self.space();
+        match figures.allowed {
+            Allowed::Writes => StoreState::Ok,
+            Allowed::Deletes => StoreState::NoSpace(no_space(&figures, "writes wait, deletes are taken")),
+            Allowed::Nothing => StoreState::NoSpace(no_space(&figures, "writes and deletes wait")),
+        }
+    }
+
+    /// Free and total space of the card at the last look.
+    pub fn space(&self) -> SpaceFigures {
+        self.shared.space.figures()
+    }
+
+    /// How long the committer has been working on the group in hand; `None` while it waits for requests. For a watchdog.
+    pub fn busy_for(&self) -> Option<Duration> {
+        self.shared.busy_since.lock().map(|since| since.elapsed())
+    }
+
+    /// The last version that readers can see; after a start the highest that an earlier run may have used.
+    pub fn last_version(&self) -> u64 {
+        self.shared.last_version.load(Ordering::Acquire)
+    }
+
+    /// The store below, for its figures only.
+    pub fn figures(&self) -> super::StoreFigures {
+        self.store.figures()
+    }
+
+    /// Takes no more writes, finishes those that wait, syncs, and joins the threads. `Ok`: all that was acknowledged,
+    /// relaxed or not, is on the card. Calling it again is harmless.
+    pub fn stop(&self) -> Result<(), StoreError> {
+        self.shared.switches.drain();
+        let mut threads = self.threads.lock();
+        let Some(Threads { committer, keeper }) = threads.take() else { return Ok(()) };
+        keeper.stop();
+        self.queue.close();
+        if committer.thread().id() == thread::current().id() {
+            // The last owner was a reply: the committer ends by itself once this returns.
+            return Ok(());
+        }
+        match committer.join() {
+            Ok(result) => result,
+            Err(_) => Err(StoreError::Io("the committer panicked".into())),
+        }
+    }
+
+    fn register(&self, registry: &Registry) {
+        let shared = self.shared.clone();
+        let last = move || shared.last_version.load(Ordering::Relaxed) as f64;
+        registry.sampled_gauge("larder_store_last_version", "The last version readers can see.", &[], Box::new(last));
+        let shared = self.shared.clone();
+        let writable = move || if shared.switches.has_failed() { 0.0 } else { 1.0 };
+        registry.sampled_gauge(
+            "larder_store_writable",
+            "1 while the store takes writes, 0 once a failure stopped them.",
+            &[],
+            Box::new(writable),
+        );
+        let shared = self.shared.clone();
+        let free = move || shared.space.figures().free_bytes as f64;
+        registry.sampled_gauge(
+            "larder_store_free_bytes",
+            "Bytes free on the card at the last look.",
+            &[],
+            Box::new(free),
+        );
+    }
+}
+
+impl Drop for Database {
+    fn drop(&mut self) {
+        if let Err(error) = self.stop() {
+            log::error!("the store did not end well: {error}");
+        }
+    }
+}
+
+/// Queues a write or refuses it, for the database and its keeper alike.
+pub(super) fn submit(shared: &Shared, queue: &WriteQueue, request: WriteRequest) {
+    match shared.refusal(&request) {
+        Some(error) => WriteQueue::refuse(request, error),
+        None => queue.submit(request),
+    }
+}
+
+fn no_space(figures: &SpaceFigures, consequence: &str) -> String {
+    format!(
+        "{} MiB are free, {} MiB are kept in reserve: {consequence}",
+        figures.free_bytes / MIB as u64,
+        figures.reserve_bytes / MIB as u64
+    )
+}

@@ -1,0 +1,85 @@
+//! The thread that looks after what nobody asks for: the clock, the free space, and what has expired.
+//!
+//! Invariant: it holds a view only while it reads one short chunk, and it ends within one such chunk of being told.
+
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use crossbeam::channel::{Receiver, RecvTimeoutError, Sender, bounded};
+
+use super::committer::WriteQueue;
+use super::database::{DatabaseOptions, Shared};
+use super::sweeper::Sweeper;
+use crate::metrics::Registry;
+
+/// What the keeper needs of the options.
+pub(super) struct KeeperOptions {
+    scan_rate: u64,
+    interval: Duration,
+    expired_before: Arc<AtomicU64>,
+}
+
+impl From<&DatabaseOptions> for KeeperOptions {
+    fn from(options: &DatabaseOptions) -> KeeperOptions {
+        KeeperOptions {
+            scan_rate: options.expiry_scan_rate,
+            interval: options.keeper_interval,
+            expired_before: options.expired_before.clone(),
+        }
+    }
+}
+
+/// The keeper's thread.
+pub(super) struct Keeper {
+    stop: Sender<()>,
+    thread: JoinHandle<()>,
+}
+
+impl Keeper {
+    pub(super) fn start(
+        shared: Arc<Shared>,
+        queue: Arc<WriteQueue>,
+        registry: &Registry,
+        options: KeeperOptions,
+    ) -> io::Result<Keeper> {
+        let (stop, stopped) = bounded(1);
+        let sweeper = (options.scan_rate > 0)
+            .then(|| Sweeper::new(shared.clone(), queue, registry, options.scan_rate, stopped.clone()));
+        let thread = thread::Builder::new()
+            .name("larder-keeper".into())
+            .spawn(move || keep(&shared, sweeper, &options, &stopped))?;
+        Ok(Keeper { stop, thread })
+    }
+
+    /// Ends the thread and joins it.
+    pub(super) fn stop(self) {
+        drop(self.stop);
+        if self.thread.join().is_err() {
+            log::error!("the keeper panicked");
+        }
+    }
+}
+
+fn keep(shared: &Shared, mut sweeper: Option<Sweeper>, options: &KeeperOptions, stopped: &Receiver<()>) {
+    let mut look_at = Instant::now();
+    loop {
+        if Instant::now() >= look_at {
+            shared.clock.tick();
+            shared.space.look();
+            let expired_before_ms = if shared.clock.may_delete() { shared.clock.expiry_now_ms() } else { 0 };
+            options.expired_before.store(expired_before_ms, Ordering::Relaxed);
+            look_at = Instant::now() + options.interval;
+        }
+        let rest = match &mut sweeper {
+            Some(sweeper) => sweeper.step().unwrap_or(options.interval),
+            None => options.interval,
+        };
+        match stopped.recv_timeout(rest.min(options.interval)) {
+            Err(RecvTimeoutError::Timeout) => {}
+            Ok(()) | Err(RecvTimeoutError::Disconnected) => return,
+        }
+    }
+}

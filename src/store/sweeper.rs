@@ -1,0 +1,190 @@
+//! Deletes what has expired. It walks the data keyspace slowly, chunk by chunk, and asks the committer to delete, which
+//! checks again: a key that was written meanwhile stays.
+//!
+//! A store without any expiring record is walked once after a start and then left alone.
+
+use std::ops::Bound;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use bytes::Bytes;
+use crossbeam::channel::{Receiver, bounded, select};
+
+use super::committer::WriteQueue;
+use super::database::{Shared, submit};
+use super::{
+    Action, Durability, FullKey, OpOutcome, Precondition, Preread, Record, Space, StoreError, TYPE_META, TYPE_RECORD,
+    WriteError, WriteOp, WriteOutcome, WriteRequest, record,
+};
+use crate::limits::{CHUNK_OPERATIONS, MIB};
+use crate::metrics::{Counter, Registry};
+
+/// Keys looked at under one view.
+const CHUNK_KEYS: u64 = 256;
+/// Bytes read under one view.
+const CHUNK_BYTES: usize = MIB;
+/// Bytes of records read in a second, so that large values do not turn a walk into a flood of reads.
+const BYTES_PER_SECOND: usize = 8 * MIB;
+
+/// The walk over the store.
+pub(super) struct Sweeper {
+    shared: Arc<Shared>,
+    queue: Arc<WriteQueue>,
+    scan_rate: u64,
+    stopped: Receiver<()>,
+    /// The last key looked at; `None` between two walks.
+    cursor: Option<Bytes>,
+    /// Whether this walk has met a record that expires some day.
+    met_expiring: bool,
+    scanned: Counter,
+    deleted: Counter,
+    unreadable: Counter,
+}
+
+/// What one look at the store found.
+#[derive(Default)]
+struct Chunk {
+    expired: Vec<WriteOp>,
+    keys: u64,
+    bytes: usize,
+    ended: bool,
+}
+
+impl Sweeper {
+    pub(super) fn new(
+        shared: Arc<Shared>,
+        queue: Arc<WriteQueue>,
+        registry: &Registry,
+        scan_rate: u64,
+        stopped: Receiver<()>,
+    ) -> Sweeper {
+        let counter = |name, help| registry.counter(name, help, &[]);
+        Sweeper {
+            shared,
+            queue,
+            scan_rate,
+            stopped,
+            cursor: None,
+            met_expiring: false,
+            scanned: counter("larder_expiry_scanned_total", "Records the sweeper looked at."),
+            deleted: counter("larder_expiry_deleted_total", "Expired records deleted by the sweeper."),
+            unreadable: counter("larder_expiry_unreadable_total", "Records the sweeper could not read."),
+        }
+    }
+
+    /// Looks at one chunk and deletes what expired in it. Tells how long to rest; `None`: there is nothing to do now.
+    pub(super) fn step(&mut self) -> Option<Duration> {
+        if !self.shared.clock.may_delete() || self.shared.switches.has_failed() || !self.begin() {
+            return None;
+        }
+        let chunk = match self.look() {
+            Ok(chunk) => chunk,
+            Err(error) => {
+                log::warn!("the sweeper could not read: {error}");
+                (self.cursor, self.met_expiring) = (None, true);
+                self.shared.expiring.store(true, Ordering::Relaxed);
+                return None;
+            }
+        };
+        self.scanned.add(chunk.keys);
+        let mut expired = chunk.expired.into_iter().peekable();
+        while expired.peek().is_some() {
+            if !self.delete(expired.by_ref().take(CHUNK_OPERATIONS).collect()) {
+                self.shared.expiring.store(true, Ordering::Relaxed);
+                return None;
+            }
+        }
+        if chunk.ended {
+            self.end();
+            return None;
+        }
+        let by_keys = Duration::from_secs(chunk.keys) / u32::try_from(self.scan_rate).unwrap_or(u32::MAX);
+        Some(by_keys.max(Duration::from_secs(1).mul_f64(chunk.bytes as f64 / BYTES_PER_SECOND as f64)))
+    }
+
+    /// Whether there is a walk to go on with or reason to begin one.
+    fn begin(&mut self) -> bool {
+        if self.cursor.is_none() {
+            if !self.shared.expiring.swap(false, Ordering::Relaxed) {
+                return false;
+            }
+            self.cursor = Some(Bytes::from_static(&[TYPE_RECORD]));
+            self.met_expiring = false;
+        }
+        true
+    }
+
+    fn end(&mut self) {
+        self.cursor = None;
+        if self.met_expiring {
+            self.shared.expiring.store(true, Ordering::Relaxed);
+        }
+    }
+
+    fn look(&mut self) -> Result<Chunk, StoreError> {
+        let view = self.shared.view.get();
+        let from = self.cursor.clone().unwrap_or_default();
+        let range = (Bound::Excluded(&from[..]), Bound::Excluded(&[TYPE_META][..]));
+        let mut pairs = view.snapshot.range(Space::Data, range, false);
+        let mut chunk = Chunk::default();
+        while chunk.keys < CHUNK_KEYS.min(self.scan_rate) && chunk.bytes < CHUNK_BYTES {
+            let Some(pair) = pairs.next() else {
+                chunk.ended = true;
+                break;
+            };
+            let (stored_key, form) = pair?;
+            chunk.keys += 1;
+            chunk.bytes += stored_key.len() + form.len();
+            self.cursor = Some(stored_key.clone());
+            match (FullKey::from_stored(stored_key), record::decode(form)) {
+                (Some(key), Ok(record)) if record.expires_ms != 0 => {
+                    self.met_expiring = true;
+                    if self.shared.clock.is_expired(&record) {
+                        chunk.expired.push(expire(key, record, view.instant));
+                    }
+                }
+                (Some(_), Ok(_)) => {}
+                _ => self.unreadable.inc(),
+            }
+        }
+        Ok(chunk)
+    }
+
+    /// Asks the committer to delete, and waits for its answer: that is the pace. False if it was refused or the
+    /// database is stopping.
+    fn delete(&self, ops: Vec<WriteOp>) -> bool {
+        let (reply, answered) = bounded::<Result<WriteOutcome, WriteError>>(1);
+        let request = WriteRequest {
+            ops,
+            atomic: false,
+            // Lost with the power, they are found expired again.
+            durability: Durability::Relaxed,
+            deadline: None,
+            reply: Box::new(move |result| {
+                let _ = reply.try_send(result);
+            }),
+        };
+        submit(&self.shared, &self.queue, request);
+        select! {
+            recv(answered) -> result => match result {
+                Ok(Ok(outcome)) => {
+                    let deleted = |result: &&OpOutcome| matches!(result, OpOutcome::Deleted { .. });
+                    self.deleted.add(outcome.results.iter().filter(deleted).count() as u64);
+                    true
+                }
+                Ok(Err(_)) | Err(_) => false,
+            },
+            recv(self.stopped) -> _ => false,
+        }
+    }
+}
+
+fn expire(key: FullKey, record: Record, instant: u64) -> WriteOp {
+    WriteOp {
+        key,
+        action: Action::Expire { version: record.version },
+        precondition: Precondition::default(),
+        preread: Some(Preread { instant, record: Some(record) }),
+    }
+}
