@@ -3,14 +3,18 @@
 pub mod clock;
 mod committer;
 pub mod database;
+pub mod fjall;
+mod journal;
 mod keeper;
 pub mod memory;
 pub mod record;
+pub mod recovery;
 #[cfg(test)]
 pub(crate) mod scripts;
 pub mod space;
 pub mod state;
 mod sweeper;
+mod ttl_filter;
 pub mod types;
 pub mod versions;
 pub mod view;
@@ -85,7 +89,7 @@ pub trait Snapshot: Send + Sync {
 
 /// An ordered, durable map under larder: fjall on the card, or its twin in memory.
 ///
-/// Only the committer's thread may call anything but `figures`.
+/// Only the committer's thread may call anything but `figures` and `reclaim`.
 pub trait Store: Send + Sync + 'static {
     /// A view that holds every commit that has returned and nothing of one that has not.
     fn snapshot(&self) -> Result<Arc<dyn Snapshot>, StoreError>;
@@ -96,6 +100,13 @@ pub trait Store: Send + Sync + 'static {
     fn sync(&self) -> Result<(), StoreError>;
     /// House-keeping between commits (rotating memtables). Called after each commit.
     fn maintain(&self) -> Result<(), StoreError>;
+    /// Starts giving back the space of what was deleted, in the background, if the store does not by itself. Worth
+    /// calling after a pass that deleted much. Returns at once; callable from any thread.
+    fn reclaim(&self) {}
+    /// Ends the store's life cleanly: syncs everything, so that the next start is quick and sure. Later commits fail.
+    fn close(&self) -> Result<(), StoreError> {
+        self.sync()
+    }
     /// Figures for the metrics page. Callable from any thread.
     fn figures(&self) -> StoreFigures;
 }

@@ -1,0 +1,300 @@
+//! The store on the card: fjall behind [`Store`], with every setting explicit.
+//!
+//! It is not a cache and not a queue, and it starts no thread of larder's but the one that reclaims space.
+//! Folder: `larder.lock` (held while open), `larder.clean` (only while closed, see [`super::recovery`]),
+//! `damaged-<n>.jnl` (journals kept for inspection), `fjall/` (the database).
+//! Invariant: memtables are rotated by [`Store::maintain`], both keyspaces together, and never by fjall, whose own
+//! rotation comes late and can deadlock; so no more than one commit beyond the limit is ever held active.
+//!
+//! Limits: a key has 1 to 65 535 bytes, a value less than 4 GiB; anything else is refused before it reaches fjall,
+//! which would panic or cut lengths silently. Of several changes of one key in one commit the last one counts.
+
+mod error;
+mod options;
+mod reclaim;
+mod snapshot;
+
+use std::fs::{self, File, OpenOptions, TryLockError};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use ::fjall::compaction::filter::Factory;
+use ::fjall::{AbstractTree, Database, Keyspace, OwnedWriteBatch, PersistMode};
+
+use super::recovery::{self, LastStop, RecoveryReport};
+use super::ttl_filter::TtlFilterFactory;
+use super::{Change, Snapshot, Space, Store, StoreError, StoreFigures};
+use error::{from_fjall, from_io, is_journal_damage};
+pub use options::FjallOptions;
+use reclaim::Reclaimer;
+use snapshot::FjallSnapshot;
+
+const LOCK_FILE: &str = "larder.lock";
+const DATABASE_DIR: &str = "fjall";
+const DATA_KEYSPACE: &str = "data";
+const LOG_KEYSPACE: &str = "log";
+/// What fjall can store as the length of a key.
+const KEY_BYTES_MAX: usize = u16::MAX as usize;
+/// `maintain` waits before it seals one memtable more than these. fjall itself would wait at four, without noticing
+/// that nobody is left to flush them.
+const SEALED_MEMTABLES_MAX: usize = 3;
+/// `maintain` waits at so many runs in the first level. fjall itself would slow down at 20 and wait for ever at 30.
+const FIRST_LEVEL_RUNS_MAX: usize = 18;
+const WAIT_STEP: Duration = Duration::from_millis(5);
+/// How long a clean stop may spend on flushing memtables, so that the next start has no journal to read.
+const CLOSE_FLUSH_MAX: Duration = Duration::from_secs(3);
+
+/// The two keyspaces.
+#[derive(Clone)]
+struct Keyspaces {
+    data: Keyspace,
+    log: Keyspace,
+}
+
+impl Keyspaces {
+    fn of(&self, space: Space) -> &Keyspace {
+        match space {
+            Space::Data => &self.data,
+            Space::Log => &self.log,
+        }
+    }
+
+    fn both(&self) -> [&Keyspace; 2] {
+        [&self.data, &self.log]
+    }
+}
+
+/// A folder of larder's, open.
+pub struct FjallStore {
+    reclaimer: Reclaimer,
+    keyspaces: Keyspaces,
+    db: Database,
+    dir: PathBuf,
+    memtable_bytes: u64,
+    report: RecoveryReport,
+    closed: AtomicBool,
+    /// Held until all of the above is gone.
+    _lock: File,
+}
+
+impl FjallStore {
+    /// Opens the folder, making it if there is none, and repairing its journals after an unclean stop: torn or damaged
+    /// journals never make this fail, see [`FjallStore::recovery`].
+    pub fn open(dir: &Path, options: FjallOptions) -> Result<FjallStore, StoreError> {
+        make_dir(dir)?;
+        let lock = lock(dir)?;
+        let database_dir = dir.join(DATABASE_DIR);
+        recovery::clear_unborn(&database_dir).map_err(from_io)?;
+        let is_new = !database_dir.exists();
+        make_dir(&database_dir)?;
+        let last_stop = if is_new { LastStop::Clean } else { recovery::take_marker(dir).map_err(from_io)? };
+        let mut report = repair(dir, &database_dir, last_stop)?;
+        let db = match open_database(&database_dir, &options) {
+            // The marker promised whole journals and the card did not keep it.
+            Err(error) if report.clean_stop && is_journal_damage(&error) => {
+                log::error!("the journals are damaged although the last stop was clean: {error}");
+                report = repair(dir, &database_dir, LastStop::Unclean)?;
+                open_database(&database_dir, &options)
+            }
+            opened => opened,
+        }
+        .map_err(from_fjall)?;
+        let open_keyspace = |name: &str| db.keyspace(name, || options.keyspace()).map_err(from_fjall);
+        let keyspaces = Keyspaces { data: open_keyspace(DATA_KEYSPACE)?, log: open_keyspace(LOG_KEYSPACE)? };
+        Ok(FjallStore {
+            reclaimer: Reclaimer::new(db.clone(), keyspaces.clone()),
+            keyspaces,
+            db,
+            dir: dir.to_path_buf(),
+            memtable_bytes: options.memtable_bytes,
+            report,
+            closed: AtomicBool::new(false),
+            _lock: lock,
+        })
+    }
+
+    /// What the start found and repaired.
+    pub fn recovery(&self) -> &RecoveryReport {
+        &self.report
+    }
+
+    /// Whether fjall refuses writes after a failed write, sync, flush or compaction. Only a new start clears that.
+    fn check_poison(&self) -> Result<(), StoreError> {
+        // Also writes the journal's buffer to the system, which every commit has done already.
+        self.db.persist(PersistMode::Buffer).map_err(from_fjall)
+    }
+
+    fn memtable_over_limit(&self) -> bool {
+        self.keyspaces.both().iter().any(|keyspace| keyspace.tree.active_memtable().size() > self.memtable_bytes)
+    }
+
+    /// Waits until the flushers have caught up.
+    fn wait_for_room(&self) -> Result<(), StoreError> {
+        let is_full = |keyspace: &Keyspace| {
+            keyspace.tree.sealed_memtable_count() >= SEALED_MEMTABLES_MAX
+                || keyspace.tree.l0_run_count() >= FIRST_LEVEL_RUNS_MAX
+        };
+        while self.keyspaces.both().into_iter().any(is_full) {
+            self.check_poison()?;
+            std::thread::sleep(WAIT_STEP);
+        }
+        Ok(())
+    }
+
+    fn rotate(&self) -> Result<(), StoreError> {
+        for keyspace in self.keyspaces.both() {
+            keyspace.rotate_memtable().map_err(from_fjall)?;
+        }
+        Ok(())
+    }
+
+    /// Flushes all memtables; `false` if that took too long.
+    fn flush(&self) -> Result<bool, StoreError> {
+        let deadline = Instant::now() + CLOSE_FLUSH_MAX;
+        self.rotate()?;
+        let is_flushed = |keyspace: &Keyspace| keyspace.tree.get_highest_memtable_seqno().is_none();
+        while !self.keyspaces.both().into_iter().all(is_flushed) {
+            self.check_poison()?;
+            if Instant::now() > deadline {
+                return Ok(false);
+            }
+            std::thread::sleep(WAIT_STEP);
+        }
+        Ok(true)
+    }
+}
+
+impl Store for FjallStore {
+    fn snapshot(&self) -> Result<Arc<dyn Snapshot>, StoreError> {
+        Ok(Arc::new(FjallSnapshot::new(self.db.snapshot(), self.keyspaces.clone())))
+    }
+
+    fn commit(&self, changes: Vec<Change>, sync: bool) -> Result<(), StoreError> {
+        if self.closed.load(Ordering::Acquire) {
+            return Err(StoreError::Io("the store is closed".into()));
+        }
+        if changes.is_empty() {
+            return if sync { self.sync() } else { Ok(()) };
+        }
+        for (_, key, value) in &changes {
+            check_lengths(key, value.as_deref())?;
+        }
+        // fdatasync is enough also when the journal grows: it writes the file's size along, as POSIX asks.
+        let mode = if sync { PersistMode::SyncData } else { PersistMode::Buffer };
+        let mut batch = OwnedWriteBatch::with_capacity(self.db.clone(), changes.len()).durability(Some(mode));
+        for (space, key, value) in changes {
+            match value {
+                Some(value) => batch.insert(self.keyspaces.of(space), key, value),
+                None => batch.remove(self.keyspaces.of(space), key),
+            }
+        }
+        batch.commit().map_err(from_fjall)
+    }
+
+    fn sync(&self) -> Result<(), StoreError> {
+        self.db.persist(PersistMode::SyncData).map_err(from_fjall)
+    }
+
+    fn maintain(&self) -> Result<(), StoreError> {
+        if !self.memtable_over_limit() {
+            return Ok(());
+        }
+        self.wait_for_room()?;
+        self.rotate()?;
+        self.reclaimer.start_if_worthwhile();
+        Ok(())
+    }
+
+    fn reclaim(&self) {
+        self.reclaimer.start();
+    }
+
+    fn close(&self) -> Result<(), StoreError> {
+        if self.closed.swap(true, Ordering::AcqRel) {
+            return Ok(());
+        }
+        self.reclaimer.ask_to_stop();
+        self.sync()?;
+        let flushed = self.flush()?;
+        // IMPORTANT: the marker comes last, when everything it promises is on the card.
+        recovery::write_marker(&self.dir, flushed).map_err(from_io)
+    }
+
+    fn figures(&self) -> StoreFigures {
+        let journal_bytes = journal_bytes(&self.dir.join(DATABASE_DIR));
+        let keyspaces = self.keyspaces.both();
+        StoreFigures {
+            disk_bytes: journal_bytes + keyspaces.iter().map(|keyspace| keyspace.disk_space()).sum::<u64>(),
+            journal_bytes,
+            memtable_bytes: self.db.write_buffer_size(),
+            tables: keyspaces.iter().map(|keyspace| keyspace.table_count() as u64).sum(),
+            compactions: self.db.compactions_completed() as u64,
+            keys_estimate: self.keyspaces.data.approximate_len() as u64,
+        }
+    }
+}
+
+fn check_lengths(key: &[u8], value: Option<&[u8]>) -> Result<(), StoreError> {
+    let value_bytes = value.map_or(0, <[u8]>::len);
+    if key.is_empty() || key.len() > KEY_BYTES_MAX || u32::try_from(value_bytes).is_err() {
+        let key_bytes = key.len();
+        return Err(StoreError::Io(format!("fjall stores no key of {key_bytes} bytes with {value_bytes} of value")));
+    }
+    Ok(())
+}
+
+/// Makes the folder and the name it goes by durable.
+fn make_dir(dir: &Path) -> Result<(), StoreError> {
+    if !dir.is_dir() {
+        fs::create_dir_all(dir).map_err(from_io)?;
+        let parent = dir.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        recovery::sync_dir(parent).map_err(from_io)?;
+    }
+    Ok(())
+}
+
+/// Takes the folder for this process. fjall's own lock comes too late: journals are repaired before fjall opens them.
+fn lock(dir: &Path) -> Result<File, StoreError> {
+    let path = dir.join(LOCK_FILE);
+    let file = OpenOptions::new().create(true).truncate(false).write(true).open(path).map_err(from_io)?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(TryLockError::WouldBlock) => Err(StoreError::Locked),
+        Err(TryLockError::Error(error)) => Err(from_io(error)),
+    }
+}
+
+fn repair(dir: &Path, database_dir: &Path, last_stop: LastStop) -> Result<RecoveryReport, StoreError> {
+    match last_stop {
+        LastStop::Unclean => recovery::inspect(database_dir, dir),
+        LastStop::Clean => Ok(RecoveryReport { clean_stop: true, ..RecoveryReport::default() }),
+        LastStop::Flushed => recovery::empty_journals(database_dir)
+            .map(|()| RecoveryReport { clean_stop: true, ..RecoveryReport::default() }),
+    }
+    .map_err(from_io)
+}
+
+fn open_database(database_dir: &Path, options: &FjallOptions) -> ::fjall::Result<Database> {
+    let expire_before_ms = options.expire_before_ms.clone();
+    options
+        .database(database_dir)
+        .with_compaction_filter_factories(Arc::new(move |keyspace| {
+            let filter = TtlFilterFactory { expire_before_ms: expire_before_ms.clone() };
+            (keyspace == DATA_KEYSPACE).then(|| Arc::new(filter) as Arc<dyn Factory>)
+        }))
+        .open()
+}
+
+/// What the journals take on the card: they are sparse, so this is not their length.
+fn journal_bytes(database_dir: &Path) -> u64 {
+    use std::os::unix::fs::MetadataExt;
+    let Ok(entries) = fs::read_dir(database_dir) else { return 0 };
+    entries
+        .flatten()
+        .filter(|entry| entry.path().extension().is_some_and(|extension| extension == "jnl"))
+        .filter_map(|entry| entry.metadata().ok())
+        .map(|metadata| metadata.blocks() * 512)
+        .sum()
+}

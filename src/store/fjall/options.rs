@@ -1,0 +1,99 @@
+//! Every setting of fjall, explicit and with its reason. None is left to fjall's defaults, which are for servers.
+//!
+//! NOTE: fjall stores a keyspace's settings when it creates the keyspace and ignores what later starts say. So what
+//! may differ from start to start is never among them: the memtable limit is kept by larder's own rotation, the block
+//! cache belongs to the database. A release that wants other keyspace settings needs new keyspaces (export, import).
+
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+
+use fjall::compaction::Leveled;
+use fjall::config::{
+    BlockSizePolicy, BloomConstructionPolicy, CompressionPolicy, FilterPolicy, FilterPolicyEntry, HashRatioPolicy,
+    PartitioningPolicy, PinningPolicy, RestartIntervalPolicy,
+};
+use fjall::{CompressionType, Database, DatabaseBuilder, KeyspaceCreateOptions};
+
+use crate::limits::{KIB, MIB};
+
+/// One flushes while the other compacts; a single one deadlocks under small commits.
+const WORKER_THREADS: usize = 2;
+/// The least fjall takes. It counts sealed journals, so with the active one plan twice as much on the card.
+const JOURNALS_BYTES_MAX: u64 = 64 * MIB as u64;
+const CACHED_FILES_MAX: usize = 64;
+/// Small tables keep the scratch space and the duration of one compaction step small.
+pub(super) const TABLE_BYTES: u64 = 8 * MIB as u64;
+/// Where fjall would rotate by itself. Larder rotates long before; this is out of reach on purpose.
+const FJALL_MEMTABLE_BYTES: u64 = 64 * MIB as u64;
+/// Blocks of tables, before compression. Values of this size and above mostly have a block of their own.
+pub(super) const BLOCK_BYTES: u32 = 4 * KIB as u32;
+const BLOOM_BITS_PER_KEY: f32 = 10.0;
+const FIRST_LEVEL_TABLES: u8 = 4;
+const LEVEL_RATIO: f32 = 10.0;
+
+/// What may differ from start to start.
+#[derive(Clone, Debug)]
+pub struct FjallOptions {
+    /// [`crate::store::Store::maintain`] rotates when an active memtable holds more bytes than this. Up to four a
+    /// keyspace exist at once (one active, three being flushed).
+    pub memtable_bytes: u64,
+    /// Bytes of decompressed blocks kept in memory.
+    pub block_cache_bytes: u64,
+    /// Records that expire before this time (ms by the expiry clock) may be dropped while tables are compacted; 0:
+    /// none may. Whoever holds the expiry clock moves it.
+    pub expire_before_ms: Arc<AtomicU64>,
+}
+
+impl Default for FjallOptions {
+    fn default() -> FjallOptions {
+        FjallOptions {
+            memtable_bytes: 4 * MIB as u64,
+            block_cache_bytes: 4 * MIB as u64,
+            expire_before_ms: Arc::new(AtomicU64::new(0)),
+        }
+    }
+}
+
+impl FjallOptions {
+    pub(super) fn database(&self, dir: &Path) -> DatabaseBuilder<Database> {
+        Database::builder(dir)
+            .worker_threads(WORKER_THREADS)
+            .cache_size(self.block_cache_bytes)
+            .max_cached_files(Some(CACHED_FILES_MAX))
+            .max_journaling_size(JOURNALS_BYTES_MAX)
+            // Recovery compresses again to check a checksum: another release of the compressor would make good
+            // journals unreadable. Uncompressed bytes are verified as they stand.
+            .journal_compression(CompressionType::None)
+            // Each commit says itself whether it syncs.
+            .manual_journal_persist(true)
+            .temporary(false)
+    }
+
+    pub(super) fn keyspace(&self) -> KeyspaceCreateOptions {
+        let compaction = Leveled::default()
+            .with_table_target_size(TABLE_BYTES)
+            .with_l0_threshold(FIRST_LEVEL_TABLES)
+            .with_level_ratio_policy(vec![LEVEL_RATIO]);
+        let bloom = FilterPolicyEntry::Bloom(BloomConstructionPolicy::BitsPerKey(BLOOM_BITS_PER_KEY));
+        KeyspaceCreateOptions::default()
+            .manual_journal_persist(true)
+            .max_memtable_size(FJALL_MEMTABLE_BYTES)
+            .compaction_strategy(Arc::new(compaction))
+            // Separated values cost memory and latency, and had the worst bugs.
+            .with_kv_separation(None)
+            .data_block_size_policy(BlockSizePolicy::all(BLOCK_BYTES))
+            .data_block_compression_policy(CompressionPolicy::all(CompressionType::Lz4))
+            .index_block_compression_policy(CompressionPolicy::disabled())
+            .data_block_restart_interval_policy(RestartIntervalPolicy::all(16))
+            .data_block_hash_ratio_policy(HashRatioPolicy::all(0.0))
+            // Filters also on the last level: asking for what is not there must not read the card.
+            .expect_point_read_hits(false)
+            .filter_policy(FilterPolicy::all(bloom))
+            // Only the small first levels are pinned; large tables have partitioned indexes that stay on the card.
+            .index_block_pinning_policy(PinningPolicy::new([true, true, false]))
+            .filter_block_pinning_policy(PinningPolicy::new([true, false]))
+            .index_block_partitioning_policy(PartitioningPolicy::new([false, false, false, true]))
+            .filter_block_partitioning_policy(PartitioningPolicy::new([false, false, false, true]))
+    }
+}

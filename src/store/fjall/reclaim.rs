@@ -1,0 +1,221 @@
+//! Giving back the space of what was deleted.
+//!
+//! fjall's compaction leaves tombstones in an upper level for as long as that level is not full, and the data they
+//! hide in the last one: a store whose records have all expired would keep its size. This merges the upper levels into
+//! the last one, step by step on a thread of its own, until no tombstone hides anything.
+//! It is not the sweeper: it deletes nothing that a reader could still see.
+//!
+//! Policy: it starts by itself when, at a rotation of the memtables, the tables hold at least [`TOMBSTONES_MIN`]
+//! tombstones above the last level and these are at least [`TOMBSTONE_SHARE`] of all items (so that a byte rewritten
+//! stands for a good share of a byte given back), and when asked. One run at a time; after each step it rests as long
+//! as the step took, so that it never has more than half of the card.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use fjall::compaction::Leveled;
+use fjall::{AbstractTree, Database, Keyspace};
+use parking_lot::Mutex;
+
+use super::Keyspaces;
+use super::options::TABLE_BYTES;
+
+/// Fewer tombstones than these are not worth a run.
+const TOMBSTONES_MIN: u64 = 1000;
+/// One tombstone in so many items makes a run worthwhile.
+const TOMBSTONE_SHARE: u64 = 4;
+const LAST_LEVEL: usize = 6;
+/// fjall takes at most so many tables' worth of bytes into one step.
+const STEP_TABLES_MAX: u64 = 50;
+const REST_MAX: Duration = Duration::from_secs(10);
+const WAIT_STEP: Duration = Duration::from_millis(20);
+/// How long a run waits for the flush of what it rotated out.
+const FLUSH_MAX: Duration = Duration::from_secs(30);
+/// fjall looks for snapshots that are gone once in so many closed ones.
+const SNAPSHOTS_PER_GC: usize = 10_000;
+/// How often, a bit more than a second apart, a run tries to have the old tables removed: the shared snapshot, which
+/// keeps them, is renewed every second.
+const CLEANUP_ROUNDS: usize = 3;
+const CLEANUP_PAUSE: Duration = Duration::from_millis(1100);
+
+/// Starts runs and ends them.
+pub(super) struct Reclaimer {
+    shared: Arc<Shared>,
+    thread: Mutex<Option<JoinHandle<()>>>,
+}
+
+struct Shared {
+    db: Database,
+    keyspaces: Keyspaces,
+    running: AtomicBool,
+    stop: AtomicBool,
+}
+
+impl Reclaimer {
+    pub(super) fn new(db: Database, keyspaces: Keyspaces) -> Reclaimer {
+        let (running, stop) = (AtomicBool::new(false), AtomicBool::new(false));
+        Reclaimer { shared: Arc::new(Shared { db, keyspaces, running, stop }), thread: Mutex::new(None) }
+    }
+
+    /// Starts a run if enough was deleted, unless one is under way.
+    pub(super) fn start_if_worthwhile(&self) {
+        if !self.shared.running.load(Ordering::Acquire) && self.shared.keyspaces.both().into_iter().any(is_worthwhile) {
+            self.start();
+        }
+    }
+
+    /// Starts a run, unless one is under way.
+    pub(super) fn start(&self) {
+        if self.shared.stop.load(Ordering::Acquire) || self.shared.running.swap(true, Ordering::AcqRel) {
+            return;
+        }
+        let mut thread = self.thread.lock();
+        if let Some(finished) = thread.take() {
+            let _ = finished.join();
+        }
+        let shared = self.shared.clone();
+        let spawned = std::thread::Builder::new().name("larder-reclaim".into()).spawn(move || {
+            shared.run();
+            shared.running.store(false, Ordering::Release);
+        });
+        match spawned {
+            Ok(handle) => *thread = Some(handle),
+            Err(error) => {
+                log::warn!("could not start to reclaim space: {error}");
+                self.shared.running.store(false, Ordering::Release);
+            }
+        }
+    }
+
+    /// Has a run end after its present step, and lets none start again. Does not wait: a step may take long.
+    pub(super) fn ask_to_stop(&self) {
+        self.shared.stop.store(true, Ordering::Release);
+    }
+}
+
+impl Drop for Reclaimer {
+    fn drop(&mut self) {
+        self.ask_to_stop();
+        if let Some(handle) = self.thread.lock().take() {
+            let _ = handle.join();
+        }
+    }
+}
+
+impl Shared {
+    fn is_stopped(&self) -> bool {
+        self.stop.load(Ordering::Acquire)
+    }
+
+    fn run(&self) {
+        let started = Instant::now();
+        let bytes_before = self.disk_bytes();
+        if let Err(error) = self.merge_all() {
+            log::warn!("reclaiming space ended early: {error}");
+        }
+        for _ in 0..CLEANUP_ROUNDS {
+            if self.is_stopped() || !self.remove_old_tables() {
+                break;
+            }
+            self.rest(CLEANUP_PAUSE);
+        }
+        log::info!(
+            "reclaimed space in {:.1} s: the tables had {bytes_before} bytes and have {}",
+            started.elapsed().as_secs_f64(),
+            self.disk_bytes()
+        );
+    }
+
+    fn disk_bytes(&self) -> u64 {
+        self.keyspaces.both().iter().map(|keyspace| keyspace.disk_space()).sum()
+    }
+
+    /// Flushes what is deleted in memory, then merges both keyspaces down.
+    fn merge_all(&self) -> fjall::Result<()> {
+        for keyspace in self.keyspaces.both() {
+            keyspace.rotate_memtable()?;
+        }
+        let deadline = Instant::now() + FLUSH_MAX;
+        let is_pending = |keyspace: &Keyspace| keyspace.tree.sealed_memtable_count() > 0;
+        while self.keyspaces.both().into_iter().any(is_pending) && !self.is_stopped() && Instant::now() < deadline {
+            std::thread::sleep(WAIT_STEP);
+        }
+        for keyspace in self.keyspaces.both() {
+            self.merge_down(keyspace)?;
+        }
+        Ok(())
+    }
+
+    /// Merges table after table into the last level, as long as tombstones stand above it.
+    fn merge_down(&self, keyspace: &Keyspace) -> fjall::Result<()> {
+        let mut table_bytes = TABLE_BYTES;
+        while tombstones_above_last_level(keyspace) > 0 && !self.is_stopped() {
+            let version = keyspace.tree.current_version().id();
+            let started = Instant::now();
+            let gc_before = self.db.supervisor.snapshot_tracker.get_seqno_safe_to_gc();
+            keyspace.tree.compact(Arc::new(merge_everything_down(table_bytes)), gc_before)?;
+            if keyspace.tree.current_version().id() == version {
+                // Nothing fits one step: a table of tombstones spans too much of the last level.
+                if table_bytes * STEP_TABLES_MAX > 2 * keyspace.disk_space() {
+                    break;
+                }
+                table_bytes *= 2;
+            }
+            self.rest(started.elapsed().min(REST_MAX));
+        }
+        Ok(())
+    }
+
+    /// Removes the files of tables that were merged away; `true` if some are still kept for a snapshot.
+    ///
+    /// fjall does so at the next rotation, which an idle store may not see for days.
+    fn remove_old_tables(&self) -> bool {
+        for _ in 0..SNAPSHOTS_PER_GC {
+            drop(self.db.snapshot());
+        }
+        let gc_before = self.db.supervisor.snapshot_tracker.get_seqno_safe_to_gc();
+        let mut some_left = false;
+        for keyspace in self.keyspaces.both() {
+            if let Err(error) = keyspace.tree.get_version_history_lock().maintenance(keyspace.path(), gc_before) {
+                log::warn!("could not remove old tables: {error}");
+            }
+            some_left |= keyspace.tree.version_free_list_len() > 0;
+        }
+        some_left
+    }
+
+    fn rest(&self, duration: Duration) {
+        let deadline = Instant::now() + duration;
+        while !self.is_stopped() {
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                break;
+            }
+            std::thread::sleep(left.min(WAIT_STEP));
+        }
+    }
+}
+
+/// A strategy in whose eyes every level above the last one is too full. fjall then takes the cheapest merge first.
+fn merge_everything_down(table_bytes: u64) -> Leveled {
+    Leveled::default().with_l0_threshold(0).with_table_target_size(table_bytes)
+}
+
+fn is_worthwhile(keyspace: &Keyspace) -> bool {
+    let tombstones = tombstones_above_last_level(keyspace);
+    tombstones >= TOMBSTONES_MIN && tombstones * TOMBSTONE_SHARE >= keyspace.approximate_len() as u64
+}
+
+/// Tombstones that may hide something. What stands in the last level hides nothing.
+fn tombstones_above_last_level(keyspace: &Keyspace) -> u64 {
+    let version = keyspace.tree.current_version();
+    version
+        .iter_levels()
+        .take(LAST_LEVEL)
+        .flat_map(|level| level.iter())
+        .flat_map(|run| run.iter())
+        .map(|table| table.tombstone_count())
+        .sum()
+}

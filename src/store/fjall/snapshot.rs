@@ -1,0 +1,84 @@
+//! A view of both keyspaces at one moment, readable from any thread.
+//!
+//! It does not say which moment: that is for whoever opens it.
+//! SECURITY: none of these may be opened but by the committer between two commits. fjall raises the visible sequence
+//! number also from flushes and compactions, so a snapshot taken while a commit runs can show half of it.
+
+use std::ops::Bound;
+
+use bytes::Bytes;
+use fjall::Readable;
+
+use super::error::from_fjall;
+use super::options::BLOCK_BYTES;
+use super::{Keyspaces, Space};
+use crate::store::{Pair, Snapshot, StoreError};
+
+pub(super) struct FjallSnapshot {
+    view: fjall::Snapshot,
+    keyspaces: Keyspaces,
+}
+
+impl FjallSnapshot {
+    pub(super) fn new(view: fjall::Snapshot, keyspaces: Keyspaces) -> FjallSnapshot {
+        FjallSnapshot { view, keyspaces }
+    }
+}
+
+impl Snapshot for FjallSnapshot {
+    fn get(&self, space: Space, key: &[u8]) -> Result<Option<Bytes>, StoreError> {
+        let stored = self.view.get(self.keyspaces.of(space), key).map_err(from_fjall)?;
+        Ok(stored.map(Bytes::from).map(own_small))
+    }
+
+    fn range(
+        &self,
+        space: Space,
+        range: (Bound<&[u8]>, Bound<&[u8]>),
+        reverse: bool,
+    ) -> Box<dyn Iterator<Item = Result<Pair, StoreError>> + Send> {
+        if is_empty(range) {
+            return Box::new(std::iter::empty());
+        }
+        let pairs = self.view.range::<&[u8], _>(self.keyspaces.of(space), range);
+        let pair = |guard: fjall::Guard| {
+            let (key, value) = guard.into_inner().map_err(from_fjall)?;
+            Ok((key.into(), value.into()))
+        };
+        if reverse { Box::new(pairs.rev().map(pair)) } else { Box::new(pairs.map(pair)) }
+    }
+}
+
+/// Copies a value that is small against the block it came in, which it would else keep in memory as a whole for as long
+/// as it sits in a cache. Larger ones mostly have a block of their own and are shared.
+fn own_small(value: Bytes) -> Bytes {
+    if value.len() < BLOCK_BYTES as usize { Bytes::copy_from_slice(&value) } else { value }
+}
+
+/// Whether no key can lie in a range. fjall is never asked for one of these: it may not expect bounds out of order.
+fn is_empty(range: (Bound<&[u8]>, Bound<&[u8]>)) -> bool {
+    use Bound::{Excluded, Included};
+    match range {
+        (Included(start), Included(end)) => start > end,
+        (Included(start) | Excluded(start), Included(end) | Excluded(end)) => start >= end,
+        _ => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use Bound::{Excluded, Included, Unbounded};
+
+    #[test]
+    fn empty_ranges_are_recognised() {
+        assert!(is_empty((Included(b"b"), Included(b"a"))));
+        assert!(is_empty((Included(b"a"), Excluded(b"a"))));
+        assert!(is_empty((Excluded(b"a"), Included(b"a"))));
+        assert!(is_empty((Excluded(b"a"), Excluded(b"a"))));
+        assert!(!is_empty((Included(b"a"), Included(b"a"))));
+        assert!(!is_empty((Excluded(b"a"), Excluded(b"b"))));
+        assert!(!is_empty((Unbounded, Excluded(b"a"))));
+        assert!(!is_empty((Included(b"a"), Unbounded)));
+    }
+}
