@@ -5,7 +5,12 @@
 //! Invariant: a hit is never older than the last write that was published (see `shard.rs`). It needs both sides to
 //! keep the order. A reader: [`Cache::get`], else [`Cache::load`], and only then the snapshot, the read, and
 //! [`Ticket::fill`]. A writer: [`Cache::announce`] every key, commit, swap the snapshot, and only then
-//! [`Cache::publish`] or [`Cache::abort`]. `tests/cache_model` checks this order and that every other one fails.
+//! [`Cache::publish`] or [`Cache::abort`]. `tests/cache_model` checks this order and that the wrong ones fail.
+//!
+//! NOTE: what an announcement must precede is the swap, not the commit: until the swap every reader sees the old value
+//! anyway. Announcing between the two is as fresh, and a key that is written all the time is then not kept out of the
+//! cache while the card syncs (`benches/cache_hit_ratio.rs` has the figures). After a failed commit, of which nobody
+//! knows whether it was applied, the snapshot must be renewed before the abort or never again.
 
 mod shard;
 mod sieve;
@@ -74,7 +79,7 @@ impl<V: Send + Sync + 'static> Cache<V> {
         Cache { shards, hasher: Default::default(), budget_bytes: AtomicU64::new(budget_bytes), budget_gauge }
     }
 
-    /// The hash and the shard of a key. The index in a shard uses the lowest and the highest bits of the hash, the
+    /// The hash and the shard of a key. The hash is seeded at random, so that nobody outside can aim at one shard. The index in a shard uses the lowest and the highest bits of the hash, the
     /// choice of the shard those in the middle.
     #[inline]
     fn locate(&self, key: &[u8]) -> (&Shard<V>, u64) {
