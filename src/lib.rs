@@ -1,6 +1,7 @@
 //! larder: a durable key-value store over HTTP for small boards.
 #![cfg_attr(test, allow(clippy::unwrap_used, missing_docs))]
 
+pub mod api;
 pub mod app;
 pub mod board;
 pub mod cache;

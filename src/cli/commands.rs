@@ -40,6 +40,10 @@ const fn opt(long: &'static str, value: &'static str, help: &'static str) -> Opt
     Opt { long, short: None, value: Some(value), repeats: false, choices: &[], help }
 }
 
+const fn switch(long: &'static str, help: &'static str) -> Opt {
+    Opt { long, short: None, value: None, repeats: false, choices: &[], help }
+}
+
 const CONFIG: Opt = Opt {
     short: Some('c'),
     ..opt(
@@ -59,7 +63,7 @@ const SERVER_OPTIONS: &[Opt] = &[
             "Listen on this address: 127.0.0.1:8080, unix:/run/larder.sock, fd:// (may be repeated)",
         )
     },
-    opt("data", "DIR", "Keep the data in this folder"),
+    DATA,
     Opt { choices: &["tiny_http", "epoll"], ..opt("engine", "ENGINE", "tiny_http (trusted networks) or epoll") },
     Opt {
         choices: &["sync", "relaxed"],
@@ -72,6 +76,34 @@ const SERVER_OPTIONS: &[Opt] = &[
 const fn leaf(name: &'static str, summary: &'static str, about: &'static str, options: &'static [Opt]) -> Command {
     Command { name, operands: "", operands_count: (0, 0), summary, about, options, subcommands: &[] }
 }
+
+const DATA: Opt = opt("data", "DIR", "Keep the data in this folder");
+const JSON: Opt = switch("json", "Print JSON");
+
+const TOKEN_COMMANDS: &[Command] = &[
+    Command {
+        operands: "NAME",
+        operands_count: (1, 1),
+        ..leaf(
+            "add",
+            "Make a token and print it, once",
+            "Only its hash is kept: a lost token is replaced, not found again.",
+            &[
+                Opt {
+                    choices: &["read", "write", "admin"],
+                    ..opt("scope", "SCOPE", "What it may do: read, write (and read), or admin (all); needed")
+                },
+                Opt { repeats: true, ..opt("namespace", "NS", "Only in this namespace (may be repeated)") },
+                opt("expires", "DURATION", "Ends after so long, such as 90d"),
+                CONFIG,
+                DATA,
+                JSON,
+            ],
+        )
+    },
+    leaf("ls", "List the tokens, without their secrets", "", &[CONFIG, DATA, JSON]),
+    Command { operands: "NAME|ID", operands_count: (1, 1), ..leaf("rm", "Remove a token", "", &[CONFIG, DATA, JSON]) },
+];
 
 /// The program itself.
 pub static LARDER: Command = Command {
@@ -90,6 +122,16 @@ pub static LARDER: Command = Command {
              Exit 0 if `larder serve` would accept it, else 78.",
             SERVER_OPTIONS,
         ),
+        Command {
+            subcommands: TOKEN_COMMANDS,
+            ..leaf(
+                "token",
+                "Make, list and remove tokens",
+                "Works on the tokens file of this machine (auth.tokens_file), as the user who may write it. A running larder \
+                 takes changes up by itself within seconds.",
+                &[],
+            )
+        },
         leaf("version", "Print the version", "", &[]),
     ],
     ..leaf(

@@ -7,6 +7,7 @@ pub mod exit;
 pub mod help;
 pub mod parse;
 pub mod server;
+pub mod token;
 
 use std::ffi::OsString;
 use std::io::Write;
@@ -36,6 +37,9 @@ fn dispatch(invocation: &Invocation) -> Result<ExitCode, Failure> {
     match invocation.name().as_str() {
         "larder serve" => server::serve(invocation),
         "larder check" => server::check(invocation),
+        "larder token add" => token::add(invocation),
+        "larder token ls" => token::list(invocation),
+        "larder token rm" => token::remove(invocation),
         "larder version" => Ok(version()),
         "larder" if invocation.has("version") => Ok(version()),
         _ => Err(Failure::new(USAGE, help::render(&invocation.path))),

@@ -5,10 +5,12 @@ use std::process::ExitCode;
 use super::exit::{CONFIG, Failure};
 use super::parse::{Invocation, usage};
 use super::say;
+use crate::api::access::Access;
 use crate::config::load::DEFAULT_FILE;
 use crate::config::raw::Given;
 use crate::config::settings::SETTINGS;
 use crate::config::{Board, ConfigError, EngineKind, Inputs, Loaded, load, rules};
+use crate::metrics::Registry;
 
 /// Flags and the settings they set.
 const FLAGS: &[(&str, &str)] = &[
@@ -36,7 +38,8 @@ pub fn check(invocation: &Invocation) -> Result<ExitCode, Failure> {
 /// The configuration of an invocation, checked to the end.
 fn load_for_serving(invocation: &Invocation) -> Result<Loaded, Failure> {
     let loaded = load(&inputs(invocation)?).map_err(failure)?;
-    let exposures = rules::exposures(&loaded.config, &loaded.sources, false);
+    let access = Access::open(&loaded.config, &Registry::default()).map_err(|error| failure(vec![error]))?;
+    let exposures = rules::exposures(&loaded.config, &loaded.sources, access.has_tokens());
     if exposures.is_empty() { Ok(loaded) } else { Err(failure(exposures)) }
 }
 
@@ -70,10 +73,7 @@ pub fn failure(errors: Vec<ConfigError>) -> Failure {
 }
 
 fn board() -> Board {
-    let info = rustix::system::sysinfo();
-    // The kernel counts in words of its own size on 32-bit machines.
-    let ram_bytes = u64::from(info.mem_unit) * info.totalram as u64;
-    Board { ram_bytes, cores: std::thread::available_parallelism().map_or(1, usize::from) }
+    Board { ram_bytes: crate::board::memory::ram_bytes(), cores: crate::board::cores() }
 }
 
 /// The table of settings in force.

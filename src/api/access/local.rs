@@ -1,0 +1,260 @@
+//! Who counts as this machine: what an open store on a loopback address needs so that neither a proxy nor a web page
+//! elsewhere turns it into an open store for all.
+//!
+//! SECURITY: each rule closes a way in. `Forwarded`, `Via` and `X-Forwarded-*` tell of a proxy. A foreign `Host` is a
+//! name that was made to point here (DNS rebinding), or a proxy. A foreign `Origin` or `Sec-Fetch-Site` is a page of
+//! another site in this machine's browser, whose simple POSTs come without a preflight.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::path::PathBuf;
+
+use crate::http::{Head, HeaderName, Peer};
+
+/// What counts as local besides the loopback addresses.
+#[derive(Debug, Default)]
+pub struct LocalRules {
+    /// Paths of our Unix sockets.
+    pub sockets: Vec<PathBuf>,
+    /// Origins of web pages that were named in `cors.origins`; `*` names none.
+    pub origins: Vec<String>,
+}
+
+impl LocalRules {
+    /// Whether a request comes from this machine and from no web page elsewhere. Allocates nothing.
+    pub fn is_local(&self, head: &Head, peer: Peer) -> bool {
+        let near = match peer {
+            Peer::Tcp(address, _) => address.is_loopback(),
+            Peer::Unix => true,
+        };
+        near && !has_proxy_fields(head) && self.is_local_host(head, peer) && self.is_local_page(head)
+    }
+
+    fn is_local_host(&self, head: &Head, peer: Peer) -> bool {
+        if head.count(HeaderName::Host) != 1 {
+            return false;
+        }
+        let Some(host) = head.get(HeaderName::Host) else { return false };
+        is_loopback_name(host) || (peer == Peer::Unix && self.is_socket(host))
+    }
+
+    /// Clients of a Unix socket name it in `Host`: as a path, percent-encoded, or not at all.
+    fn is_socket(&self, host: &str) -> bool {
+        let decoded = percent_encoding::percent_decode_str(host);
+        host.is_empty()
+            || self.sockets.iter().any(|path| {
+                let path = path.as_os_str().as_encoded_bytes();
+                decoded.clone().eq(path.iter().copied())
+            })
+    }
+
+    fn is_local_page(&self, head: &Head) -> bool {
+        if head.has(HeaderName::Origin) {
+            return head.count(HeaderName::Origin) == 1 && self.is_local_origin(head);
+        }
+        let site = head.get(HeaderName::SecFetchSite);
+        !head.has(HeaderName::SecFetchSite) || matches!(site, Some("same-origin" | "none"))
+    }
+
+    fn is_local_origin(&self, head: &Head) -> bool {
+        let Some(origin) = head.get(HeaderName::Origin) else { return false };
+        let host = origin.strip_prefix("http://").or_else(|| origin.strip_prefix("https://"));
+        let same =
+            host.is_some_and(|host| head.get(HeaderName::Host).is_some_and(|ours| host.eq_ignore_ascii_case(ours)));
+        same || self.origins.iter().any(|named| named != "*" && named == origin)
+    }
+}
+
+fn has_proxy_fields(head: &Head) -> bool {
+    use HeaderName::{Forwarded, Via, XForwardedFor, XForwardedHost, XForwardedOther, XForwardedProto};
+    [Forwarded, Via, XForwardedFor, XForwardedHost, XForwardedProto, XForwardedOther].iter().any(|&name| head.has(name))
+}
+
+/// `localhost` or a loopback literal, with or without a port.
+fn is_loopback_name(host: &str) -> bool {
+    let (name, port) = match host.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
+        Some((literal, rest)) => {
+            return literal.parse::<Ipv6Addr>().is_ok_and(|ip| ip.is_loopback()) && (rest.is_empty() || is_port(rest));
+        }
+        None => host.split_at(host.find(':').unwrap_or(host.len())),
+    };
+    (port.is_empty() || is_port(port))
+        && (name.eq_ignore_ascii_case("localhost") || name.parse::<Ipv4Addr>().is_ok_and(|ip| ip.is_loopback()))
+}
+
+fn is_port(text: &str) -> bool {
+    text.strip_prefix(':').is_some_and(|port| port.len() <= 5 && port.bytes().all(|byte| byte.is_ascii_digit()))
+}
+
+/// The address a request is counted under: the peer's, or what a trusted proxy says of its own peer. `None` is a peer
+/// on a Unix socket.
+///
+/// The field is read from its end, since only what our proxies added there can be believed.
+pub fn client_ip(head: &Head, peer: Peer, trusted_proxies: &[IpAddr]) -> Option<IpAddr> {
+    let Peer::Tcp(address, _) = peer else { return None };
+    if !trusted_proxies.contains(&address) || !head.has(HeaderName::XForwardedFor) {
+        return Some(address);
+    }
+    let mut known = address;
+    // The lines of the field are one list; the last line's last entry is the nearest.
+    let lines = head.count(HeaderName::XForwardedFor);
+    for line in (0..lines).rev() {
+        let Some(line) = head.all(HeaderName::XForwardedFor).nth(line) else { return Some(known) };
+        for hop in line.rsplit(',') {
+            let Some(hop) = parse_hop(hop.trim()) else { return Some(known) };
+            known = hop;
+            if !trusted_proxies.contains(&hop) {
+                return Some(known);
+            }
+        }
+    }
+    Some(known)
+}
+
+/// An entry of `X-Forwarded-For`: some proxies add brackets or a port.
+fn parse_hop(text: &str) -> Option<IpAddr> {
+    let plain = text.parse::<IpAddr>().ok();
+    let with_port = || text.parse::<std::net::SocketAddr>().ok().map(|address| address.ip());
+    let bracketed = || text.strip_prefix('[')?.strip_suffix(']')?.parse::<Ipv6Addr>().ok().map(IpAddr::V6);
+    plain.or_else(with_port).or_else(bracketed).map(|ip| ip.to_canonical())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LOOPBACK: Peer = Peer::Tcp(IpAddr::V4(Ipv4Addr::LOCALHOST), 5);
+
+    fn head(fields: &[(&str, &str)]) -> Head {
+        let mut head = Head::new("/");
+        for (name, value) in fields {
+            head.push(name.as_bytes(), value.as_bytes());
+        }
+        head
+    }
+
+    fn rules() -> LocalRules {
+        LocalRules {
+            sockets: vec!["/run/larder.sock".into()],
+            origins: vec!["http://localhost:5173".into(), "*".into()],
+        }
+    }
+
+    #[test]
+    fn only_hosts_that_name_this_machine_are_local() {
+        for (host, local) in [
+            ("localhost", true),
+            ("LocalHost:8080", true),
+            ("127.0.0.1", true),
+            ("127.1.2.3:80", true),
+            ("[::1]:8080", true),
+            ("[::1]", true),
+            ("", false),
+            ("localhost:", true),
+            ("localhost.", false),
+            ("localhost.evil.example", false),
+            ("evil.example", false),
+            ("127.0.0.1.evil.example", false),
+            ("127.0.0.1:80@evil.example", false),
+            ("192.168.1.5:8080", false),
+            ("[::2]:80", false),
+            ("[::1]x", false),
+            ("0.0.0.0:80", false),
+            ("/run/larder.sock", false),
+        ] {
+            assert_eq!(rules().is_local(&head(&[("Host", host)]), LOOPBACK), local, "{host}");
+        }
+        assert!(!rules().is_local(&head(&[]), LOOPBACK), "no Host");
+        assert!(!rules().is_local(&head(&[("Host", "localhost"), ("Host", "localhost")]), LOOPBACK));
+    }
+
+    #[test]
+    fn a_unix_socket_is_local_under_its_own_name_too() {
+        for (host, local) in [
+            ("localhost", true),
+            ("", true),
+            ("%2Frun%2Flarder.sock", true),
+            ("/run/larder.sock", true),
+            ("%2Frun%2Fother", false),
+            ("evil.example", false),
+        ] {
+            assert_eq!(rules().is_local(&head(&[("Host", host)]), Peer::Unix), local, "{host}");
+        }
+    }
+
+    #[test]
+    fn any_trace_of_a_proxy_is_not_local() {
+        for name in [
+            "Forwarded",
+            "Via",
+            "X-Forwarded-For",
+            "x-forwarded-host",
+            "X-Forwarded-Proto",
+            "X-Forwarded-Port",
+            "X-FORWARDED-Server",
+        ] {
+            assert!(!rules().is_local(&head(&[("Host", "localhost"), (name, "")]), LOOPBACK), "{name}");
+        }
+        assert!(rules().is_local(&head(&[("Host", "localhost"), ("X-Forward", "1")]), LOOPBACK));
+    }
+
+    #[test]
+    fn other_machines_are_never_local() {
+        for address in ["192.168.1.5", "10.0.0.1", "fe80::1", "::", "0.0.0.0"] {
+            assert!(
+                !rules().is_local(&head(&[("Host", "localhost")]), Peer::Tcp(address.parse().unwrap(), 1)),
+                "{address}"
+            );
+        }
+        assert!(rules().is_local(&head(&[("Host", "localhost")]), Peer::Tcp("::1".parse().unwrap(), 1)));
+    }
+
+    #[test]
+    fn pages_of_other_sites_are_not_local() {
+        for (fields, local) in [
+            (&[("Origin", "http://localhost:8080")][..], true),
+            (&[("Origin", "https://localhost:8080")], true),
+            (&[("Origin", "http://localhost:5173")], true),
+            (&[("Origin", "http://localhost:3000")], false),
+            (&[("Origin", "http://evil.example")], false),
+            (&[("Origin", "null")], false),
+            (&[("Origin", "*")], false),
+            (&[("Origin", "")], false),
+            (&[("Origin", "http://localhost:8080"), ("Origin", "http://evil.example")], false),
+            (&[("Origin", "http://localhost:5173"), ("Sec-Fetch-Site", "cross-site")], true),
+            (&[("Sec-Fetch-Site", "same-origin")], true),
+            (&[("Sec-Fetch-Site", "none")], true),
+            (&[("Sec-Fetch-Site", "same-site")], false),
+            (&[("Sec-Fetch-Site", "cross-site")], false),
+            (&[], true),
+        ] {
+            let mut all = vec![("Host", "localhost:8080")];
+            all.extend_from_slice(fields);
+            assert_eq!(rules().is_local(&head(&all), LOOPBACK), local, "{fields:?}");
+        }
+    }
+
+    #[test]
+    fn only_trusted_proxies_say_who_their_client_is() {
+        let proxies: Vec<IpAddr> = vec!["10.0.0.1".parse().unwrap(), "10.0.0.2".parse().unwrap()];
+        for (peer, lines, client) in [
+            ("10.0.0.1", &["1.2.3.4"][..], "1.2.3.4"),
+            ("10.0.0.9", &["1.2.3.4"], "10.0.0.9"),
+            ("10.0.0.1", &[], "10.0.0.1"),
+            ("10.0.0.1", &["6.6.6.6, 1.2.3.4"], "1.2.3.4"),
+            ("10.0.0.1", &["6.6.6.6, 1.2.3.4, 10.0.0.2"], "1.2.3.4"),
+            ("10.0.0.1", &["6.6.6.6", "1.2.3.4"], "1.2.3.4"),
+            ("10.0.0.1", &["1.2.3.4, junk"], "10.0.0.1"),
+            ("10.0.0.1", &["junk, 1.2.3.4:99"], "1.2.3.4"),
+            ("10.0.0.1", &["[2001:db8::1]:443"], "2001:db8::1"),
+            ("10.0.0.1", &["[2001:db8::1]"], "2001:db8::1"),
+            ("10.0.0.1", &["::ffff:1.2.3.4"], "1.2.3.4"),
+            ("10.0.0.1", &["10.0.0.2"], "10.0.0.2"),
+            ("10.0.0.1", &[""], "10.0.0.1"),
+        ] {
+            let fields: Vec<_> = lines.iter().map(|line| ("X-Forwarded-For", *line)).collect();
+            let found = client_ip(&head(&fields), Peer::Tcp(peer.parse().unwrap(), 1), &proxies);
+            assert_eq!(found, Some(client.parse().unwrap()), "{peer} {lines:?}");
+        }
+        assert_eq!(client_ip(&head(&[]), Peer::Unix, &proxies), None);
+    }
+}

@@ -1,0 +1,312 @@
+//! Who may do what: tokens, scopes, namespaces, and what is served without a token.
+//!
+//! Not here: how often (rate limits). Invariant: no answer of this module, and no log line, holds a token's secret; a
+//! request with a credential that is not good is never served as if it had none.
+
+pub mod file;
+mod grant;
+pub mod local;
+pub mod token;
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use base64::Engine as _;
+use parking_lot::{Mutex, RwLock};
+
+use crate::config::{AuthMode, Config, ConfigError, ListenAddress};
+use crate::http::{Head, HeaderName, Method, Peer, Problem};
+use crate::metrics::{Counter, Registry};
+
+pub use grant::Grant;
+pub use token::{Scope, Token};
+
+use local::LocalRules;
+
+/// The tokens in force.
+#[derive(Default)]
+struct Tokens {
+    by_id: HashMap<String, Arc<Token>>,
+    /// No moment before this can be now: a board without a clock starts in 1970, and must not revive what has ended.
+    not_before: u64,
+}
+
+/// Decides every request. Shared by all threads; reloading drops none.
+pub struct Access {
+    path: PathBuf,
+    required_file: bool,
+    open: bool,
+    public_read: Arc<[String]>,
+    local: LocalRules,
+    trusted_proxies: Vec<IpAddr>,
+    tokens: RwLock<Arc<Tokens>>,
+    /// Whether there is any token; on its own, so that a request without one takes no lock.
+    has_tokens: AtomicBool,
+    /// What the file looked like when it was read last.
+    seen: Mutex<Option<FileState>>,
+    failures: Failures,
+}
+
+type FileState = (SystemTime, u64, u64);
+
+/// Refused requests, by reason.
+struct Failures {
+    missing: Counter,
+    malformed: Counter,
+    unknown: Counter,
+    expired: Counter,
+    forbidden: Counter,
+}
+
+impl Failures {
+    fn register(registry: &Registry) -> Failures {
+        let counter = |labels| {
+            let help = "Requests refused for want of a right, by reason.";
+            registry.counter("larder_access_refused_total", help, labels)
+        };
+        Failures {
+            missing: counter(&[("reason", "missing")]),
+            malformed: counter(&[("reason", "malformed")]),
+            unknown: counter(&[("reason", "unknown")]),
+            expired: counter(&[("reason", "expired")]),
+            forbidden: counter(&[("reason", "forbidden")]),
+        }
+    }
+}
+
+/// What a request showed.
+enum Credential<'a> {
+    /// Nothing.
+    None,
+    /// A token's id and secret.
+    Token(&'a str, &'a str),
+    /// The same, decoded from HTTP Basic.
+    Decoded(String),
+    /// Something that is no token.
+    Malformed,
+}
+
+impl Access {
+    /// Reads the tokens. Fails if the file cannot be read, or was named and is not there.
+    pub fn open(config: &Config, registry: &Registry) -> Result<Access, ConfigError> {
+        let sockets = config.listen.iter().filter_map(|address| match address {
+            ListenAddress::Unix(path) => Some(path.clone()),
+            _ => None,
+        });
+        let access = Access {
+            path: config.tokens_path(),
+            required_file: config.tokens_file.is_some(),
+            open: config.auth_mode == AuthMode::Open,
+            public_read: config.public_read.clone().into(),
+            local: LocalRules { sockets: sockets.collect(), origins: config.cors_origins.clone() },
+            trusted_proxies: config.trusted_proxies.clone(),
+            tokens: RwLock::default(),
+            has_tokens: AtomicBool::new(false),
+            seen: Mutex::new(None),
+            failures: Failures::register(registry),
+        };
+        access.reload()?;
+        Ok(access)
+    }
+
+    /// Reads the tokens again and returns how many there are. On an error the old ones stay in force.
+    pub fn reload(&self) -> Result<usize, ConfigError> {
+        let mut seen = self.seen.lock();
+        // IMPORTANT: looked at before it is read, so that a change in between is seen next time.
+        let state = self.file_state();
+        // Open to all, nobody is asked for a token: no file is needed, and a broken one harms nobody.
+        let list = if self.open { None } else { file::read(&self.path)? };
+        if list.is_none() && !self.open && (self.required_file || self.has_tokens()) {
+            let message =
+                format!("the tokens file {} does not exist; `larder token add NAME` makes it", self.path.display());
+            return Err(ConfigError { source: None, message });
+        }
+        let list = list.unwrap_or_default();
+        let count = list.len();
+        let not_before = list.iter().map(|token| token.created).max().unwrap_or(0);
+        let by_id = list.into_iter().map(|token| (token.id.clone(), Arc::new(token))).collect();
+        *self.tokens.write() = Arc::new(Tokens { by_id, not_before });
+        self.has_tokens.store(count > 0, Ordering::Release);
+        *seen = state;
+        Ok(count)
+    }
+
+    /// Reads the tokens again if their file has changed since; for a caller that looks every few seconds.
+    /// `None` if nothing changed.
+    pub fn refresh(&self) -> Option<Result<usize, ConfigError>> {
+        let state = self.file_state();
+        let changed = state != *self.seen.lock();
+        if !changed {
+            return None;
+        }
+        let result = self.reload();
+        // One complaint a change is enough.
+        *self.seen.lock() = state;
+        Some(result)
+    }
+
+    fn file_state(&self) -> Option<FileState> {
+        use std::os::unix::fs::MetadataExt;
+        let meta = std::fs::metadata(&self.path).ok()?;
+        Some((meta.modified().ok()?, meta.len(), meta.ino()))
+    }
+
+    /// Whether any token exists.
+    pub fn has_tokens(&self) -> bool {
+        self.has_tokens.load(Ordering::Acquire)
+    }
+
+    /// The address a request is counted and logged under; `None` is a peer on a Unix socket.
+    pub fn client_ip(&self, head: &Head, peer: Peer) -> Option<IpAddr> {
+        local::client_ip(head, peer, &self.trusted_proxies)
+    }
+
+    /// Whether a request may do what needs `needed`: in one namespace, or (`None`) in something that belongs to the
+    /// whole store. `Err` is a 401 or 403.
+    ///
+    /// A grant for `None` may still be restricted: who answers with names asks [`Grant::reaches`] for each.
+    pub fn authorize(
+        &self,
+        head: &Head,
+        peer: Peer,
+        method: Method,
+        needed: Scope,
+        namespace: Option<&str>,
+    ) -> Result<Grant, Problem> {
+        if self.open {
+            return Ok(Grant::everything());
+        }
+        let grant = match self.identify(head, peer, method)? {
+            Some(grant) => grant,
+            None if needed == Scope::Read && namespace.is_some_and(|name| self.is_public(name)) => {
+                Grant::public(&self.public_read)
+            }
+            None => return Err(self.refuse_anonymous()),
+        };
+        grant.require(needed, namespace).inspect_err(|_| self.failures.forbidden.inc())?;
+        Ok(grant)
+    }
+
+    /// The same for routes that check each namespace themselves (lists of namespaces, batches): where namespaces are
+    /// public, someone without a token gets a grant that reaches only those, to read.
+    pub fn authorize_each(&self, head: &Head, peer: Peer, method: Method) -> Result<Grant, Problem> {
+        if self.open {
+            return Ok(Grant::everything());
+        }
+        match self.identify(head, peer, method)? {
+            Some(grant) => Ok(grant),
+            None if !self.public_read.is_empty() => Ok(Grant::public(&self.public_read)),
+            None => Err(self.refuse_anonymous()),
+        }
+    }
+
+    /// Who asks: `None` is someone without a token who is not of this machine.
+    fn identify(&self, head: &Head, peer: Peer, method: Method) -> Result<Option<Grant>, Problem> {
+        match credential(head, method) {
+            Credential::None if !self.has_tokens() && self.local.is_local(head, peer) => Ok(Some(Grant::everything())),
+            Credential::None => Ok(None),
+            Credential::Token(id, secret) => self.verify(id, secret).map(Some),
+            Credential::Decoded(text) => match token::split(&text) {
+                Some((id, secret)) => self.verify(id, secret).map(Some),
+                None => Err(self.refuse_malformed()),
+            },
+            Credential::Malformed => Err(self.refuse_malformed()),
+        }
+    }
+
+    fn verify(&self, id: &str, secret: &str) -> Result<Grant, Problem> {
+        let tokens = self.tokens.read().clone();
+        let Some(token) = tokens.by_id.get(id).filter(|token| token.is_secret(secret)) else {
+            self.failures.unknown.inc();
+            return Err(unauthorized("this token is not known here, or no longer"));
+        };
+        if token.expires.is_some_and(|expires| expires <= now().max(tokens.not_before)) {
+            self.failures.expired.inc();
+            return Err(unauthorized("this token has expired; ask for a new one"));
+        }
+        Ok(Grant::token(token.clone()))
+    }
+
+    fn is_public(&self, namespace: &str) -> bool {
+        self.public_read.iter().any(|public| public == namespace)
+    }
+
+    fn refuse_anonymous(&self) -> Problem {
+        self.failures.missing.inc();
+        unauthorized(if self.has_tokens() {
+            "send a token: `Authorization: Bearer ldr_…`"
+        } else {
+            "without tokens only this machine is served, and not through a proxy or from a web page elsewhere; \
+             make a token with `larder token add` and send it: `Authorization: Bearer ldr_…`"
+        })
+    }
+
+    fn refuse_malformed(&self) -> Problem {
+        self.failures.malformed.inc();
+        unauthorized("the Authorization field holds no token of larder: `Authorization: Bearer ldr_…`")
+    }
+}
+
+/// Adds the Basic challenge to a refused page: a browser without JavaScript then asks for a name (any) and a password
+/// (the token).
+pub fn challenge_browser(problem: Problem) -> Problem {
+    if problem.status == 401 {
+        problem.field("WWW-Authenticate", "Basic realm=\"larder: token as password\"")
+    } else {
+        problem
+    }
+}
+
+fn unauthorized(message: &'static str) -> Problem {
+    Problem::new(401, "UNAUTHORIZED", message).field("WWW-Authenticate", "Bearer realm=\"larder\"")
+}
+
+fn now() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
+}
+
+fn credential(head: &Head, method: Method) -> Credential<'_> {
+    if !head.has(HeaderName::Authorization) {
+        return websocket_credential(head);
+    }
+    let one = head.get(HeaderName::Authorization).filter(|_| head.count(HeaderName::Authorization) == 1);
+    let Some((scheme, rest)) = one.and_then(|value| value.split_once(' ')) else { return Credential::Malformed };
+    let rest = rest.trim_start_matches(' ');
+    if scheme.eq_ignore_ascii_case("bearer") {
+        return token::split(rest).map_or(Credential::Malformed, |(id, secret)| Credential::Token(id, secret));
+    }
+    // SECURITY: browsers send Basic credentials by themselves, also on behalf of other sites' pages: only reading.
+    let reads = matches!(method, Method::Get | Method::Head);
+    if reads && scheme.eq_ignore_ascii_case("basic") {
+        return password(rest).map_or(Credential::Malformed, Credential::Decoded);
+    }
+    Credential::Malformed
+}
+
+/// The password of HTTP Basic.
+fn password(encoded: &str) -> Option<String> {
+    let decoded = base64::engine::general_purpose::STANDARD.decode(encoded).ok()?;
+    let text = String::from_utf8(decoded).ok()?;
+    text.split_once(':').map(|(_, password)| password.to_owned())
+}
+
+/// Browsers cannot set `Authorization` on a WebSocket: the token travels as a subprotocol.
+fn websocket_credential(head: &Head) -> Credential<'_> {
+    if !head.has(HeaderName::SecWebsocketProtocol) {
+        return Credential::None;
+    }
+    let offered = head.all(HeaderName::SecWebsocketProtocol).flat_map(|line| line.split(','));
+    let mut tokens = offered.filter_map(|protocol| protocol.trim().strip_prefix("larder.bearer."));
+    match tokens.next().map(token::split) {
+        None => Credential::None,
+        Some(Some((id, secret))) => Credential::Token(id, secret),
+        Some(None) => Credential::Malformed,
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,4 @@
+//! What larder answers: one file a resource, and the rules that stand before all of them.
+
+pub mod access;
+pub mod names;

@@ -1,0 +1,126 @@
+//! `larder token add|ls|rm`: the tokens file of this machine.
+//!
+//! SECURITY: a secret is printed once, to stdout, and is never an argument: arguments show in the process list.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use serde_json::{Value, json};
+
+use super::exit::{Failure, NOT_FOUND};
+use super::parse::{Invocation, usage};
+use super::server::{failure, inputs};
+use super::{complain, say};
+use crate::api::access::{Scope, Token, file};
+use crate::config::{AuthMode, load, units};
+
+/// Makes a token.
+pub fn add(invocation: &Invocation) -> Result<ExitCode, Failure> {
+    let name = invocation.operand(0)?.unwrap_or_default();
+    let scope = invocation.text("scope")?.and_then(Scope::parse);
+    let scope = scope.ok_or_else(|| usage(invocation, "say what the token may do: --scope read|write|admin".into()))?;
+    let namespaces: Vec<String> = invocation.texts("namespace")?.into_iter().map(str::to_owned).collect();
+    let lifetime = invocation.text("expires")?.map(units::parse_duration).transpose();
+    let lifetime = lifetime.map_err(|message| usage(invocation, format!("--expires: {message}")))?;
+    let path = tokens_path(invocation)?;
+
+    let created = seconds(SystemTime::now());
+    let (mut token, text) = Token::generate(name, scope, namespaces, created).map_err(Failure::plain)?;
+    token.expires = lifetime.map(|lifetime| created.saturating_add(lifetime.as_secs()));
+    let shown = describe(&token);
+    let change = |tokens: &mut Vec<Token>| {
+        file::check(&token, tokens)?;
+        tokens.push(token.clone());
+        Ok(())
+    };
+    file::change(&path, change).map_err(Failure::plain)?;
+    if invocation.has("json") {
+        let mut shown = shown;
+        shown["token"] = text.into();
+        say(&format!("{shown}\n"));
+    } else {
+        say(&format!("{text}\n"));
+        complain("this is the only time the token is shown; a running larder takes it up within seconds");
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Lists the tokens.
+pub fn list(invocation: &Invocation) -> Result<ExitCode, Failure> {
+    let tokens = file::read(&tokens_path(invocation)?).map_err(|error| Failure::plain(error.to_string()))?;
+    let tokens = tokens.unwrap_or_default();
+    if invocation.has("json") {
+        say(&format!("{}\n", Value::Array(tokens.iter().map(describe).collect())));
+        return Ok(ExitCode::SUCCESS);
+    }
+    let mut rows = vec![["NAME", "ID", "SCOPE", "NAMESPACES", "CREATED", "EXPIRES"].map(str::to_owned)];
+    for token in &tokens {
+        let namespaces = if token.namespaces.is_empty() { "all".to_owned() } else { token.namespaces.join(",") };
+        let expires = token.expires.map_or_else(|| "never".to_owned(), date);
+        let (name, id) = (token.name.clone(), token.id.clone());
+        rows.push([name, id, token.scope.to_string(), namespaces, date(token.created), expires]);
+    }
+    say(&columns(&rows));
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Removes a token by its name or id.
+pub fn remove(invocation: &Invocation) -> Result<ExitCode, Failure> {
+    let wanted = invocation.operand(0)?.unwrap_or_default();
+    let removed = file::change(&tokens_path(invocation)?, |tokens| {
+        let found = tokens.iter().position(|token| token.name == wanted || token.id == wanted);
+        Ok(found.map(|index| tokens.remove(index)))
+    });
+    let Some(token) = removed.map_err(Failure::plain)? else {
+        return Err(Failure::new(NOT_FOUND, format!("there is no token `{wanted}`; `larder token ls` lists them")));
+    };
+    if invocation.has("json") {
+        say(&format!("{}\n", describe(&token)));
+    } else {
+        complain(&format!("removed {} ({}); a running larder refuses it within seconds", token.name, token.id));
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Where the tokens are, by the same configuration that the server reads.
+fn tokens_path(invocation: &Invocation) -> Result<PathBuf, Failure> {
+    let config = load(&inputs(invocation)?).map_err(failure)?.config;
+    if config.auth_mode == AuthMode::Open {
+        complain("note: auth.mode is \"open\": larder asks nobody for a token");
+    }
+    Ok(config.tokens_path())
+}
+
+fn describe(token: &Token) -> Value {
+    json!({
+        "id": token.id, "name": token.name, "scope": token.scope.as_str(), "namespaces": token.namespaces,
+        "created": token.created, "expires": token.expires,
+    })
+}
+
+fn seconds(time: SystemTime) -> u64 {
+    time.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
+}
+
+/// `21 Nov 2026`, in UTC.
+fn date(seconds: u64) -> String {
+    // The formatter knows years of four digits only.
+    let time = UNIX_EPOCH + Duration::from_secs(seconds.min(250_000_000_000));
+    httpdate::fmt_http_date(time)[5..16].to_owned()
+}
+
+/// Rows as columns of text.
+fn columns<const N: usize>(rows: &[[String; N]]) -> String {
+    let mut text = String::new();
+    for row in rows {
+        let mut line = String::new();
+        for (at, cell) in row.iter().enumerate() {
+            let width = rows.iter().map(|row| row[at].chars().count()).max().unwrap_or(0);
+            line.push_str(&format!("{cell:width$}  "));
+        }
+        text.push_str(line.trim_end());
+        text.push('\n');
+    }
+    text
+}
