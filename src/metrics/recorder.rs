@@ -9,6 +9,7 @@
 //! Lock order: a thread's list, then the table of slots, then one window.
 
 use std::cell::RefCell;
+use std::hash::{Hash, Hasher};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
@@ -60,7 +61,7 @@ pub(super) struct Hub {
 
 /// Names a request series by the addresses of its texts, which live as long as the process: nothing is compared or hashed
 /// byte by byte on the hot path. Equal texts at two addresses find the same slot on the slow path.
-#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) struct SeriesKey {
     route: (usize, usize),
     method: (usize, usize),
@@ -72,6 +73,14 @@ impl SeriesKey {
     pub fn new(route: &'static str, method: &'static str, status: u16, code: Option<&'static str>) -> SeriesKey {
         let address = |text: &'static str| (text.as_ptr() as usize, text.len());
         SeriesKey { route: address(route), method: address(method), code: code.map_or((0, 0), address), status }
+    }
+}
+
+impl Hash for SeriesKey {
+    /// One word: addresses of texts differ in their low bits, and the status in its own.
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        let texts = self.route.0 ^ self.method.0.rotate_left(16) ^ self.code.0.rotate_left(32);
+        state.write_usize(texts ^ usize::from(self.status).rotate_left(20));
     }
 }
 
@@ -162,17 +171,22 @@ impl Hub {
         run(&mut locals[at]);
     }
 
-    /// Moves samples into counters and windows, and leaves the list empty with its room.
+    /// Moves samples into counters and windows, and leaves the list empty with its room. Sorted first, so that threads
+    /// which pour at the same time meet once for each series and not once for each sample.
     fn pour(&self, samples: &mut Vec<Sample>) {
         let slice = self.slice.load(Ordering::Relaxed);
         let slots = self.slots.read();
-        for sample in samples.drain(..) {
-            let slot = &slots[sample.slot as usize];
-            slot.counters.iter().for_each(Counter::inc);
-            if let Some(window) = slot.window.as_ref().filter(|_| sample.value != UNTIMED) {
-                window.lock().record(u64::from(sample.value), slice);
+        samples.sort_unstable_by_key(|sample| sample.slot);
+        for run in samples.chunk_by(|a, b| a.slot == b.slot) {
+            let slot = &slots[run[0].slot as usize];
+            slot.counters.iter().for_each(|counter| counter.add(run.len() as u64));
+            let mut values = run.iter().filter(|sample| sample.value != UNTIMED).peekable();
+            if let Some(window) = slot.window.as_ref().filter(|_| values.peek().is_some()) {
+                let mut window = window.lock();
+                values.for_each(|sample| window.record(u64::from(sample.value), slice));
             }
         }
+        samples.clear();
     }
 
     /// Pours what every thread holds. Samples belong to the slice that was open until now.
