@@ -1,0 +1,156 @@
+//! The binary before it serves: help, usage errors, `larder check`, tokens, and the exit codes that scripts rely on.
+
+use std::path::Path;
+use std::process::{Command, Output};
+
+struct Ran {
+    code: i32,
+    out: String,
+    err: String,
+}
+
+/// Runs larder in a folder, with nothing of this process's environment but what is given.
+fn larder_in(folder: &Path, environment: &[(&str, &str)], words: &[&str]) -> Ran {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_larder"));
+    command.args(words).current_dir(folder).env_clear().envs(environment.iter().copied());
+    let Output { status, stdout, stderr } = command.output().expect("larder can be run");
+    let text = |bytes| String::from_utf8(bytes).expect("larder writes UTF-8");
+    Ran { code: status.code().expect("larder ends by itself"), out: text(stdout), err: text(stderr) }
+}
+
+fn larder(words: &[&str]) -> Ran {
+    let folder = tempfile::tempdir().expect("a folder for the test");
+    larder_in(folder.path(), &[], words)
+}
+
+#[test]
+fn help_and_version_go_to_stdout_and_succeed() {
+    for (words, part) in [
+        (&["--help"][..], "Usage: larder"),
+        (&["-h"], "serve"),
+        (&["serve", "--help"], "--listen ADDR"),
+        (&["check", "-h"], "Usage: larder check"),
+        (&["token", "--help"], "rm"),
+        (&["token", "add", "--help"], "--scope SCOPE"),
+        (&["--version"], "fjall 3.1.13)"),
+        (&["-V"], concat!("larder ", env!("CARGO_PKG_VERSION"), " (")),
+        (&["version"], "fjall 3.1.13)"),
+    ] {
+        let ran = larder(words);
+        assert_eq!((ran.code, ran.err.as_str()), (0, ""), "{words:?}");
+        assert!(ran.out.contains(part), "{words:?}: {}", ran.out);
+    }
+}
+
+#[test]
+fn usage_errors_end_with_2_and_say_what_was_meant() {
+    for (words, part) in [
+        (&[][..], "Usage: larder"),
+        (&["srve"], "did you mean `serve`?"),
+        (&["serve", "--lisen", "x"], "did you mean `--listen`?"),
+        (&["serve", "--listen"], "--listen"),
+        (&["serve", "--engine", "epol"], "did you mean `epoll`?"),
+        (&["serve", "here"], "one operand too many"),
+        (&["serve", "--data", ""], "--data is empty"),
+        (&["check", "--workers", "1", "--workers", "2"], "stands twice"),
+        (&["token"], "Usage: larder token"),
+        (&["token", "add"], "needs NAME"),
+        (&["token", "add", "x"], "--scope read|write|admin"),
+        (&["token", "add", "x", "--scope", "root"], "--scope is one of"),
+        (&["token", "add", "x", "--scope", "read", "--expires", "soon"], "--expires: expected a duration"),
+    ] {
+        let ran = larder(words);
+        assert_eq!((ran.code, ran.out.as_str()), (2, ""), "{words:?}");
+        assert!(ran.err.contains(part), "{words:?}: {}", ran.err);
+    }
+}
+
+#[test]
+fn check_shows_what_is_in_force_and_where_it_came_from() {
+    let folder = tempfile::tempdir().expect("a folder for the test");
+    std::fs::write(folder.path().join("l.toml"), "[server]\n\nworkers = 7\n").expect("a file for the test");
+    let environment = [("LARDER_LOG", "warn")];
+    let ran = larder_in(folder.path(), &environment, &["check", "--config", "l.toml", "--cache-size", "3MiB"]);
+    assert_eq!(ran.code, 0, "{}", ran.err);
+    let row = |name: &str| {
+        let line = ran.out.lines().find(|line| line.split_whitespace().next() == Some(name));
+        line.map(|line| line.split_whitespace().skip(1).collect::<Vec<_>>().join(" ")).unwrap_or_default()
+    };
+    assert_eq!(row("server.workers"), "7 l.toml:3");
+    assert_eq!(row("log.level"), "\"warn\" environment LARDER_LOG");
+    assert_eq!(row("cache.size"), "\"3MiB\" flag --cache-size");
+    assert_eq!(row("store.durability"), "\"sync\" default");
+    assert!(ran.out.contains("for trusted networks") && ran.out.contains("server.engine = \"epoll\""), "{}", ran.out);
+    let epoll = larder(&["check", "--engine", "epoll"]);
+    assert!(!epoll.out.contains("trusted networks"), "{}", epoll.out);
+}
+
+#[test]
+fn what_cannot_be_in_force_stops_check_and_serve_with_78() {
+    let folder = tempfile::tempdir().expect("a folder for the test");
+    std::fs::write(folder.path().join("bad.toml"), "[server]\nlistn = \"x\"\n").expect("a file for the test");
+    for (environment, words, part) in [
+        (
+            &[][..],
+            &["--config", "bad.toml"][..],
+            "bad.toml:2: `server.listn` is not a setting; did you mean `server.listen`?",
+        ),
+        (&[], &["--config", "none.toml"], "cannot read the configuration file none.toml"),
+        (&[("LARDER_CONFIG", "none.toml")], &[], "cannot read the configuration file none.toml"),
+        (&[("LARDER_LISTN", "x")], &[], "did you mean `LARDER_LISTEN`?"),
+        (
+            &[("LARDER_SERVER_WORKERS", "many")],
+            &[],
+            "environment LARDER_SERVER_WORKERS: server.workers: expected a whole number",
+        ),
+        (&[], &["--workers", "0"], "flag --workers: server.workers: 0 is outside of 1 to 1024"),
+        (&[], &["--listen", "unix:/tmp/x.sock"], "tiny_http has TCP only"),
+        (&[], &["--listen", "0.0.0.0:0"], "larder token add"),
+        (&[], &["--listen", "[::]:0"], "auth.mode = \"open\""),
+        (&[("LARDER_AUTH_TOKENS_FILE", "none.jsonl")], &[], "does not exist"),
+    ] {
+        for command in ["check", "serve"] {
+            let all: Vec<&str> = [command].iter().chain(words).copied().collect();
+            let ran = larder_in(folder.path(), environment, &all);
+            assert_eq!((ran.code, ran.out.as_str()), (78, ""), "{all:?}: {}", ran.err);
+            assert!(ran.err.contains(part), "{all:?}: {}", ran.err);
+        }
+    }
+    let left: Vec<_> = std::fs::read_dir(folder.path()).expect("the folder is there").collect();
+    assert_eq!(left.len(), 1, "a refused start leaves nothing behind: {left:?}");
+}
+
+#[test]
+fn the_network_is_open_to_larder_once_there_is_a_token_or_it_was_chosen() {
+    let folder = tempfile::tempdir().expect("a folder for the test");
+    let check = |environment| larder_in(folder.path(), environment, &["check", "--listen", "0.0.0.0:0"]).code;
+    assert_eq!(check(&[]), 78);
+    assert_eq!(check(&[("LARDER_AUTH_MODE", "open")]), 0);
+    assert_eq!(larder_in(folder.path(), &[], &["token", "add", "pi", "--scope", "read"]).code, 0);
+    assert_eq!(check(&[]), 0);
+    assert_eq!(larder_in(folder.path(), &[], &["token", "rm", "pi"]).code, 0);
+    assert_eq!(check(&[]), 78);
+}
+
+#[test]
+fn a_token_is_shown_once_and_kept_as_a_hash() {
+    let folder = tempfile::tempdir().expect("a folder for the test");
+    let run = |words: &[&str]| larder_in(folder.path(), &[("LARDER_DATA_DIR", "data")], words);
+    let added = run(&["token", "add", "sensor", "--scope", "write", "--namespace", "home", "--expires", "90d"]);
+    assert_eq!(added.code, 0, "{}", added.err);
+    let text = added.out.trim_end();
+    assert!(text.starts_with("ldr_") && !text.contains(char::is_whitespace), "{text}");
+    let kept = std::fs::read_to_string(folder.path().join("data/tokens.jsonl")).expect("the file is there");
+    let secret = text.rsplit_once('_').map_or(text, |(_, secret)| secret);
+    assert!(!kept.contains(secret), "{kept}");
+    let listed = run(&["token", "ls"]);
+    assert!(
+        listed.out.contains("sensor") && listed.out.contains("write") && !listed.out.contains(secret),
+        "{}",
+        listed.out
+    );
+    assert_eq!(run(&["token", "add", "sensor", "--scope", "read"]).code, 1);
+    assert_eq!(run(&["token", "rm", "nobody"]).code, 3);
+    assert_eq!(run(&["token", "rm", "sensor"]).code, 0);
+    assert_eq!(run(&["token", "ls", "--json"]).out, "[]\n");
+}
