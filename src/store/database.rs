@@ -37,6 +37,8 @@ pub struct DatabaseOptions {
     pub value_bytes_max: u64,
     /// The folder whose card is watched for space; `None`: there is always space.
     pub data_dir: Option<PathBuf>,
+    /// Watches the space in place of `data_dir` and `reserve_bytes` (tests).
+    pub space: Option<Arc<SpaceWatch>>,
     /// Free bytes at which writes stop; `None`: 256 MiB or 3 % of the card.
     pub reserve_bytes: Option<u64>,
     /// Keys the sweeper looks at in a second; 0: it never does.
@@ -59,6 +61,7 @@ impl Default for DatabaseOptions {
             queued_bytes_max: 16 * MIB as u64,
             value_bytes_max: limits.value_bytes_max,
             data_dir: None,
+            space: None,
             reserve_bytes: None,
             expiry_scan_rate: 1000,
             keeper_interval: Duration::from_secs(5),
@@ -73,7 +76,7 @@ pub(super) struct Shared {
     pub(super) view: ViewCell,
     pub(super) clock: Clock,
     pub(super) switches: Switches,
-    pub(super) space: SpaceWatch,
+    pub(super) space: Arc<SpaceWatch>,
     /// The last version that readers can see.
     pub(super) last_version: AtomicU64,
     /// Set when a record with an expiry is written; the sweeper takes it back.
@@ -135,7 +138,10 @@ impl Database {
             view: ViewCell::new(View { snapshot, instant: 0 }),
             clock: Clock::new(options.time.clone(), last_known_ms),
             switches: Switches::default(),
-            space: SpaceWatch::new(options.data_dir.clone(), options.reserve_bytes),
+            space: options
+                .space
+                .clone()
+                .unwrap_or_else(|| Arc::new(SpaceWatch::new(options.data_dir.clone(), options.reserve_bytes))),
             last_version: AtomicU64::new(versions.last()),
             expiring: AtomicBool::new(true),
             busy_since: Mutex::new(None),

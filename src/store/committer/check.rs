@@ -85,7 +85,10 @@ impl Check<'_> {
     }
 
     fn operation(&mut self, op: &mut WriteOp) -> Result<OpOutcome, CheckError> {
-        let standing = self.standing(op).map_err(CheckError::Unreadable)?;
+        let standing = match self.standing(op) {
+            Err(StoreError::Corrupt(_)) if replaces_blindly(op) => damaged(),
+            result => result.map_err(CheckError::Unreadable)?,
+        };
         let present = standing.as_deref().filter(|record| !self.has_expired(record));
         let WriteOp { key, action, precondition, .. } = op;
         Ok(match action {
@@ -175,6 +178,22 @@ impl Check<'_> {
         self.overlay.set(key, None);
         OpOutcome::Deleted { version: self.versions.take() }
     }
+}
+
+/// Whether an operation needs nothing of the present record but that there is one.
+fn replaces_blindly(op: &WriteOp) -> bool {
+    let replaces = match op.action {
+        Action::Put { ttl, .. } => ttl != Ttl::Keep,
+        Action::Delete => true,
+        Action::Get | Action::Update { .. } | Action::Expire { .. } => false,
+    };
+    replaces && op.precondition.is_empty()
+}
+
+/// What stands where a record cannot be read, so that it can be replaced.
+fn damaged() -> Standing {
+    let (content_type, value) = (Bytes::new(), Bytes::new());
+    Some(Arc::new(Record { version: 0, modified_ms: 0, expires_ms: 0, content_type, value }))
 }
 
 /// Runs an update function. It is foreign code on the committer's thread: its panic is its own request's end only.

@@ -122,8 +122,11 @@ impl Committer {
             Err(_) => {
                 let error = StoreError::Io("the committer panicked".into());
                 self.metrics.panics.inc();
-                // Even this may panic again, in the observer or the store; what waits is answered by its end.
+                // Even this may panic again, in the observer or the store; what follows must not depend on it.
                 let _ = catch_unwind(AssertUnwindSafe(|| self.give_up(&error)));
+                self.carried = None;
+                self.source.refuse_all();
+                self.shared.set_busy(false);
                 Err(error)
             }
         }

@@ -79,12 +79,14 @@ fn op_bytes(op: &WriteOp) -> usize {
 
 /// The door to the committer, shared by all who submit.
 pub(in crate::store) struct WriteQueue {
-    /// `None` once closed. Locked for reading over a `try_send`, for writing to close.
-    sender: RwLock<Option<Sender<Pending>>>,
+    door: Arc<Door>,
     level: Arc<Level>,
     bytes_max: u64,
     unparker: Unparker,
 }
+
+/// `None` once closed. Locked for reading over a `try_send`, for writing to close: after that nothing comes in.
+type Door = RwLock<Option<Sender<Pending>>>;
 
 /// How full the queue is, and the fill at which the gathering committer wants to be woken.
 struct Level {
@@ -95,6 +97,7 @@ struct Level {
 
 /// The committer's end.
 pub(super) struct WriteSource {
+    door: Arc<Door>,
     receiver: Receiver<Pending>,
     level: Arc<Level>,
     parker: Parker,
@@ -105,20 +108,16 @@ pub(super) fn write_queue(requests_max: usize, bytes_max: u64, depth: Gauge) -> 
     let (sender, receiver) = bounded(requests_max);
     let level = Arc::new(Level { bytes: AtomicU64::new(0), depth, target: AtomicUsize::new(NO_TARGET) });
     let parker = Parker::new();
-    let queue = WriteQueue {
-        sender: RwLock::new(Some(sender)),
-        level: level.clone(),
-        bytes_max,
-        unparker: parker.unparker().clone(),
-    };
-    (queue, WriteSource { receiver, level, parker })
+    let door = Arc::new(Door::new(Some(sender)));
+    let queue = WriteQueue { door: door.clone(), level: level.clone(), bytes_max, unparker: parker.unparker().clone() };
+    (queue, WriteSource { door, receiver, level, parker })
 }
 
 impl WriteQueue {
     /// Queues a request without blocking; one that has no place is answered at once.
     pub(super) fn push(&self, pending: Pending) {
         let bytes = pending.bytes as u64;
-        let sender = self.sender.read();
+        let sender = self.door.read();
         let Some(open) = sender.as_ref() else {
             drop(sender);
             return pending.answer.give(Err(WriteError::Draining));
@@ -149,7 +148,7 @@ impl WriteQueue {
 
     /// Takes nothing more. The committer finishes what waits and ends.
     pub(in crate::store) fn close(&self) {
-        *self.sender.write() = None;
+        *self.door.write() = None;
     }
 }
 
@@ -178,6 +177,14 @@ impl WriteSource {
     /// The next request if one waits.
     pub(super) fn try_next(&self) -> Option<Pending> {
         self.receiver.try_recv().ok().map(|pending| self.counted_out(pending))
+    }
+
+    /// Lets nothing more in and refuses what waits. A channel's end alone would keep it until the last sender is gone.
+    pub(super) fn refuse_all(&self) {
+        *self.door.write() = None;
+        while let Some(pending) = self.try_next() {
+            pending.answer.give(Err(WriteError::ReadOnly));
+        }
     }
 
     fn counted_out(&self, pending: Pending) -> Pending {

@@ -1,4 +1,13 @@
 //! The database as its users see it, on the store in memory.
 
 mod basics;
+mod bounds;
+mod clock;
+mod concurrency;
+mod expiry;
+mod failure;
+mod order;
+mod scene;
 mod support;
+mod versions;
+mod workload;

@@ -125,3 +125,11 @@ pub(super) fn read(database: &Database, name: &str) -> Option<String> {
     let record = database.view().read(&key(name)).unwrap()?;
     (!database.clock().is_expired(&record)).then(|| String::from_utf8(record.value.to_vec()).unwrap())
 }
+/// Waits until something holds.
+pub(super) fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
+    let began = std::time::Instant::now();
+    while !holds() {
+        assert!(began.elapsed() < PATIENCE, "{what} did not come to hold");
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}

@@ -1,0 +1,90 @@
+use std::collections::HashSet;
+use std::sync::Arc;
+
+use super::scene::Scene;
+use super::support::*;
+use crate::store::memory::faults::Failure;
+use crate::store::versions::{CEILING_STEP, VERSION_END};
+use crate::store::*;
+
+#[test]
+fn no_version_is_used_twice_over_crashes_and_lost_relaxed_writes() {
+    let mut store = MemoryStore::new();
+    let mut used = HashSet::new();
+    let mut highest = 0;
+    for round in 0..10 {
+        let database = start(store.clone(), DatabaseOptions { sync_interval: PATIENCE, ..options() });
+        assert!(database.last_version() >= highest);
+        for n in 0..20 {
+            let ops = vec![put(&n.to_string(), "x"), add("n", 1), op("n", Action::Delete)];
+            let outcome = if round % 2 == 0 { end(send_relaxed(&database, ops)) } else { end(send(&database, ops)) };
+            for result in outcome.unwrap().results {
+                let version = version(&result);
+                assert!(version > highest, "{version} after {highest}");
+                assert!(used.insert(version));
+                highest = version;
+            }
+        }
+        store = store.crash();
+    }
+    assert_eq!(used.len(), 10 * 20 * 3);
+}
+
+#[test]
+fn the_ceiling_is_on_the_card_before_a_version_above_it_is_used() {
+    let scene = Scene::new();
+    let database = scene.start(options());
+    let first = end(send_relaxed(&database, vec![put("a", "1")])).unwrap();
+    let version = version(&first.results[0]);
+    let after = start(scene.memory.crash(), options());
+    assert_eq!(read(&after, "a"), None, "the write was relaxed");
+    assert!(after.last_version() >= version);
+    assert!(after.last_version() <= version + CEILING_STEP + 1);
+}
+
+#[test]
+fn a_version_of_a_commit_in_doubt_is_not_used_again() {
+    let store = MemoryStore::new();
+    let database = start(store.clone(), options());
+    let before = version(&one(&database, put("a", "1")));
+    store.set_faults(|faults| faults.fail_commit = Some((0, Failure::Applied)));
+    assert!(end(send(&database, vec![put("b", "1")])).is_err());
+    let doubtful = database.view().read(&key("b")).unwrap().unwrap().version;
+    assert!(doubtful > before);
+    let again = start(store.crash(), options());
+    assert!(version(&one(&again, put("c", "1"))) > doubtful);
+}
+
+#[test]
+fn versions_go_on_past_a_raised_ceiling() {
+    let store = MemoryStore::new();
+    let snapshot = store.snapshot().unwrap();
+    let mut versions = versions::Versions::load(&*snapshot).unwrap();
+    let mut last = 0;
+    for _ in 0..3 {
+        versions.reserve(CEILING_STEP as usize, &*store).unwrap();
+        for _ in 0..CEILING_STEP {
+            let version = versions.take();
+            assert_eq!(version, last + 1);
+            last = version;
+        }
+    }
+    let loaded = versions::Versions::load(&*store.snapshot().unwrap()).unwrap();
+    assert!(loaded.last() >= last);
+}
+
+#[test]
+fn versions_never_reach_what_json_readers_cannot_hold() {
+    let store = MemoryStore::new();
+    let ceiling = |value: u64| {
+        let key = [&[TYPE_META][..], b"versions"].concat();
+        (Space::Data, key.into(), Some(bytes::Bytes::copy_from_slice(&value.to_le_bytes())))
+    };
+    store.commit(vec![ceiling(VERSION_END - 5)], true).unwrap();
+    let database = start(store.clone(), options());
+    assert_eq!(end(send(&database, vec![put("a", "1")])).unwrap_err(), WriteError::ReadOnly);
+    store.commit(vec![ceiling(VERSION_END + 1)], true).unwrap();
+    let options = options();
+    let started = Database::start(store, Arc::new(NoObserver), &Default::default(), options);
+    assert!(matches!(started, Err(StoreError::Corrupt(_))));
+}
