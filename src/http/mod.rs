@@ -4,6 +4,7 @@ pub mod cache_control;
 pub mod conditional;
 pub mod encoding;
 pub mod engine;
+pub mod epoll;
 pub mod etag;
 pub mod headers;
 pub mod listener;

@@ -72,7 +72,13 @@ impl Client {
     }
 
     /// Sends one request and reads its answer.
-    pub fn try_send(&mut self, method: &str, path: &str, headers: &[(&str, &str)], body: &[u8]) -> std::io::Result<Answer> {
+    pub fn try_send(
+        &mut self,
+        method: &str,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: &[u8],
+    ) -> std::io::Result<Answer> {
         let mut connection = match self.connection.take() {
             Some(connection) => connection,
             None => Connection::try_open(&self.address)?,
@@ -118,7 +124,13 @@ impl Connection {
     }
 
     /// Sends a request with `Host` and, where there is a body or the method expects one, `Content-Length`.
-    pub fn write_request(&mut self, method: &str, path: &str, headers: &[(&str, &str)], body: &[u8]) -> std::io::Result<()> {
+    pub fn write_request(
+        &mut self,
+        method: &str,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: &[u8],
+    ) -> std::io::Result<()> {
         let mut text = format!("{method} {path} HTTP/1.1\r\n");
         if !headers.iter().any(|(name, _)| name.eq_ignore_ascii_case("host")) {
             text.push_str("Host: localhost\r\n");
@@ -181,7 +193,8 @@ impl Connection {
         if answer.header("Transfer-Encoding") == Some("chunked") {
             loop {
                 let size = self.line()?;
-                let size = usize::from_str_radix(&size, 16).map_err(|_| broken(format!("not a chunk size: {size:?}")))?;
+                let size =
+                    usize::from_str_radix(&size, 16).map_err(|_| broken(format!("not a chunk size: {size:?}")))?;
                 let start = body.len();
                 body.resize(start + size, 0);
                 self.stream.read_exact(&mut body[start..])?;

@@ -1,0 +1,187 @@
+//! Taking connections from the listeners: caps, hand-over to the least loaded thread, and errors that pass.
+//!
+//! Invariant: a connection is counted before it is accepted and until it is dropped; at the cap the listeners are left
+//! alone, and new connections wait in the kernel.
+
+use std::net::SocketAddr;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::atomic::Ordering;
+
+use rustix::event::epoll::{self, EventData, EventFlags};
+use rustix::io::Errno;
+use rustix::net::{SocketFlags, acceptfrom_with};
+
+use super::io_thread::{IoThread, LISTENER};
+use super::mailbox::Message;
+use super::slab::token;
+use super::stats::CloseReason;
+use super::wheel::TICK_MS;
+use crate::http::listener::Listener;
+use crate::http::message::Peer;
+
+/// Connections that one turn may take from one listener.
+const ACCEPTS_PER_TURN: usize = 64;
+/// The longest pause after an error, in ticks.
+const PAUSE_TICKS_MAX: u32 = (1000 / TICK_MS) as u32;
+
+/// Whether the listeners are being watched.
+#[derive(Default)]
+pub struct Accepting {
+    is_on: bool,
+    /// When to watch them again.
+    resume_at: u32,
+    /// The pause after the next error in a row.
+    pause_ticks: u32,
+}
+
+impl IoThread {
+    /// Watches the listeners.
+    pub(super) fn start_accepting(&mut self) -> std::io::Result<()> {
+        for (index, listener) in self.listeners.iter().enumerate() {
+            // Exclusive: one new connection wakes one thread.
+            let data = EventData::new_u64(token(LISTENER, index as u32));
+            epoll::add(&self.epoll, fd_of(listener), data, EventFlags::IN | EventFlags::EXCLUSIVE)?;
+        }
+        self.accepting.is_on = true;
+        Ok(())
+    }
+
+    /// Leaves the listeners alone.
+    pub(super) fn stop_accepting(&mut self) {
+        if std::mem::take(&mut self.accepting.is_on) {
+            for listener in self.listeners.iter() {
+                let _ = epoll::delete(&self.epoll, fd_of(listener));
+            }
+        }
+    }
+
+    /// Milliseconds until the listeners are to be watched again.
+    pub(super) fn accept_wait_ms(&self) -> Option<u64> {
+        let is_paused = !self.accepting.is_on && !self.core.draining;
+        is_paused.then(|| u64::from(self.accepting.resume_at.saturating_sub(self.core.tick)) * TICK_MS)
+    }
+
+    /// Watches the listeners again if the pause is over.
+    pub(super) fn resume_accepting(&mut self) {
+        if self.accept_wait_ms() == Some(0)
+            && let Err(error) = self.start_accepting()
+        {
+            log::error!("cannot watch the listeners: {error}");
+            self.stop_accepting();
+            self.pause_accepting();
+        }
+    }
+
+    fn pause_accepting(&mut self) {
+        self.stop_accepting();
+        let accepting = &mut self.accepting;
+        accepting.pause_ticks = (accepting.pause_ticks * 2).clamp(1, PAUSE_TICKS_MAX);
+        accepting.resume_at = self.core.tick + accepting.pause_ticks;
+    }
+
+    /// Takes what waits at a listener.
+    pub(super) fn accept(&mut self, listener: usize) {
+        for _ in 0..ACCEPTS_PER_TURN {
+            if !self.accepting.is_on {
+                return;
+            }
+            if !self.core.shared.claim_connection(self.core.limits.connections_max) {
+                if !self.evict_anywhere() {
+                    // One tick, not a growing pause: a connection may end at any moment.
+                    self.accepting.pause_ticks = 0;
+                    self.pause_accepting();
+                }
+                continue;
+            }
+            let accepted =
+                acceptfrom_with(fd_of(&self.listeners[listener]), SocketFlags::NONBLOCK | SocketFlags::CLOEXEC);
+            if accepted.is_err() {
+                self.core.shared.release_connection();
+            }
+            match accepted {
+                Ok((socket, address)) => {
+                    self.accepting.pause_ticks = 0;
+                    let address = address.and_then(|address| SocketAddr::try_from(address).ok());
+                    let peer = address.map_or(Peer::Unix, |at| Peer::Tcp(at.ip().to_canonical(), at.port()));
+                    self.admit(socket, peer);
+                }
+                Err(Errno::AGAIN) => return,
+                Err(error) if is_of_the_connection(error) => {}
+                Err(error) => {
+                    self.core.shared.stats.accept_errors.inc();
+                    log::warn!("accept failed: {error}");
+                    if matches!(error, Errno::MFILE | Errno::NFILE) {
+                        self.evict_anywhere();
+                    }
+                    self.pause_accepting();
+                }
+            }
+        }
+    }
+
+    /// Takes a connection that is counted in the total, or hands it to the thread that has fewest.
+    fn admit(&mut self, socket: OwnedFd, peer: Peer) {
+        let shared = &self.core.shared;
+        shared.stats.accepted.inc();
+        if !shared.claim_address(peer, self.core.limits.connections_per_address_max) {
+            shared.release_connection();
+            shared.stats.count_closed(CloseReason::AddressLimit);
+            return;
+        }
+        shared.stats.connections.inc();
+        let load = |index: usize| shared.io[index].load.load(Ordering::Relaxed);
+        let own = load(self.index);
+        let least = (0..shared.io.len()).min_by_key(|&index| load(index)).filter(|&index| load(index) < own);
+        shared.io[least.unwrap_or(self.index)].load.fetch_add(1, Ordering::Relaxed);
+        match least {
+            Some(index) => shared.io[index].mailbox.send(Message::Connection(socket, peer)),
+            None => self.adopt(socket, peer),
+        }
+    }
+
+    /// Makes room by closing the connection that has been idle longest, on whatever thread. True if it was one of ours.
+    fn evict_anywhere(&mut self) -> bool {
+        self.publish_idle();
+        let views = &self.core.shared.io;
+        let since = |index: usize| views[index].idle_since.load(Ordering::Relaxed);
+        let oldest = (0..views.len()).min_by_key(|&index| since(index)).filter(|&index| since(index) != u32::MAX);
+        match oldest {
+            Some(index) if index == self.index => self.evict_own(),
+            Some(index) => {
+                views[index].mailbox.send(Message::Evict);
+                false
+            }
+            None => false,
+        }
+    }
+}
+
+fn fd_of(listener: &Listener) -> BorrowedFd<'_> {
+    match listener {
+        Listener::Tcp(listener) => listener.as_fd(),
+        Listener::Unix(listener) => listener.as_fd(),
+    }
+}
+
+/// Makes a listener's accept return at once.
+pub fn set_nonblocking(listener: &Listener) -> std::io::Result<()> {
+    Ok(rustix::io::ioctl_fionbio(fd_of(listener), true)?)
+}
+
+/// Whether an error of accept is one connection's, and the next may be tried at once (accept(2), "Error handling").
+fn is_of_the_connection(error: Errno) -> bool {
+    matches!(
+        error,
+        Errno::INTR
+            | Errno::CONNABORTED
+            | Errno::NETDOWN
+            | Errno::PROTO
+            | Errno::NOPROTOOPT
+            | Errno::HOSTDOWN
+            | Errno::NONET
+            | Errno::HOSTUNREACH
+            | Errno::OPNOTSUPP
+            | Errno::NETUNREACH
+            | Errno::PERM
+    )
+}

@@ -1,0 +1,229 @@
+//! A request's body while it comes in: decoding, limits and pace.
+//!
+//! Invariant: memory grows with what has come, not with what was announced.
+
+use std::time::Duration;
+
+use super::chunked::{ChunkError, Chunked};
+use super::lane::PipeWriter;
+use super::parse::BodyFraming;
+use super::wheel::TICK_MS;
+use crate::http::message::{Request, Trace};
+use crate::limits::Limits;
+
+/// Where the decoded bytes go.
+pub enum Sink {
+    /// Into memory, for a handler that gets the whole body.
+    Memory(Box<ForHandler>),
+    /// Into the pipe of an import lane.
+    Lane {
+        /// The pipe.
+        pipe: PipeWriter,
+        /// The pipe is full: the socket is left alone until its reader has room.
+        is_paused: bool,
+    },
+}
+
+/// A request that waits for its body.
+pub struct ForHandler {
+    /// The request, its body still empty.
+    pub request: Request,
+    /// Its notes.
+    pub trace: Trace,
+    /// The body as far as it has come.
+    pub bytes: Vec<u8>,
+    /// The body is one value, for the error code of 413.
+    pub is_value: bool,
+}
+
+enum Decoder {
+    Length(u64),
+    Chunked(Chunked),
+}
+
+/// A body that is coming in.
+pub struct Incoming {
+    /// Where it goes.
+    pub sink: Sink,
+    decoder: Decoder,
+    pace: Pace,
+}
+
+/// The first piece of memory for a body that was announced larger.
+const FIRST_PIECE_BYTES: usize = 64 * 1024;
+
+impl Incoming {
+    /// A body of this framing. `framing` is not `None`.
+    pub fn new(framing: BodyFraming, bytes_max: u64, sink: Sink, pace: Pace) -> Incoming {
+        let decoder = match framing {
+            BodyFraming::None => Decoder::Length(0),
+            BodyFraming::Length(length) => Decoder::Length(length),
+            BodyFraming::Chunked => Decoder::Chunked(Chunked::new(bytes_max)),
+        };
+        Incoming { sink, decoder, pace }
+    }
+
+    /// Whether the body is complete.
+    pub fn is_done(&self) -> bool {
+        match &self.decoder {
+            Decoder::Length(left) => *left == 0,
+            Decoder::Chunked(decoder) => decoder.is_done(),
+        }
+    }
+
+    /// Takes what `input` holds of the body and says how many bytes that were.
+    pub fn take(&mut self, input: &[u8]) -> Result<usize, ChunkError> {
+        let mut scratch = Vec::new();
+        let out = match &mut self.sink {
+            Sink::Memory(waiting) => &mut waiting.bytes,
+            Sink::Lane { .. } => &mut scratch,
+        };
+        let used = match &mut self.decoder {
+            Decoder::Length(left) => {
+                let used = input.len().min(usize::try_from(*left).unwrap_or(usize::MAX));
+                if out.capacity() == 0 {
+                    out.reserve_exact(usize::try_from(*left).unwrap_or(usize::MAX).min(FIRST_PIECE_BYTES).max(used));
+                }
+                out.extend_from_slice(&input[..used]);
+                *left -= used as u64;
+                used
+            }
+            Decoder::Chunked(decoder) => decoder.decode(input, out)?,
+        };
+        self.pace.count(used);
+        if let Sink::Lane { pipe, is_paused } = &mut self.sink
+            && !scratch.is_empty()
+        {
+            *is_paused = !pipe.write(&scratch);
+        }
+        Ok(used)
+    }
+
+    /// Where the socket may be read into without a copy: the memory of a body with a length.
+    /// After reading into it, call [`Incoming::took_direct`].
+    pub fn direct(&mut self) -> Option<&mut Vec<u8>> {
+        let (Decoder::Length(left), Sink::Memory(waiting)) = (&self.decoder, &mut self.sink) else { return None };
+        let bytes = &mut waiting.bytes;
+        if bytes.len() == bytes.capacity() {
+            let left = usize::try_from(*left).unwrap_or(usize::MAX);
+            bytes.reserve_exact(left.min(bytes.len().max(FIRST_PIECE_BYTES)));
+        }
+        Some(bytes)
+    }
+
+    /// Accounts for `read` bytes that came in directly, and returns those that lie behind the body.
+    pub fn took_direct(&mut self, read: usize) -> Vec<u8> {
+        let (Decoder::Length(left), Sink::Memory(waiting)) = (&mut self.decoder, &mut self.sink) else {
+            return Vec::new();
+        };
+        let of_body = (read as u64).min(*left);
+        *left -= of_body;
+        self.pace.count(of_body as usize);
+        let surplus = read - of_body as usize;
+        waiting.bytes.split_off(waiting.bytes.len() - surplus)
+    }
+
+    /// Whether the socket is to be left alone.
+    pub fn is_paused(&self) -> bool {
+        matches!(self.sink, Sink::Lane { is_paused: true, .. })
+    }
+
+    /// The reader of the lane has room again.
+    pub fn resume(&mut self, tick: u32, limits: &Limits) {
+        if let Sink::Lane { is_paused, .. } = &mut self.sink {
+            *is_paused = false;
+        }
+        self.pace.new_window(tick, limits);
+    }
+
+    /// When the pace must be looked at; 0 for never.
+    pub fn deadline(&self) -> u32 {
+        if self.is_paused() { 0 } else { self.pace.window_end.min(self.pace.total_end) }
+    }
+
+    /// Whether the body may go on at this tick.
+    pub fn is_in_time(&mut self, tick: u32, limits: &Limits) -> bool {
+        self.pace.is_kept(tick, limits)
+    }
+}
+
+/// How fast a body must come: a rate over windows of `limits.body_grace`, and an end for the whole.
+pub struct Pace {
+    window_end: u32,
+    window_bytes: u64,
+    total_end: u32,
+}
+
+impl Pace {
+    /// The pace of a body that begins at `tick`. An import has no end for the whole.
+    pub fn new(tick: u32, limits: &Limits, has_total: bool) -> Pace {
+        let total_end = if has_total { tick + ticks(limits.body_timeout) } else { u32::MAX };
+        let mut pace = Pace { window_end: 0, window_bytes: 0, total_end };
+        pace.new_window(tick, limits);
+        pace
+    }
+
+    fn new_window(&mut self, tick: u32, limits: &Limits) {
+        self.window_end = tick + ticks(limits.body_grace);
+        self.window_bytes = 0;
+    }
+
+    fn count(&mut self, bytes: usize) {
+        self.window_bytes += bytes as u64;
+    }
+
+    fn is_kept(&mut self, tick: u32, limits: &Limits) -> bool {
+        if tick >= self.total_end {
+            return false;
+        }
+        if tick >= self.window_end {
+            let owed = (limits.body_rate_min as u128 * limits.body_grace.as_millis() / 1000) as u64;
+            if self.window_bytes < owed.max(1) {
+                return false;
+            }
+            self.new_window(tick, limits);
+        }
+        true
+    }
+}
+
+/// A duration in ticks, rounded up.
+pub fn ticks(duration: Duration) -> u32 {
+    u32::try_from(duration.as_millis().div_ceil(u128::from(TICK_MS))).unwrap_or(u32::MAX / 4).min(u32::MAX / 4)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn limits() -> Limits {
+        Limits {
+            body_grace: Duration::from_secs(1),
+            body_rate_min: 1000,
+            body_timeout: Duration::from_secs(10),
+            ..Limits::default()
+        }
+    }
+
+    #[test]
+    fn each_window_must_bring_its_bytes() {
+        let (limits, second) = (limits(), ticks(Duration::from_secs(1)));
+        let mut pace = Pace::new(100, &limits, true);
+        pace.count(1);
+        assert!(pace.is_kept(100 + second - 1, &limits), "the grace is not over");
+        pace.count(999);
+        assert!(pace.is_kept(100 + second, &limits));
+        pace.count(999);
+        assert!(!pace.is_kept(100 + 2 * second, &limits));
+    }
+
+    #[test]
+    fn the_whole_body_has_an_end_but_an_import_has_none() {
+        let (limits, end) = (limits(), 100 + ticks(Duration::from_secs(10)));
+        for (has_total, kept) in [(true, false), (false, true)] {
+            let mut pace = Pace::new(100, &limits, has_total);
+            pace.count(1_000_000);
+            assert_eq!(pace.is_kept(end, &limits), kept);
+        }
+    }
+}

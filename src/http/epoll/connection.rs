@@ -1,0 +1,547 @@
+//! One connection: a state machine that goes as far as it can without waiting, and then says what it waits for.
+//!
+//! Invariant: one request at a time. What lies behind an unanswered request stays unread, in the buffer or in the
+//! kernel. A connection without a request owns no buffer.
+
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use rustix::buffer::spare_capacity;
+use rustix::event::epoll::EventFlags;
+use rustix::io::Errno;
+use rustix::net::{Shutdown, shutdown};
+
+use super::body::{Incoming, ticks};
+use super::mailbox::Mailbox;
+use super::parse::HeadScan;
+use super::shared::Shared;
+use super::stats::CloseReason;
+use super::write::{Flushed, Output};
+use crate::http::message::{Outcome, Peer, Response, Trace};
+use crate::http::method::Method;
+use crate::http::wire::HeadContext;
+use crate::limits::Limits;
+
+/// Bytes that one read may bring.
+const READ_BYTES: usize = 16 * 1024;
+/// Answers that one connection may get before others get their turn.
+const ANSWERS_PER_TURN: usize = 16;
+/// Reads that one connection may make before others get their turn.
+const READS_PER_TURN: usize = 16;
+/// How long a refused client may go on sending, so that it sees the answer instead of a reset.
+const LINGER: Duration = Duration::from_secs(5);
+/// How many bytes a refused client may go on sending.
+const LINGER_BYTES: usize = 8 * 1024 * 1024;
+/// Buffers that a thread keeps for the connections that become active.
+const POOLED_ACTIVE_MAX: usize = 32;
+
+/// What a thread's connections share.
+pub struct Core {
+    /// What all threads share.
+    pub shared: Arc<Shared>,
+    /// The way back to this thread.
+    pub mailbox: Arc<Mailbox>,
+    /// The limits in force, looked at again every few ticks.
+    pub limits: Arc<Limits>,
+    /// The present tick.
+    pub tick: u32,
+    /// No request is begun on a connection any more once its present one is answered.
+    pub draining: bool,
+    /// Buffers of connections that went idle. Boxed, so that taking one moves a pointer.
+    #[allow(clippy::vec_box)]
+    pub pool: Vec<Box<Active>>,
+}
+
+impl Core {
+    /// The tick at which `duration` will have passed.
+    pub fn tick_after(&self, duration: Duration) -> u32 {
+        self.tick.saturating_add(ticks(duration)).saturating_add(1)
+    }
+}
+
+/// What a connection needs only while it has something to do.
+pub struct Active {
+    /// Bytes read and not yet used, from `start` on.
+    pub(super) input: Vec<u8>,
+    pub(super) start: usize,
+    pub(super) scan: HeadScan,
+    pub(super) output: Output,
+    /// The request that is being read or answered.
+    pub(super) context: HeadContext,
+    /// The body that is being read.
+    pub(super) incoming: Option<Incoming>,
+    /// When the last bytes came.
+    pub(super) filled_at: Instant,
+    /// When an unfinished head, or the rest of a refused message, has had its time; 0 if neither is there.
+    pub(super) deadline: u32,
+    /// When a blocked write has had its time, or a body that had nothing is asked again.
+    pub(super) write_deadline: u32,
+    pub(super) retry_pull: bool,
+    pub(super) linger_left: usize,
+    pub(super) reason: CloseReason,
+}
+
+impl Active {
+    fn new() -> Active {
+        Active {
+            input: Vec::with_capacity(READ_BYTES),
+            start: 0,
+            scan: HeadScan::default(),
+            output: Output::new(),
+            context: HeadContext { method: Method::Other, http_1_0: false, keep_alive: true },
+            incoming: None,
+            filled_at: Instant::now(),
+            deadline: 0,
+            write_deadline: 0,
+            retry_pull: false,
+            linger_left: LINGER_BYTES,
+            reason: CloseReason::Finished,
+        }
+    }
+
+    /// Everything but the memory back to the start.
+    fn reset(&mut self) {
+        self.input.clear();
+        self.start = 0;
+        self.scan = HeadScan::default();
+        self.incoming = None;
+        self.deadline = 0;
+        self.write_deadline = 0;
+        self.retry_pull = false;
+        self.linger_left = LINGER_BYTES;
+        self.reason = CloseReason::Finished;
+        if self.input.capacity() > 2 * READ_BYTES {
+            self.input = Vec::with_capacity(READ_BYTES);
+        }
+        self.output.shrink();
+    }
+}
+
+/// What a connection does next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Phase {
+    /// Waits for a head, or reads one.
+    Head,
+    /// Reads a body.
+    Body,
+    /// Waits for a handler's answer.
+    Waiting,
+    /// Ends when its output is sent.
+    Closing,
+    /// Has sent all and reads what the client still sends, to drop it.
+    Linger,
+}
+
+/// What the owner of a connection is to do with it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// Nothing: the socket, the mailbox or the wheel will tell.
+    Wait,
+    /// Let others have their turn, then call [`Connection::drive`] again.
+    Again,
+    /// Drop it.
+    Close(CloseReason),
+}
+
+/// How far one step came.
+pub(super) enum Step {
+    /// An answer was pushed.
+    Answered,
+    /// On to the next phase.
+    Next,
+    /// More input is needed.
+    NeedInput,
+    /// Only the output can go on.
+    Wait,
+    /// It cannot go on.
+    Close(CloseReason),
+}
+
+/// A connection.
+pub struct Connection {
+    socket: OwnedFd,
+    pub(super) peer: Peer,
+    pub(super) phase: Phase,
+    /// The socket may hold bytes: an edge said so, and no read came back short since.
+    readable: bool,
+    /// The client will send nothing more; what it sent before may still be unread.
+    hung_up: bool,
+    /// The end of the client's bytes was read.
+    ended: bool,
+    /// The rest of a refused message may still come.
+    pub(super) linger: bool,
+    /// It stands in its thread's list of those that want another turn.
+    pub is_queued: bool,
+    /// The tick at which it last became idle.
+    pub idle_since: u32,
+    /// The tick at which [`Connection::on_deadline`] is to be called; 0 for never.
+    pub deadline: u32,
+    active: Option<Box<Active>>,
+}
+
+impl Connection {
+    /// A connection that has just been accepted.
+    pub fn new(socket: OwnedFd, peer: Peer, core: &Core) -> Connection {
+        Connection {
+            socket,
+            peer,
+            phase: Phase::Head,
+            readable: false,
+            hung_up: false,
+            ended: false,
+            linger: false,
+            is_queued: false,
+            idle_since: core.tick,
+            deadline: core.tick_after(core.limits.idle_timeout),
+            active: None,
+        }
+    }
+
+    /// The socket, for epoll.
+    pub fn socket(&self) -> &OwnedFd {
+        &self.socket
+    }
+
+    /// Who is at the other end.
+    pub fn peer(&self) -> Peer {
+        self.peer
+    }
+
+    /// Whether no request is being read or answered.
+    pub fn is_idle(&self) -> bool {
+        self.active.is_none()
+    }
+
+    /// Whether a head has begun to come and is not complete.
+    pub fn has_partial_head(&self) -> bool {
+        self.phase == Phase::Head && self.active.as_ref().is_some_and(|active| active.output.is_empty())
+    }
+
+    /// Whether all that was asked is answered, and nothing is half asked.
+    pub fn owes_nothing(&self) -> bool {
+        self.is_idle() || self.phase == Phase::Linger || self.has_partial_head()
+    }
+
+    /// Reads once more, whatever epoll said: at the drain, so that a request that has arrived is answered.
+    pub fn read_what_came(&mut self, core: &mut Core, ticket: u64) -> Verdict {
+        self.readable = true;
+        self.drive(core, ticket)
+    }
+
+    /// Brings the deadline forward.
+    pub fn shorten_deadline(&mut self, tick: u32) {
+        if let Some(active) = &mut self.active {
+            active.deadline = active.deadline.min(tick);
+            self.deadline = active.deadline;
+        }
+    }
+
+    /// The socket has news.
+    pub fn on_event(&mut self, flags: EventFlags, core: &mut Core, ticket: u64) -> Verdict {
+        let is_gone = flags.intersects(EventFlags::ERR | EventFlags::HUP);
+        if is_gone && (flags.contains(EventFlags::ERR) || matches!(self.phase, Phase::Waiting | Phase::Linger)) {
+            let reason = match self.phase {
+                Phase::Head if self.is_idle() => CloseReason::Client,
+                Phase::Linger => CloseReason::Refused,
+                _ => CloseReason::Aborted,
+            };
+            return self.close(core, reason);
+        }
+        self.readable |= flags.intersects(EventFlags::IN | EventFlags::RDHUP | EventFlags::HUP);
+        self.hung_up |= flags.intersects(EventFlags::RDHUP | EventFlags::HUP);
+        self.drive(core, ticket)
+    }
+
+    /// A handler has answered.
+    pub fn on_answer(&mut self, response: Response, trace: Trace, core: &mut Core, ticket: u64) -> Verdict {
+        let Some(mut active) = self.active.take_if(|_| matches!(self.phase, Phase::Waiting | Phase::Body)) else {
+            unsent(&core.shared, &response, &trace);
+            return Verdict::Wait;
+        };
+        if self.phase == Phase::Body {
+            // The handler did not want the rest of its import.
+            active.incoming = None;
+            self.linger = true;
+        }
+        self.answer(&mut active, core, response, trace);
+        self.active = Some(active);
+        self.drive(core, ticket)
+    }
+
+    /// The reader of an import has room again.
+    pub fn on_reader_has_room(&mut self, core: &mut Core, ticket: u64) -> Verdict {
+        if let Some(incoming) = self.active.as_mut().and_then(|active| active.incoming.as_mut()) {
+            incoming.resume(core.tick, &core.limits);
+        }
+        self.drive(core, ticket)
+    }
+
+    /// The tick in [`Connection::deadline`] has come.
+    pub fn on_deadline(&mut self, core: &mut Core, ticket: u64) -> Verdict {
+        let Some(mut active) = self.active.take() else { return Verdict::Close(CloseReason::Idle) };
+        if !active.output.is_empty() {
+            let retry = std::mem::take(&mut active.retry_pull);
+            self.active = Some(active);
+            return if retry { self.drive(core, ticket) } else { self.close(core, CloseReason::WriteTimeout) };
+        }
+        match self.phase {
+            Phase::Head => self.head_is_late(&mut active, core),
+            Phase::Body => self.body_is_due(&mut active, core),
+            Phase::Waiting | Phase::Closing => {}
+            Phase::Linger => active.linger_left = 0,
+        }
+        self.active = Some(active);
+        self.drive(core, ticket)
+    }
+
+    /// Goes as far as it can.
+    pub fn drive(&mut self, core: &mut Core, ticket: u64) -> Verdict {
+        let mut active = match self.active.take() {
+            Some(active) => active,
+            None if self.readable => core.pool.pop().unwrap_or_else(|| Box::new(Active::new())),
+            None => return Verdict::Wait,
+        };
+        let verdict = self.advance(&mut active, core, ticket);
+        if let Verdict::Close(reason) = verdict {
+            self.active = Some(active);
+            return self.close(core, reason);
+        }
+        let is_idle = self.phase == Phase::Head && active.input.len() == active.start && active.output.is_empty();
+        if is_idle && verdict == Verdict::Wait {
+            give_back(core, active);
+            self.idle_since = core.tick;
+            self.deadline = core.tick_after(core.limits.idle_timeout);
+        } else {
+            self.deadline = self.deadline_of(&active);
+            self.active = Some(active);
+        }
+        verdict
+    }
+
+    fn advance(&mut self, active: &mut Active, core: &mut Core, ticket: u64) -> Verdict {
+        let (mut answers, mut reads) = (0, 0);
+        // What is left from before goes first: a client that does not read gets no further request begun.
+        if !active.output.is_empty()
+            && let Some(verdict) = self.flush(active, core)
+        {
+            return verdict;
+        }
+        loop {
+            let step = match self.phase {
+                Phase::Head => self.next_head(active, core, ticket),
+                Phase::Body => self.next_body(active, core, ticket),
+                Phase::Waiting | Phase::Closing => Step::Wait,
+                Phase::Linger if active.linger_left == 0 => Step::Close(active.reason),
+                Phase::Linger => Step::NeedInput,
+            };
+            answers += usize::from(matches!(step, Step::Answered));
+            if matches!(step, Step::Answered | Step::Next)
+                && self.phase != Phase::Closing
+                && !active.output.wants_flush()
+                && answers < ANSWERS_PER_TURN
+            {
+                continue;
+            }
+            if !active.output.is_empty()
+                && let Some(verdict) = self.flush(active, core)
+            {
+                return verdict;
+            }
+            if self.phase == Phase::Closing && !self.begin_linger(active, core) {
+                return Verdict::Close(active.reason);
+            }
+            let verdict = match step {
+                Step::Answered if answers >= ANSWERS_PER_TURN && self.phase == Phase::Head => Some(Verdict::Again),
+                Step::Answered | Step::Next => None,
+                Step::NeedInput if reads >= READS_PER_TURN => Some(Verdict::Again),
+                Step::NeedInput => {
+                    reads += 1;
+                    self.read(active)
+                }
+                Step::Wait if self.phase == Phase::Linger => None,
+                Step::Wait => Some(Verdict::Wait),
+                Step::Close(reason) => Some(Verdict::Close(reason)),
+            };
+            if let Some(verdict) = verdict {
+                return verdict;
+            }
+        }
+    }
+
+    /// Sends what there is. `Some` if not all of it went.
+    fn flush(&mut self, active: &mut Active, core: &Core) -> Option<Verdict> {
+        let flushed = active.output.flush(&self.socket, &*core.shared.handler);
+        let progressed = active.output.take_progress();
+        match flushed {
+            Flushed::All => {
+                active.write_deadline = 0;
+                None
+            }
+            Flushed::Blocked => {
+                if progressed || active.write_deadline == 0 {
+                    active.write_deadline = core.tick_after(core.limits.idle_timeout);
+                }
+                Some(Verdict::Wait)
+            }
+            Flushed::Later => {
+                active.write_deadline = core.tick + 1;
+                active.retry_pull = true;
+                Some(Verdict::Wait)
+            }
+            Flushed::Again => {
+                active.write_deadline = core.tick_after(core.limits.idle_timeout);
+                Some(Verdict::Again)
+            }
+            Flushed::Failed => Some(Verdict::Close(CloseReason::Aborted)),
+            Flushed::Broken => Some(Verdict::Close(CloseReason::BrokenBody)),
+        }
+    }
+
+    /// Reads once. `Some` if there was nothing to read, or no more will come.
+    fn read(&mut self, active: &mut Active) -> Option<Verdict> {
+        if self.ended {
+            return Some(self.client_ended(active));
+        }
+        if !self.readable {
+            return Some(Verdict::Wait);
+        }
+        let read = loop {
+            match self.read_once(active) {
+                Err(Errno::INTR) => {}
+                read => break read,
+            }
+        };
+        match read {
+            Ok(0) => {
+                self.ended = true;
+                Some(self.client_ended(active))
+            }
+            Ok(bytes) => {
+                active.filled_at = Instant::now();
+                if self.phase == Phase::Linger {
+                    active.input.clear();
+                    active.linger_left = active.linger_left.saturating_sub(bytes);
+                }
+                None
+            }
+            Err(Errno::AGAIN) => {
+                self.readable = false;
+                Some(Verdict::Wait)
+            }
+            Err(_) => {
+                let is_between = self.phase == Phase::Head && active.input.is_empty();
+                Some(Verdict::Close(if is_between { CloseReason::Client } else { CloseReason::Aborted }))
+            }
+        }
+    }
+
+    fn read_once(&mut self, active: &mut Active) -> rustix::io::Result<usize> {
+        active.input.drain(..active.start);
+        active.start = 0;
+        let direct = if active.input.is_empty() { active.incoming.as_mut() } else { None };
+        if let Some(incoming) = direct
+            && let Some(target) = incoming.direct()
+        {
+            let room = target.capacity() - target.len();
+            let read = rustix::io::read(&self.socket, spare_capacity(target))?;
+            // A short read leaves nothing behind; the next edge tells. After a hang-up there is no next edge.
+            self.readable = read == room || self.hung_up;
+            active.input = extended(std::mem::take(&mut active.input), incoming.took_direct(read));
+            return Ok(read);
+        }
+        if active.input.capacity() - active.input.len() < READ_BYTES / 4 {
+            active.input.reserve(READ_BYTES);
+        }
+        let room = active.input.capacity() - active.input.len();
+        let read = rustix::io::read(&self.socket, spare_capacity(&mut active.input))?;
+        self.readable = read == room || self.hung_up;
+        Ok(read)
+    }
+
+    /// The client sends no more, and what it sent is not a whole message.
+    fn client_ended(&mut self, active: &mut Active) -> Verdict {
+        match self.phase {
+            Phase::Head if active.input.len() == active.start => Verdict::Close(CloseReason::Client),
+            Phase::Linger => Verdict::Close(active.reason),
+            _ => Verdict::Close(CloseReason::Aborted),
+        }
+    }
+
+    /// The last answer is sent. True if the client may still be sending, and is listened to so that it sees the answer:
+    /// closing a socket with unread bytes makes the kernel throw away what the client has not read yet.
+    fn begin_linger(&mut self, active: &mut Active, core: &Core) -> bool {
+        if self.ended || (self.hung_up && !self.readable) || !(self.linger || self.readable) {
+            return false;
+        }
+        if shutdown(&self.socket, Shutdown::Write).is_err() {
+            return false;
+        }
+        self.phase = Phase::Linger;
+        active.input.clear();
+        active.start = 0;
+        active.incoming = None;
+        active.deadline = core.tick_after(LINGER);
+        true
+    }
+
+    fn deadline_of(&self, active: &Active) -> u32 {
+        if !active.output.is_empty() {
+            return active.write_deadline;
+        }
+        match self.phase {
+            Phase::Head | Phase::Linger => active.deadline,
+            Phase::Body => active.incoming.as_ref().map_or(0, Incoming::deadline),
+            Phase::Waiting | Phase::Closing => 0,
+        }
+    }
+
+    fn body_is_due(&mut self, active: &mut Active, core: &mut Core) {
+        let Some(incoming) = active.incoming.as_mut() else { return };
+        if !incoming.is_in_time(core.tick, &core.limits) {
+            active.reason = CloseReason::BodyTimeout;
+            self.body_is_late(active, core);
+        }
+    }
+
+    /// Drops what is unsent and says why the connection ends. The owner drops the connection then.
+    pub fn close(&mut self, core: &mut Core, reason: CloseReason) -> Verdict {
+        if let Some(mut active) = self.active.take() {
+            active.output.abandon(&*core.shared.handler);
+            give_back(core, active);
+        }
+        Verdict::Close(reason)
+    }
+}
+
+/// Reports an answer whose connection is gone.
+pub fn unsent(shared: &Shared, response: &Response, trace: &Trace) {
+    let outcome = Outcome { status: response.status, body_bytes: 0, write: Duration::ZERO, complete: false };
+    let report = || shared.handler.finished(trace, &outcome);
+    // A panic while recording must not cost the thread.
+    let _ = std::panic::catch_unwind(std::panic::AssertUnwindSafe(report));
+}
+
+fn give_back(core: &mut Core, mut active: Box<Active>) {
+    if core.pool.len() < POOLED_ACTIVE_MAX {
+        active.reset();
+        core.pool.push(active);
+    }
+}
+
+fn extended(mut bytes: Vec<u8>, more: Vec<u8>) -> Vec<u8> {
+    bytes.extend_from_slice(&more);
+    bytes
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_idle_connection_is_small() {
+        let bytes = size_of::<Connection>();
+        println!("{bytes} bytes for a connection");
+        assert!(bytes <= 64, "{bytes}");
+    }
+}

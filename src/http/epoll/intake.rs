@@ -1,0 +1,265 @@
+//! From bytes to a handler: the head, the decision about the body, the body, and the hand-over.
+//!
+//! Invariant: each message gets exactly one answer. Whoever takes the trace out of its place answers.
+
+use std::io::ErrorKind;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use super::body::{ForHandler, Incoming, Pace, Sink};
+use super::chunked::ChunkError;
+use super::connection::{Active, Connection, Core, Phase, Step};
+use super::lane::Lane;
+use super::parse::{self, BodyFraming, Expectation, HeadScan, ParsedHead, Refusal};
+use super::stats::CloseReason;
+use super::workers::{Job, overloaded};
+use crate::http::engine::Admission;
+use crate::http::message::{Request, RequestBody, Response, Trace};
+use crate::http::problem::{Problem, Written};
+use crate::http::responder::{Responder, unanswered};
+use crate::http::wire::HeadContext;
+
+impl Connection {
+    /// Looks for a whole head and begins its request.
+    pub(super) fn next_head(&mut self, active: &mut Active, core: &mut Core, ticket: u64) -> Step {
+        let input = &active.input[active.start..];
+        if input.is_empty() {
+            return Step::NeedInput;
+        }
+        let parsed = match active.scan.find(input, &core.limits) {
+            Ok(None) => {
+                if active.deadline == 0 {
+                    active.deadline = core.tick_after(core.limits.head_timeout);
+                }
+                return Step::NeedInput;
+            }
+            Ok(Some((start, end))) => parse::parse(&input[start..end], &core.limits).map(|parsed| (parsed, end)),
+            Err(refusal) => Err(refusal),
+        };
+        active.scan = HeadScan::default();
+        active.deadline = 0;
+        match parsed {
+            Ok((parsed, end)) => {
+                active.start += end;
+                self.begin(active, core, ticket, parsed)
+            }
+            Err(refusal) => {
+                let method = parse::method_of(input);
+                let trace = Trace::new(method, self.peer, active.filled_at);
+                active.context = HeadContext { method, http_1_0: false, keep_alive: false };
+                self.refuse(active, core, refusal, trace)
+            }
+        }
+    }
+
+    fn begin(&mut self, active: &mut Active, core: &mut Core, ticket: u64, parsed: ParsedHead) -> Step {
+        let ParsedHead { method, head, http_1_0, keep_alive, framing, expectation } = parsed;
+        active.context = HeadContext { method, http_1_0, keep_alive };
+        let mut trace = Trace::new(method, self.peer, active.filled_at);
+        let request = Request { method, head, body: RequestBody::Bytes(Bytes::new()), peer: self.peer };
+        if expectation == Expectation::Unknown {
+            let message = "the only expectation understood here is 100-continue";
+            return self.refuse(active, core, Refusal { status: 417, code: "EXPECTATION_FAILED", message }, trace);
+        }
+        if framing == BodyFraming::None {
+            return self.dispatch(active, core, ticket, request, trace);
+        }
+        let handler = &core.shared.handler;
+        let Ok(admission) = catch_unwind(AssertUnwindSafe(|| handler.admit(&request, &mut trace))) else {
+            core.shared.stats.panics.inc();
+            return self.end_with(active, core, unanswered(method), trace);
+        };
+        let (bytes_max, sink) = match admission {
+            Admission::Refuse(response) => return self.refuse_body(active, core, framing, response, trace),
+            Admission::Read { bytes_max, value: is_value } => {
+                if matches!(framing, BodyFraming::Length(length) if length > bytes_max) {
+                    return self.refuse(active, core, too_large(is_value), trace);
+                }
+                (bytes_max, Sink::Memory(Box::new(ForHandler { request, trace, bytes: Vec::new(), is_value })))
+            }
+            Admission::Stream => {
+                let Some(lane) = Lane::claim(&core.shared, core.limits.imports_max) else {
+                    core.shared.stats.overloaded.inc();
+                    let response = overloaded(method, "all import lanes are taken; try again later");
+                    return self.end_with(active, core, response, trace);
+                };
+                let responder = Responder::new(Arc::clone(&core.mailbox) as _, ticket, trace);
+                let pipe = lane.open(&core.mailbox, ticket, request, responder);
+                (u64::MAX, Sink::Lane { pipe, is_paused: false })
+            }
+        };
+        if expectation == Expectation::Continue && active.input.len() == active.start {
+            active.output.push_continue();
+        }
+        let pace = Pace::new(core.tick, &core.limits, matches!(sink, Sink::Memory(_)));
+        active.incoming = Some(Incoming::new(framing, bytes_max, sink, pace));
+        self.phase = Phase::Body;
+        Step::Next
+    }
+
+    /// Takes what there is of the body, and hands the request over once it is whole.
+    pub(super) fn next_body(&mut self, active: &mut Active, core: &mut Core, ticket: u64) -> Step {
+        let Some(incoming) = active.incoming.as_mut() else { return Step::Close(CloseReason::Aborted) };
+        if incoming.is_paused() {
+            return Step::Wait;
+        }
+        match incoming.take(&active.input[active.start..]) {
+            Ok(used) => active.start += used,
+            Err(error) => return self.body_is_wrong(active, core, error),
+        }
+        if !incoming.is_done() {
+            return if incoming.is_paused() { Step::Wait } else { Step::NeedInput };
+        }
+        match active.incoming.take().map(|incoming| incoming.sink) {
+            Some(Sink::Memory(waiting)) => {
+                let ForHandler { mut request, trace, bytes, .. } = *waiting;
+                request.body = RequestBody::Bytes(bytes.into());
+                self.dispatch(active, core, ticket, request, trace)
+            }
+            Some(Sink::Lane { pipe, .. }) => {
+                pipe.finish();
+                self.phase = Phase::Waiting;
+                Step::Wait
+            }
+            None => Step::Close(CloseReason::Aborted),
+        }
+    }
+
+    /// Gives a whole request to the application: at once, or through the workers.
+    fn dispatch(
+        &mut self,
+        active: &mut Active,
+        core: &mut Core,
+        ticket: u64,
+        request: Request,
+        mut trace: Trace,
+    ) -> Step {
+        let shared = &core.shared;
+        match catch_unwind(AssertUnwindSafe(|| shared.handler.quick(&request, &mut trace))) {
+            Ok(Some(response)) => self.answer(active, core, response, trace),
+            Ok(None) => {
+                let Some(place) = shared.queue.place(core.limits.queued_requests_max) else {
+                    shared.stats.overloaded.inc();
+                    let response = overloaded(request.method, "too many requests wait for a worker; try again");
+                    return self.answer(active, core, response, trace);
+                };
+                shared.stats.queue_depth.inc();
+                let responder = Responder::new(Arc::clone(&core.mailbox) as _, ticket, trace);
+                place.fill(Job { request, responder });
+                self.phase = Phase::Waiting;
+                Step::Wait
+            }
+            Err(_) => {
+                shared.stats.panics.inc();
+                self.answer(active, core, unanswered(request.method), trace)
+            }
+        }
+    }
+
+    /// Pushes an answer and moves on.
+    pub(super) fn answer(&mut self, active: &mut Active, core: &Core, response: Response, trace: Trace) -> Step {
+        active.context.keep_alive &= !core.draining && !self.linger;
+        let ends = active.output.push(response, trace, active.context);
+        self.phase = if ends { Phase::Closing } else { Phase::Head };
+        Step::Answered
+    }
+
+    /// Answers a message that is not read to its end: the connection ends, and lingers.
+    fn end_with(&mut self, active: &mut Active, core: &Core, response: Response, trace: Trace) -> Step {
+        self.linger = true;
+        if active.reason == CloseReason::Finished {
+            active.reason = CloseReason::Refused;
+        }
+        self.answer(active, core, response, trace)
+    }
+
+    fn refuse(&mut self, active: &mut Active, core: &Core, refusal: Refusal, trace: Trace) -> Step {
+        let mut problem = Problem::new(refusal.status, refusal.code, refusal.message);
+        if refusal.status >= 500 && trace.method.is_write() {
+            problem = problem.written(Written::No);
+        }
+        self.end_with(active, core, problem.into(), trace)
+    }
+
+    /// The application does not want the body. One that has come already is dropped, and the connection goes on.
+    fn refuse_body(
+        &mut self,
+        active: &mut Active,
+        core: &Core,
+        framing: BodyFraming,
+        response: Response,
+        trace: Trace,
+    ) -> Step {
+        let waiting = (active.input.len() - active.start) as u64;
+        match framing {
+            BodyFraming::Length(length) if length <= waiting => {
+                active.start += length as usize;
+                self.answer(active, core, response, trace)
+            }
+            _ => self.end_with(active, core, response, trace),
+        }
+    }
+
+    fn body_is_wrong(&mut self, active: &mut Active, core: &Core, error: ChunkError) -> Step {
+        match active.incoming.take().map(|incoming| incoming.sink) {
+            Some(Sink::Memory(waiting)) => {
+                let refusal = match error {
+                    ChunkError::TooLarge => too_large(waiting.is_value),
+                    ChunkError::Malformed(message) => Refusal::bad(message),
+                };
+                self.refuse(active, core, refusal, waiting.trace)
+            }
+            Some(Sink::Lane { pipe, .. }) => {
+                pipe.fail(ErrorKind::InvalidData, "the chunked coding of the body is malformed");
+                self.wait_for_the_lane(active)
+            }
+            None => Step::Close(CloseReason::Aborted),
+        }
+    }
+
+    /// The body of this request is too slow: 408, or an error to the handler that reads it.
+    pub(super) fn body_is_late(&mut self, active: &mut Active, core: &Core) {
+        match active.incoming.take().map(|incoming| incoming.sink) {
+            Some(Sink::Memory(waiting)) => {
+                let refusal = late("the body of the request came too slowly");
+                self.refuse(active, core, refusal, waiting.trace);
+            }
+            Some(Sink::Lane { pipe, .. }) => {
+                pipe.fail(ErrorKind::TimedOut, "the body of the request came too slowly");
+                self.wait_for_the_lane(active);
+            }
+            None => {}
+        }
+    }
+
+    /// The handler that reads an import has been told that it ends early: it answers, and then the connection ends.
+    fn wait_for_the_lane(&mut self, active: &mut Active) -> Step {
+        self.phase = Phase::Waiting;
+        self.linger = true;
+        active.context.keep_alive = false;
+        Step::Wait
+    }
+
+    /// The head of a request did not come in time: 408.
+    pub(super) fn head_is_late(&mut self, active: &mut Active, core: &Core) {
+        let method = parse::method_of(&active.input[active.start..]);
+        active.reason = CloseReason::HeadTimeout;
+        active.context = HeadContext { method, http_1_0: false, keep_alive: false };
+        let trace = Trace::new(method, self.peer, active.filled_at);
+        self.refuse(active, core, late("the head of the request came too slowly"), trace);
+    }
+}
+
+fn late(message: &'static str) -> Refusal {
+    Refusal { status: 408, code: "REQUEST_TIMEOUT", message }
+}
+
+fn too_large(is_value: bool) -> Refusal {
+    let (code, message) = match is_value {
+        true => ("VALUE_TOO_LARGE", "the value is larger than limits.value_bytes_max"),
+        false => ("BODY_TOO_LARGE", "the body is larger than limits.body_bytes_max"),
+    };
+    Refusal { status: 413, code, message }
+}

@@ -1,0 +1,290 @@
+//! An I/O thread: an epoll instance, the connections it owns, their deadlines, and its mailbox.
+//!
+//! Invariant: a turn does a bounded amount of work for each connection that has news, and none for the others.
+
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use rustix::buffer::spare_capacity;
+use rustix::event::Timespec;
+use rustix::event::epoll::{self, CreateFlags, Event, EventData, EventFlags};
+use rustix::io::Errno;
+
+use super::accept::Accepting;
+use super::body::ticks;
+use super::connection::{Connection, Core, Verdict, unsent};
+use super::mailbox::Message;
+use super::shared::Shared;
+use super::slab::{NO_CONNECTION, Slab, slot_of, token};
+use super::stats::CloseReason;
+use super::wheel::{IdleOrder, TICK_MS, Wheel};
+use crate::http::listener::Listener;
+use crate::http::message::Peer;
+
+/// The generation that marks a listener's token.
+pub(super) const LISTENER: u32 = NO_CONNECTION;
+const MAILBOX: u64 = token(NO_CONNECTION + 1, 0);
+const EVENTS_PER_TURN: usize = 256;
+/// How often the limits are looked at again.
+const LIMITS_EVERY: Duration = Duration::from_millis(100);
+/// How long an unfinished head may go on once the server stops.
+const DRAIN_HEAD_GRACE: Duration = Duration::from_secs(1);
+
+/// One I/O thread.
+pub struct IoThread {
+    pub(super) core: Core,
+    pub(super) index: usize,
+    pub(super) epoll: OwnedFd,
+    pub(super) listeners: Arc<Vec<Listener>>,
+    pub(super) accepting: Accepting,
+    connections: Slab,
+    wheel: Wheel,
+    idle: IdleOrder,
+    /// Connections that had more to do than one turn allows.
+    ready: Vec<u64>,
+    limits_read_at: u32,
+    is_cut: bool,
+    /// Connections that were cut before they were answered.
+    cut: usize,
+}
+
+impl IoThread {
+    /// The `index`-th thread of the engine; it watches nothing yet but its mailbox.
+    pub fn new(shared: Arc<Shared>, index: usize, listeners: Arc<Vec<Listener>>) -> std::io::Result<IoThread> {
+        let epoll = epoll::create(CreateFlags::CLOEXEC)?;
+        let mailbox = Arc::clone(&shared.io[index].mailbox);
+        epoll::add(&epoll, mailbox.event(), EventData::new_u64(MAILBOX), EventFlags::IN | EventFlags::ET)?;
+        let limits = shared.limits.get();
+        let core = Core { shared, mailbox, limits, tick: 0, draining: false, pool: Vec::new() };
+        Ok(IoThread {
+            core,
+            index,
+            epoll,
+            listeners,
+            accepting: Accepting::default(),
+            connections: Slab::default(),
+            wheel: Wheel::new(),
+            idle: IdleOrder::new(),
+            ready: Vec::new(),
+            limits_read_at: 0,
+            is_cut: false,
+            cut: 0,
+        })
+    }
+
+    /// Serves until the drain is done. Returns how many connections were cut before they were answered.
+    pub fn run(mut self) -> std::io::Result<usize> {
+        self.start_accepting()?;
+        let mut events: Vec<Event> = Vec::with_capacity(EVENTS_PER_TURN);
+        let (mut messages, mut due, mut again) = (Vec::new(), Vec::new(), Vec::new());
+        while !self.has_ended() {
+            self.wait(&mut events)?;
+            self.look_at_the_clock();
+            for event in &events {
+                self.on_event(event.data.u64(), event.flags);
+            }
+            self.core.mailbox.take(&mut messages);
+            for message in messages.drain(..) {
+                self.on_message(message);
+            }
+            std::mem::swap(&mut self.ready, &mut again);
+            for token in again.drain(..) {
+                self.with(token, |connection, core| {
+                    connection.is_queued = false;
+                    connection.drive(core, token)
+                });
+            }
+            self.wheel.fire(self.core.tick, &mut due);
+            for slot in due.drain(..) {
+                self.on_due(slot);
+            }
+            self.resume_accepting();
+            self.publish_idle();
+        }
+        Ok(self.cut)
+    }
+
+    fn has_ended(&self) -> bool {
+        self.is_cut || (self.core.draining && self.connections.len() == 0)
+    }
+
+    fn wait(&mut self, events: &mut Vec<Event>) -> std::io::Result<()> {
+        let timers = [self.wheel.wait_ms(self.core.tick), self.accept_wait_ms()];
+        let mut timeout_ms = timers.into_iter().flatten().min();
+        if !self.ready.is_empty() || !self.core.mailbox.prepare_sleep() {
+            timeout_ms = Some(0);
+        }
+        let timeout =
+            timeout_ms.map(|ms| Timespec { tv_sec: (ms / 1000) as i64, tv_nsec: ((ms % 1000) * 1_000_000) as _ });
+        events.clear();
+        match epoll::wait(&self.epoll, spare_capacity(events), timeout.as_ref()) {
+            Ok(_) | Err(Errno::INTR) => Ok(()),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    fn look_at_the_clock(&mut self) {
+        let since = self.core.shared.epoch.elapsed().as_millis() as u64;
+        self.core.tick = (since / TICK_MS) as u32;
+        if self.core.tick.wrapping_sub(self.limits_read_at) >= ticks(LIMITS_EVERY) {
+            self.limits_read_at = self.core.tick;
+            self.core.limits = self.core.shared.limits.get();
+        }
+    }
+
+    fn on_event(&mut self, token: u64, flags: EventFlags) {
+        if token == MAILBOX {
+            return;
+        }
+        if (token >> 32) as u32 == LISTENER {
+            return self.accept(slot_of(token) as usize);
+        }
+        self.with(token, |connection, core| connection.on_event(flags, core, token));
+    }
+
+    fn on_message(&mut self, message: Message) {
+        match message {
+            Message::Answer(token, answer) => {
+                let (response, trace) = *answer;
+                match self.connections.get(token) {
+                    Some(connection) => {
+                        let verdict = connection.on_answer(response, trace, &mut self.core, token);
+                        self.apply(token, verdict);
+                    }
+                    None => unsent(&self.core.shared, &response, &trace),
+                }
+            }
+            Message::Connection(socket, peer) => self.adopt(socket, peer),
+            Message::ReaderHasRoom(token) => {
+                self.with(token, |connection, core| connection.on_reader_has_room(core, token));
+            }
+            Message::Evict => drop(self.evict_own()),
+            Message::Drain => self.drain(),
+            Message::Cut => self.cut(),
+        }
+    }
+
+    fn on_due(&mut self, slot: u32) {
+        let Some(token) = self.connections.token_at(slot) else { return };
+        let tick = self.core.tick;
+        self.with(token, |connection, core| match connection.deadline {
+            // It was moved later, or lifted, since the wheel was set: setting it anew follows.
+            0 => Verdict::Wait,
+            deadline if deadline > tick => Verdict::Wait,
+            _ => connection.on_deadline(core, token),
+        });
+    }
+
+    /// Lets a connection act and does what it then asks for.
+    fn with(&mut self, token: u64, act: impl FnOnce(&mut Connection, &mut Core) -> Verdict) {
+        if let Some(connection) = self.connections.get(token) {
+            let verdict = act(connection, &mut self.core);
+            self.apply(token, verdict);
+        }
+    }
+
+    fn apply(&mut self, token: u64, verdict: Verdict) {
+        let Some(connection) = self.connections.get(token) else { return };
+        let slot = slot_of(token);
+        match verdict {
+            Verdict::Wait => {
+                let (deadline, is_idle) = (connection.deadline, connection.is_idle());
+                if deadline != 0 {
+                    self.wheel.set(slot, deadline);
+                }
+                if is_idle && self.core.draining {
+                    self.close(token, CloseReason::Drain);
+                } else if is_idle {
+                    self.idle.push(slot, connection.idle_since);
+                }
+            }
+            Verdict::Again => {
+                if !std::mem::replace(&mut connection.is_queued, true) {
+                    self.ready.push(token);
+                }
+            }
+            Verdict::Close(reason) => self.close(token, reason),
+        }
+    }
+
+    fn close(&mut self, token: u64, reason: CloseReason) {
+        let Some(mut connection) = self.connections.remove(token) else { return };
+        connection.close(&mut self.core, reason);
+        self.wheel.clear(slot_of(token));
+        self.idle.remove(slot_of(token));
+        self.forget(connection.peer(), reason);
+    }
+
+    /// Takes a connection out of all counts.
+    fn forget(&self, peer: Peer, reason: CloseReason) {
+        let shared = &self.core.shared;
+        shared.release_address(peer);
+        shared.io[self.index].load.fetch_sub(1, Ordering::Relaxed);
+        shared.release_connection();
+        shared.stats.connections.dec();
+        shared.stats.count_closed(reason);
+    }
+
+    /// Makes a connection this thread's own. It is counted already.
+    pub(super) fn adopt(&mut self, socket: OwnedFd, peer: Peer) {
+        let connection = Connection::new(socket, peer, &self.core);
+        let token = self.connections.insert(connection);
+        let Some(connection) = self.connections.get(token) else { return };
+        // Edge-triggered: registered once for everything, so that neither a slow handler nor a full socket costs a
+        // system call to change what is watched.
+        let flags = EventFlags::IN | EventFlags::OUT | EventFlags::RDHUP | EventFlags::ET;
+        match epoll::add(&self.epoll, connection.socket(), EventData::new_u64(token), flags) {
+            Ok(()) => self.apply(token, Verdict::Wait),
+            Err(error) => {
+                log::warn!("cannot watch a connection: {error}");
+                self.close(token, CloseReason::Aborted);
+            }
+        }
+    }
+
+    /// Closes the connection that has been idle longest. False if none is idle.
+    pub(super) fn evict_own(&mut self) -> bool {
+        while let Some((slot, _)) = self.idle.longest() {
+            // Those that have become active since leave the order here, and come back when they are idle again.
+            self.idle.remove(slot);
+            let Some(token) = self.connections.token_at(slot) else { continue };
+            if self.connections.get(token).is_some_and(|connection| connection.is_idle()) {
+                self.close(token, CloseReason::Evicted);
+                return true;
+            }
+        }
+        false
+    }
+
+    /// Lets the other threads know since when our longest idle connection is idle.
+    pub(super) fn publish_idle(&self) {
+        let since = self.idle.longest().map_or(u32::MAX, |(_, since)| since);
+        self.core.shared.io[self.index].idle_since.store(since, Ordering::Relaxed);
+    }
+
+    fn drain(&mut self) {
+        self.core.draining = true;
+        self.stop_accepting();
+        for token in self.connections.tokens() {
+            // A request that has arrived and was not read yet is still answered.
+            self.with(token, |connection, core| {
+                let verdict = connection.read_what_came(core, token);
+                if verdict == Verdict::Wait && connection.has_partial_head() {
+                    connection.shorten_deadline(core.tick_after(DRAIN_HEAD_GRACE));
+                }
+                verdict
+            });
+        }
+    }
+
+    fn cut(&mut self) {
+        for token in self.connections.tokens() {
+            let is_answered = self.connections.get(token).is_some_and(|connection| connection.owes_nothing());
+            self.cut += usize::from(!is_answered);
+            self.close(token, CloseReason::Drain);
+        }
+        self.is_cut = true;
+    }
+}

@@ -1,0 +1,82 @@
+//! What other threads tell an I/O thread: answers, connections handed over, and when to stop.
+//!
+//! Invariant: it never holds more than one answer for each connection and the connections that were counted at
+//! accept, so it is bounded by `limits.connections_max` without a limit of its own. Sending never blocks.
+
+use std::os::fd::OwnedFd;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use parking_lot::Mutex;
+use rustix::event::{EventfdFlags, eventfd};
+
+use crate::http::message::{Peer, Response, Trace};
+use crate::http::responder::ResponseSink;
+
+/// One message.
+pub enum Message {
+    /// The answer for a ticket.
+    Answer(u64, Box<(Response, Trace)>),
+    /// A connection that another thread accepted for this one.
+    Connection(OwnedFd, Peer),
+    /// The reader of an import has room again.
+    ReaderHasRoom(u64),
+    /// Close the longest idle connection.
+    Evict,
+    /// Look at the drain signal.
+    Drain,
+    /// Close everything and end.
+    Cut,
+}
+
+/// The mailbox of one I/O thread.
+pub struct Mailbox {
+    messages: Mutex<Vec<Message>>,
+    /// The owner sleeps, or is about to: the next message must wake it.
+    asleep: AtomicBool,
+    event: OwnedFd,
+}
+
+impl Mailbox {
+    /// An empty mailbox.
+    pub fn new() -> std::io::Result<Mailbox> {
+        let event = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
+        Ok(Mailbox { messages: Mutex::new(Vec::new()), asleep: AtomicBool::new(false), event })
+    }
+
+    /// Leaves a message and wakes the owner if it sleeps.
+    pub fn send(&self, message: Message) {
+        self.messages.lock().push(message);
+        // IMPORTANT: after the push. The owner says that it sleeps before it looks for messages a last time.
+        if self.asleep.swap(false, Ordering::SeqCst) {
+            // It fails only when the counter is full, and then the owner has been woken.
+            let _ = rustix::io::write(&self.event, &1u64.to_ne_bytes());
+        }
+    }
+
+    /// The owner is about to sleep: false if it must not, because there are messages.
+    pub fn prepare_sleep(&self) -> bool {
+        self.asleep.store(true, Ordering::SeqCst);
+        let is_empty = self.messages.lock().is_empty();
+        if !is_empty {
+            self.asleep.store(false, Ordering::SeqCst);
+        }
+        is_empty
+    }
+
+    /// The owner is awake again: all messages, into `taken`, which is empty.
+    pub fn take(&self, taken: &mut Vec<Message>) {
+        self.asleep.store(false, Ordering::SeqCst);
+        std::mem::swap(&mut *self.messages.lock(), taken);
+    }
+
+    /// What to watch (edge-triggered, so that nobody has to read it).
+    pub fn event(&self) -> &OwnedFd {
+        &self.event
+    }
+}
+
+impl ResponseSink for Mailbox {
+    fn deliver(&self, ticket: u64, response: Response, trace: Trace) {
+        self.send(Message::Answer(ticket, Box::new((response, trace))));
+    }
+}

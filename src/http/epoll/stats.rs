@@ -1,0 +1,89 @@
+//! The engine's figures.
+
+use crate::metrics::{Counter, Gauge, Registry};
+
+/// Why a connection ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CloseReason {
+    /// The client closed it between requests.
+    Client,
+    /// The client left, or the network broke, in the middle of a request or an answer.
+    Aborted,
+    /// Either side had asked for it to end with the answer.
+    Finished,
+    /// The message was refused: nobody knows where the next would begin.
+    Refused,
+    /// No request for `limits.idle_timeout`.
+    Idle,
+    /// The head did not come in time.
+    HeadTimeout,
+    /// The body did not come in time, or too slowly.
+    BodyTimeout,
+    /// The client took no byte of its answer for `limits.idle_timeout`.
+    WriteTimeout,
+    /// It was the longest idle when all connections were taken.
+    Evicted,
+    /// Its address has as many as it may.
+    AddressLimit,
+    /// The server stops.
+    Drain,
+    /// The body of an answer could not be made to its end.
+    BrokenBody,
+}
+
+const CLOSED: &str = "larder_http_connections_closed_total";
+const CLOSED_HELP: &str = "Connections that ended, by reason.";
+
+/// Counters and gauges of one engine.
+pub struct Stats {
+    /// Connections open now.
+    pub connections: Gauge,
+    /// Connections accepted.
+    pub accepted: Counter,
+    /// Errors of accept(2), which made it pause.
+    pub accept_errors: Counter,
+    /// Requests turned away because the worker queue or the import lane was full.
+    pub overloaded: Counter,
+    /// Handlers that panicked.
+    pub panics: Counter,
+    /// Workers inside a handler.
+    pub workers_busy: Gauge,
+    /// Requests that wait for a worker.
+    pub queue_depth: Gauge,
+    closed: [Counter; 12],
+}
+
+impl Stats {
+    /// Registers them all.
+    pub fn new(registry: &Registry) -> Stats {
+        let closed = |labels| registry.counter(CLOSED, CLOSED_HELP, labels);
+        Stats {
+            connections: registry.gauge("larder_http_connections", "Connections open now.", &[]),
+            accepted: registry.counter("larder_http_connections_accepted_total", "Connections accepted.", &[]),
+            accept_errors: registry.counter("larder_http_accept_errors_total", "Errors of accept, each a pause.", &[]),
+            overloaded: registry.counter("larder_http_overloaded_total", "Requests turned away: queue full.", &[]),
+            panics: registry.counter("larder_http_handler_panics_total", "Handlers that panicked.", &[]),
+            workers_busy: registry.gauge("larder_http_workers_busy", "Workers inside a handler.", &[]),
+            queue_depth: registry.gauge("larder_http_queue_depth", "Requests that wait for a worker.", &[]),
+            closed: [
+                closed(&[("reason", "client")]),
+                closed(&[("reason", "aborted")]),
+                closed(&[("reason", "finished")]),
+                closed(&[("reason", "refused")]),
+                closed(&[("reason", "idle")]),
+                closed(&[("reason", "head_timeout")]),
+                closed(&[("reason", "body_timeout")]),
+                closed(&[("reason", "write_timeout")]),
+                closed(&[("reason", "evicted")]),
+                closed(&[("reason", "address_limit")]),
+                closed(&[("reason", "drain")]),
+                closed(&[("reason", "broken_body")]),
+            ],
+        }
+    }
+
+    /// Counts one connection that ended.
+    pub fn count_closed(&self, reason: CloseReason) {
+        self.closed[reason as usize].inc();
+    }
+}

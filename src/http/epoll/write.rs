@@ -1,0 +1,303 @@
+//! What a connection has yet to send: heads and small bodies in one buffer, then at most one large or made body.
+//!
+//! Invariant: bytes leave in the order in which answers were pushed, and every answer is reported to
+//! [`Handler::finished`] once: when its last byte was taken, or when the connection is given up.
+
+use std::io::IoSlice;
+use std::os::fd::OwnedFd;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::time::Instant;
+
+use bytes::Bytes;
+use rustix::io::Errno;
+use rustix::net::{SendAncillaryBuffer, SendFlags, send, sendmsg};
+
+use crate::http::engine::Handler;
+use crate::http::message::{Body, Outcome, Puller, Response, Trace};
+use crate::http::wire::{Framing, HeadContext, push_decimal, write_head};
+
+/// Bodies up to this many bytes are copied behind their head; larger ones are sent from where they lie.
+const COPIED_BODY_BYTES: usize = 16 * 1024;
+/// Buffered bytes that are worth a write before more requests are begun.
+const FLUSH_BYTES: usize = 64 * 1024;
+/// Bytes that one connection may send before others get their turn.
+const TURN_BYTES: usize = 256 * 1024;
+/// A made body is asked again until this many bytes are there or it has no more for now.
+const PULL_BYTES: usize = 16 * 1024;
+/// A chunk size with leading zeros, so that it can be written before the size is known.
+const CHUNK_HEAD: &[u8; 10] = b"00000000\r\n";
+
+/// How a flush ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Flushed {
+    /// Everything was taken.
+    All,
+    /// The socket is full: it will say when it is not.
+    Blocked,
+    /// The body has nothing to send just now: ask again at the next tick.
+    Later,
+    /// There is more, but others come first.
+    Again,
+    /// The client is gone.
+    Failed,
+    /// The body could not be made to its end: the connection must end so that the client can tell.
+    Broken,
+}
+
+enum Tail {
+    None,
+    Bytes(Bytes),
+    Pull(PullTail),
+}
+
+struct PullTail {
+    pull: Puller,
+    /// Bytes that `Content-Length` still owes; `None` without a length.
+    left: Option<u64>,
+    is_chunked: bool,
+}
+
+struct Done {
+    trace: Trace,
+    status: u16,
+    body_bytes: u64,
+    /// Bytes of head, framing and body.
+    wire_bytes: u64,
+    handed_over: Instant,
+    complete: bool,
+}
+
+/// The sending side of a connection.
+pub struct Output {
+    buffer: Vec<u8>,
+    sent: usize,
+    tail: Tail,
+    done: Vec<Done>,
+    /// The socket took a byte since this was last cleared.
+    progressed: bool,
+}
+
+impl Output {
+    /// Nothing to send.
+    pub fn new() -> Output {
+        Output { buffer: Vec::new(), sent: 0, tail: Tail::None, done: Vec::new(), progressed: false }
+    }
+
+    /// Whether everything was sent and reported.
+    pub fn is_empty(&self) -> bool {
+        self.buffer.is_empty() && matches!(self.tail, Tail::None) && self.done.is_empty()
+    }
+
+    /// Whether no further answer may be pushed before a flush.
+    pub fn wants_flush(&self) -> bool {
+        self.buffer.len() >= FLUSH_BYTES || !matches!(self.tail, Tail::None)
+    }
+
+    /// Whether the socket took bytes since the last call.
+    pub fn take_progress(&mut self) -> bool {
+        std::mem::take(&mut self.progressed)
+    }
+
+    /// Adds the interim answer that asks for the body.
+    pub fn push_continue(&mut self) {
+        self.buffer.extend_from_slice(b"HTTP/1.1 100 Continue\r\n\r\n");
+    }
+
+    /// Adds an answer. True if the connection ends with it.
+    pub fn push(&mut self, mut response: Response, mut trace: Trace, context: HeadContext) -> bool {
+        debug_assert!(matches!(self.tail, Tail::None), "a flush comes between a large body and the next answer");
+        let handed_over = Instant::now();
+        response.seal(&mut trace);
+        let start = self.buffer.len();
+        let framing = write_head(&mut self.buffer, &response, context);
+        let mut ends = response.close || !context.keep_alive || framing == Framing::Close;
+        let mut body_bytes = 0;
+        match response.body {
+            _ if framing == Framing::None => {}
+            Body::Bytes(bytes) => {
+                body_bytes = bytes.len();
+                if bytes.len() <= COPIED_BODY_BYTES {
+                    self.buffer.extend_from_slice(&bytes);
+                } else {
+                    self.tail = Tail::Bytes(bytes);
+                }
+            }
+            Body::Pull { length, pull } => {
+                self.tail = Tail::Pull(PullTail { pull, left: length, is_chunked: framing == Framing::Chunked });
+            }
+            // The head promised a body that is not there: only the end of the connection keeps the next answer apart.
+            Body::Empty | Body::Problem(_) => ends = true,
+        }
+        let in_buffer = self.buffer.len() - start;
+        let in_tail = if matches!(self.tail, Tail::Bytes(_)) { body_bytes } else { 0 };
+        self.done.push(Done {
+            status: response.status,
+            trace,
+            body_bytes: body_bytes as u64,
+            wire_bytes: (in_buffer + in_tail) as u64,
+            handed_over,
+            complete: true,
+        });
+        ends
+    }
+
+    /// Sends as much as the socket takes.
+    pub fn flush(&mut self, socket: &OwnedFd, handler: &dyn Handler) -> Flushed {
+        let mut turn_bytes = 0;
+        loop {
+            if self.sent == self.buffer.len() {
+                self.buffer.clear();
+                self.sent = 0;
+                if turn_bytes >= TURN_BYTES && !matches!(self.tail, Tail::None) {
+                    return Flushed::Again;
+                }
+                match self.pull() {
+                    Ok(true) => {}
+                    Ok(false) => return Flushed::Later,
+                    Err(()) => return Flushed::Broken,
+                }
+            }
+            if self.buffer.is_empty() && matches!(self.tail, Tail::None) {
+                self.report(handler);
+                return Flushed::All;
+            }
+            match self.send(socket) {
+                Ok(taken) => {
+                    turn_bytes += taken;
+                    self.advance(taken);
+                }
+                Err(Errno::AGAIN) => return Flushed::Blocked,
+                Err(Errno::INTR) => {}
+                Err(_) => return Flushed::Failed,
+            }
+        }
+    }
+
+    fn send(&self, socket: &OwnedFd) -> rustix::io::Result<usize> {
+        let buffered = &self.buffer[self.sent..];
+        match &self.tail {
+            Tail::Bytes(bytes) => {
+                let bytes = &bytes[..bytes.len().min(TURN_BYTES)];
+                let slices = [IoSlice::new(buffered), IoSlice::new(bytes)];
+                sendmsg(socket, &slices, &mut SendAncillaryBuffer::default(), SendFlags::NOSIGNAL)
+            }
+            _ => send(socket, buffered, SendFlags::NOSIGNAL),
+        }
+    }
+
+    fn advance(&mut self, taken: usize) {
+        self.progressed |= taken > 0;
+        let from_buffer = taken.min(self.buffer.len() - self.sent);
+        self.sent += from_buffer;
+        if let Tail::Bytes(bytes) = &mut self.tail {
+            bytes::Buf::advance(bytes, taken - from_buffer);
+            if bytes.is_empty() {
+                self.tail = Tail::None;
+            }
+        }
+    }
+
+    /// Asks a made body for its next bytes. False if it has none for now.
+    fn pull(&mut self) -> Result<bool, ()> {
+        let Tail::Pull(tail) = &mut self.tail else { return Ok(true) };
+        if tail.is_chunked {
+            self.buffer.extend_from_slice(CHUNK_HEAD);
+        }
+        let start = self.buffer.len();
+        let mut more = true;
+        while more && self.buffer.len() - start < PULL_BYTES {
+            let before = self.buffer.len();
+            let answer = catch_unwind(AssertUnwindSafe(|| (tail.pull)(&mut self.buffer)));
+            more = match answer {
+                Ok(Ok(more)) if self.buffer.len() >= before => more,
+                _ => return Err(()),
+            };
+            if self.buffer.len() == before {
+                break;
+            }
+        }
+        let made = self.buffer.len() - start;
+        if let Some(left) = &mut tail.left {
+            // More or less than was announced: the client must not take it for the whole.
+            *left = left.checked_sub(made as u64).ok_or(())?;
+            if !more && *left > 0 {
+                return Err(());
+            }
+            more &= *left > 0;
+        }
+        if tail.is_chunked {
+            end_chunk(&mut self.buffer, start, made, more);
+        }
+        if let Some(done) = self.done.last_mut() {
+            done.body_bytes += made as u64;
+            done.wire_bytes += self.buffer.len() as u64;
+        }
+        if !more {
+            self.tail = Tail::None;
+        }
+        Ok(made > 0 || !more)
+    }
+
+    fn report(&mut self, handler: &dyn Handler) {
+        if self.done.is_empty() {
+            return;
+        }
+        let now = Instant::now();
+        for done in self.done.drain(..) {
+            let outcome = Outcome {
+                status: done.status,
+                body_bytes: done.body_bytes,
+                write: now.saturating_duration_since(done.handed_over),
+                complete: done.complete,
+            };
+            // A panic while recording must not cost the connection, nor the thread.
+            let _ = catch_unwind(AssertUnwindSafe(|| handler.finished(&done.trace, &outcome)));
+        }
+    }
+
+    /// Gives up: reports what was not sent as incomplete.
+    pub fn abandon(&mut self, handler: &dyn Handler) {
+        let in_tail = if let Tail::Bytes(bytes) = &self.tail { bytes.len() } else { 0 };
+        let mut is_cut = matches!(self.tail, Tail::Pull(_));
+        let mut unsent = (self.buffer.len() - self.sent + in_tail) as u64;
+        for done in self.done.iter_mut().rev() {
+            let missing = unsent.min(done.wire_bytes);
+            unsent -= missing;
+            done.complete = missing == 0 && !is_cut;
+            done.body_bytes -= missing.min(done.body_bytes);
+            is_cut = false;
+        }
+        self.report(handler);
+        self.buffer.clear();
+        self.sent = 0;
+        self.tail = Tail::None;
+    }
+
+    /// Lets go of memory that only a large answer needed.
+    pub fn shrink(&mut self) {
+        if self.buffer.capacity() > FLUSH_BYTES {
+            self.buffer = Vec::new();
+        }
+        if self.done.capacity() > 64 {
+            self.done = Vec::new();
+        }
+    }
+}
+
+/// Completes the chunk that starts at `start` (its head lies before), and the body if there is no more.
+fn end_chunk(buffer: &mut Vec<u8>, start: usize, made: usize, more: bool) {
+    if made == 0 {
+        buffer.truncate(start - CHUNK_HEAD.len());
+    } else {
+        let mut size = made;
+        for digit in buffer[start - CHUNK_HEAD.len()..start - 2].iter_mut().rev() {
+            *digit = b"0123456789abcdef"[size & 15];
+            size >>= 4;
+        }
+        buffer.extend_from_slice(b"\r\n");
+    }
+    if !more {
+        push_decimal(buffer, 0);
+        buffer.extend_from_slice(b"\r\n\r\n");
+    }
+}

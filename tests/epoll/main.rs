@@ -1,0 +1,9 @@
+//! The epoll engine from outside: raw sockets against a handler that does what its paths say.
+#![allow(missing_docs, clippy::unwrap_used)]
+
+mod answers;
+#[allow(dead_code)]
+mod fixture;
+#[allow(unused_imports)]
+#[path = "../support/mod.rs"]
+mod support;
