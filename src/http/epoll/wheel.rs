@@ -190,9 +190,9 @@ mod tests {
         wheel.set(2, 5 + SLOTS as u32);
         wheel.set(3, 2000);
         assert_eq!(wheel.wait_ms(0), Some(5 * TICK_MS));
-        assert_eq!(fired(&mut wheel, 4), []);
+        assert_eq!(fired(&mut wheel, 4), [0u32; 0]);
         assert_eq!(fired(&mut wheel, 5), [0, 1]);
-        assert_eq!(fired(&mut wheel, 1028), []);
+        assert_eq!(fired(&mut wheel, 1028), [0u32; 0]);
         assert_eq!(fired(&mut wheel, 1029), [2]);
         assert_eq!(fired(&mut wheel, 10_000), [3]);
         assert_eq!(wheel.wait_ms(10_000), None);
@@ -205,12 +205,12 @@ mod tests {
         wheel.set(7, 10);
         wheel.set(7, 50);
         assert_eq!(fired(&mut wheel, 10), [7]);
-        assert_eq!(fired(&mut wheel, 200), []);
+        assert_eq!(fired(&mut wheel, 200), [0u32; 0]);
         wheel.set(7, 3);
         assert_eq!(fired(&mut wheel, 201), [7], "a deadline in the past fires at once");
         wheel.set(7, 300);
         wheel.clear(7);
-        assert_eq!(fired(&mut wheel, 400), []);
+        assert_eq!(fired(&mut wheel, 400), [0u32; 0]);
     }
 
     #[test]
