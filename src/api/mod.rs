@@ -2,5 +2,9 @@
 
 pub mod access;
 pub mod cors;
+pub mod counter;
+pub mod cursor;
+pub mod item;
+pub mod merge_patch;
 pub mod names;
 pub mod ratelimit;
