@@ -1,11 +1,145 @@
 //! Builds the parts, joins them, runs, drains.
+//!
+//! The order of a start: sockets (a port that is taken is the commonest error, so it comes first) → store → engine →
+//! `READY`. The order of a stop: engine drains → committer syncs → hottest keys to disk → store closes.
 
+mod housekeeping;
+mod opening;
+mod signals;
+mod warm;
+
+use std::io::Write;
 use std::process::ExitCode;
+use std::sync::Arc;
 
-use crate::config::Config;
+use crate::api::access::Access;
+use crate::api::{Api, Parts};
+use crate::board::{self, notify};
+use crate::cache::Cache;
+use crate::config::{Config, EngineKind, ListenAddress};
+use crate::http::epoll::Epoll;
+use crate::http::listener::Listener;
+use crate::http::{DrainSignal, Ended, Engine, EngineOptions};
+use crate::limits::LiveLimits;
+use crate::logging;
+use crate::metrics::Registry;
+
+/// The process should be started anew: `EX_TEMPFAIL`.
+const EXIT_RESTART: u8 = 75;
+/// Something that a new start with the same settings will not mend.
+const EXIT_FAILURE: u8 = 1;
 
 /// Serves with this configuration until told to stop; the exit code says how it ended.
-pub fn run(_config: Config) -> ExitCode {
-    log::error!("the parts of the server are not joined yet");
-    ExitCode::FAILURE
+pub fn run(config: Config) -> ExitCode {
+    logging::init(config.log_level);
+    match serve(config) {
+        Ok(Ended::Drained) => ExitCode::SUCCESS,
+        Ok(Ended::CutShort) => {
+            log::warn!("some connections were cut: they did not finish in time");
+            ExitCode::SUCCESS
+        }
+        Ok(Ended::Exhausted) => ExitCode::from(EXIT_RESTART),
+        Err(reason) => {
+            log::error!("{reason}");
+            ExitCode::from(EXIT_FAILURE)
+        }
+    }
+}
+
+fn serve(config: Config) -> Result<Ended, String> {
+    let config = Arc::new(config);
+    let listeners = listen(&config)?;
+    let drain = DrainSignal::default();
+    let registry = Registry::default();
+    let _ticker =
+        registry.start_ticker().map_err(|error| format!("the metrics thread could not be started: {error}"))?;
+    board::process::register(&registry, &config.data_dir);
+    board::process::register_build(&registry, crate::api::health::engine_name(config.engine));
+    let limits = Arc::new(LiveLimits::new(config.limits.clone()));
+    let access = Access::open(&config, &registry).map_err(|error| error.to_string())?;
+    let cache = Arc::new(Cache::new(config.cache_bytes, board::cores(), &registry));
+    let api = Arc::new(Api::new(Parts {
+        config: config.clone(),
+        limits: limits.clone(),
+        cache,
+        access: Arc::new(access),
+        registry: registry.clone(),
+        drain: drain.clone(),
+    }));
+    signals::install(&api).map_err(|error| format!("the signal handlers could not be installed: {error}"))?;
+    let store = opening::open(&api)?;
+    let background = housekeeping::start(&api).map_err(|error| format!("a thread could not be started: {error}"))?;
+
+    announce(&listeners, &config);
+    let options = EngineOptions {
+        workers: config.workers,
+        io_threads: config.io_threads,
+        limits,
+        drain: drain.clone(),
+        registry,
+    };
+    let ended = engine(config.engine).serve(listeners, api.clone(), options);
+
+    notify::stopping("draining");
+    drain.start();
+    background.stop();
+    opening::close(&api, store)?;
+    ended.map_err(|error| format!("the {} engine stopped: {error}", crate::api::health::engine_name(config.engine)))
+}
+
+fn listen(config: &Config) -> Result<Vec<Listener>, String> {
+    let mut listeners = Vec::new();
+    for address in &config.listen {
+        let bound = match address {
+            ListenAddress::Tcp(address) => Listener::bind_tcp(*address).map(|listener| vec![listener]),
+            ListenAddress::Unix(path) => Listener::bind_unix(path).map(|listener| vec![listener]),
+            ListenAddress::Inherited => inherited(),
+        };
+        listeners.extend(bound.map_err(|error| format!("cannot listen on {address}: {error}"))?);
+    }
+    if listeners.is_empty() {
+        return Err("there is no socket to listen on; fd:// needs a systemd socket unit".to_owned());
+    }
+    Ok(listeners)
+}
+
+fn inherited() -> std::io::Result<Vec<Listener>> {
+    notify::listen_fds()?.into_iter().map(|(fd, _)| Listener::from_fd(fd)).collect()
+}
+
+/// Says on stdout where larder listens, and to the service manager that it is ready.
+fn announce(listeners: &[Listener], config: &Config) {
+    let mut out = std::io::stdout().lock();
+    let urls: Vec<String> = listeners.iter().map(Listener::url).collect();
+    // A closed stdout must not stop a server.
+    for url in &urls {
+        let _ = writeln!(out, "larder listening on {url}");
+    }
+    if let Some(url) = urls.iter().find(|url| url.starts_with("http")) {
+        let _ = writeln!(
+            out,
+            "try: curl -i -X PUT {url}/api/v1/kv/home/notes/first -H 'Content-Type: text/plain' -d 'hello'"
+        );
+    }
+    let _ = out.flush();
+    if config.engine == EngineKind::TinyHttp {
+        log::info!("engine tiny_http: for trusted networks; --engine epoll is for many or untrusted clients");
+    }
+    notify::ready(&format!("listening on {}", urls.join(", ")));
+}
+
+fn engine(kind: EngineKind) -> Box<dyn Engine> {
+    match kind {
+        EngineKind::TinyHttp => Box::new(NoEngine),
+        EngineKind::Epoll => Box::new(Epoll),
+    }
+}
+
+/// Stands where the engines will be joined.
+struct NoEngine;
+
+impl Engine for NoEngine {
+    fn serve(&self, _: Vec<Listener>, _: Arc<dyn crate::http::Handler>, _: EngineOptions) -> std::io::Result<Ended> {
+        Err(std::io::Error::other("no engine is joined yet"))
+    }
 }

@@ -1,10 +1,165 @@
-//! What larder answers: one file a resource, and the rules that stand before all of them.
+//! The resources: what each route does with the store, the cache and the figures.
+//!
+//! The way of a request through this room is the list of calls in [`Handler::quick`] and [`Handler::handle`] below:
+//! identify → route → guard → dispatch → (engine writes) → record. One file a resource; this file only joins them.
 
 pub mod access;
+pub mod cache_rules;
+pub mod cached;
 pub mod cors;
 pub mod counter;
 pub mod cursor;
+pub mod deadline;
+pub mod dispatch;
+pub mod error;
+pub mod health;
+pub mod identify;
 pub mod item;
+pub mod kv;
 pub mod merge_patch;
 pub mod names;
+pub mod observer;
 pub mod ratelimit;
+pub mod routes;
+pub mod target;
+
+use std::sync::{Arc, OnceLock};
+use std::time::Instant;
+
+use crate::cache::Cache;
+use crate::config::Config;
+use crate::http::DrainSignal;
+use crate::limits::LiveLimits;
+use crate::metrics::{Distribution, Registry};
+use crate::store::Database;
+use crate::store::recovery::RecoveryReport;
+
+use access::Access;
+use cached::Cached;
+use cors::Cors;
+use deadline::Deadlines;
+use ratelimit::RateLimiter;
+
+/// Everything the routes work with. Built once, shared by all threads.
+pub struct Api {
+    /// The settings.
+    pub config: Arc<Config>,
+    /// The limits in force.
+    pub limits: Arc<LiveLimits>,
+    /// Values near at hand.
+    pub cache: Arc<Cache<Cached>>,
+    /// Who may do what.
+    pub access: Arc<Access>,
+    /// The figures.
+    pub registry: Registry,
+    /// Those figures that this room keeps itself.
+    pub figures: Figures,
+    /// The writes that wait.
+    pub deadlines: Arc<Deadlines>,
+    /// How often.
+    pub rates: RateLimiter,
+    /// From which web pages.
+    pub cors: Cors,
+    /// Rules for `Cache-Control`.
+    pub cache_rules: cache_rules::CacheRules,
+    /// `Larder-Durability` of a relaxed write.
+    pub max_loss: Arc<str>,
+    /// Set when larder is stopping.
+    pub drain: DrainSignal,
+    /// When larder started.
+    pub started_at: Instant,
+    store: OnceLock<Arc<Database>>,
+    store_trouble: parking_lot::Mutex<Option<String>>,
+    recovery: parking_lot::Mutex<Option<RecoveryReport>>,
+}
+
+/// Figures of this room.
+pub struct Figures {
+    /// Time to read one value from the store on a miss.
+    pub store_read: Distribution,
+}
+
+/// The parts an [`Api`] is joined from.
+pub struct Parts {
+    /// The settings.
+    pub config: Arc<Config>,
+    /// The limits in force.
+    pub limits: Arc<LiveLimits>,
+    /// Values near at hand.
+    pub cache: Arc<Cache<Cached>>,
+    /// Who may do what.
+    pub access: Arc<Access>,
+    /// The figures.
+    pub registry: Registry,
+    /// Set when larder is stopping.
+    pub drain: DrainSignal,
+}
+
+impl Api {
+    /// Joins the parts. The store is attached later, when it is open.
+    pub fn new(parts: Parts) -> Api {
+        let Parts { config, limits, cache, access, registry, drain } = parts;
+        let store_read = registry.distribution(
+            "larder_store_read_seconds",
+            "Time to read one value from the store after a miss in the cache.",
+            &[],
+        );
+        Api {
+            rates: RateLimiter::new(config.rate_per_second, config.rate_burst, &registry),
+            cors: Cors::new(&config.cors_origins),
+            cache_rules: cache_rules::CacheRules::new(&config.cache_control),
+            max_loss: format!("relaxed; max-loss={}s", kv::read::seconds(config.sync_interval.as_millis() as u64))
+                .into(),
+            config,
+            limits,
+            cache,
+            access,
+            registry,
+            figures: Figures { store_read },
+            deadlines: Arc::default(),
+            drain,
+            started_at: Instant::now(),
+            store: OnceLock::new(),
+            store_trouble: parking_lot::Mutex::new(None),
+            recovery: parking_lot::Mutex::new(None),
+        }
+    }
+
+    /// Gives the routes their store. A second call changes nothing.
+    pub fn attach_store(&self, db: Arc<Database>) {
+        *self.store_trouble.lock() = None;
+        if self.store.set(db).is_err() {
+            log::error!("a store is attached already");
+        }
+    }
+
+    /// Keeps what the last start found and repaired, for `/health`.
+    pub fn note_recovery(&self, report: &RecoveryReport) {
+        *self.recovery.lock() = Some(report.clone());
+    }
+
+    /// What the last start found and repaired.
+    pub fn recovery(&self) -> Option<RecoveryReport> {
+        self.recovery.lock().clone()
+    }
+
+    /// Says why there is no store yet.
+    pub fn note_store_trouble(&self, reason: String) {
+        *self.store_trouble.lock() = Some(reason);
+    }
+
+    /// The store, once it is open.
+    pub fn store(&self) -> Option<&Arc<Database>> {
+        self.store.get()
+    }
+
+    /// Why there is no store, if that is known.
+    pub fn store_trouble(&self) -> Option<String> {
+        self.store_trouble.lock().clone()
+    }
+
+    /// The expiry clock, ms.
+    pub fn expiry_now_ms(&self) -> u64 {
+        self.store.get().map_or(0, |db| db.clock().expiry_now_ms())
+    }
+}

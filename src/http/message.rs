@@ -104,6 +104,8 @@ pub struct Trace {
     pub traceparent: Option<Box<str>>,
     /// Header lines that every answer to this request carries, whoever makes it.
     pub echoed: Vec<u8>,
+    /// The handler has identified this request and let it in; it does so once, whether or not there is a body.
+    pub admitted: bool,
 }
 
 impl Trace {
@@ -122,6 +124,7 @@ impl Trace {
             request_id: None,
             traceparent: None,
             echoed: Vec::new(),
+            admitted: false,
         }
     }
 

@@ -1,7 +1,7 @@
 //! What the tests from outside share: the real binary on a port of its own, and a plain HTTP client on a raw socket.
 //!
 //! Nothing here links against larder's own HTTP code: what is tested must not be read with its own eyes.
-#![allow(dead_code)]
+#![allow(dead_code, unused_imports, clippy::duplicated_attributes)]
 
 pub mod client;
 pub mod server;

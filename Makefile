@@ -1,0 +1,49 @@
+# larder: build, run, test, measure, deploy. `make help` lists the targets.
+
+CARGO ?= cargo
+DATA ?= ./larder-data
+LISTEN ?= 127.0.0.1:8080
+
+.PHONY: help run build test need fmt-check clippy test-rust test-release test-contract torture fuzz bench bench-peers \
+        size budget deploy clean-data
+
+help: ## list the targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{ printf "  %-16s %s\n", $$1, $$2 }'
+
+run: build ## build the release and serve ./larder-data on 127.0.0.1:8080
+	./target/release/larder serve --listen $(LISTEN) --data $(DATA)
+
+build: ## build the release binary
+	$(CARGO) build --release --locked
+
+test: need fmt-check clippy test-rust test-release test-contract ## install what is missing, then run every test
+
+need: ## install the tools that the tests use, where that is allowed
+	@sh tests/tools/need.sh
+
+fmt-check:
+	$(CARGO) fmt --check
+
+clippy:
+	$(CARGO) clippy --locked --all-targets -- -D warnings
+
+test-rust: ## unit, property and outside tests on the debug build
+	$(CARGO) test --locked
+
+test-release: build ## what only the release binary can show: memory, torture, size
+	$(CARGO) test --locked --profile fast --test release -- --test-threads 1
+
+test-contract: ## the served OpenAPI document against the running server
+	@sh tests/tools/contract.sh
+
+torture: ## a thousand kill -9 rounds with a ledger of acknowledged writes
+	LARDER_TORTURE_ROUNDS=1000 $(CARGO) test --locked --profile fast --test torture -- --nocapture
+
+size: build ## the size of the release binary
+	@stat -c 'larder: %s bytes' target/release/larder
+
+bench: ## criterion benches of the parts
+	$(CARGO) bench --locked
+
+clean-data: ## remove the local data folder of `make run`
+	rm -rf -- $(DATA)

@@ -1,0 +1,177 @@
+//! From a request to the file that answers it.
+
+use std::time::Instant;
+
+use crate::http::router::{self, Match};
+use crate::http::{Admission, Handler, Method, Outcome, Problem, Request, Responder, Response, Trace};
+
+use super::access::Grant;
+use super::ratelimit::RateKey;
+use super::routes::{self, Endpoint, Openness};
+use super::target::ValueTarget;
+use super::{Api, error, health, identify, kv};
+
+impl Handler for Api {
+    fn admit(&self, request: &Request, trace: &mut Trace) -> Admission {
+        let found = match self.enter(request, trace) {
+            Ok(found) => found,
+            Err(problem) => return Admission::Refuse(problem.into()),
+        };
+        let limits = self.limits.get();
+        match (Endpoint::of(found.route.id), request.method) {
+            (Endpoint::Value, Method::Put) | (Endpoint::Collection, Method::Post) => {
+                Admission::Read { bytes_max: limits.value_bytes_max, value: true }
+            }
+            (Endpoint::Import, Method::Post) => Admission::Stream,
+            _ => Admission::Read { bytes_max: limits.body_bytes_max, value: false },
+        }
+    }
+
+    fn quick(&self, request: &Request, trace: &mut Trace) -> Option<Response> {
+        let entered = if trace.admitted { self.route(request, trace) } else { self.enter(request, trace) };
+        let found = match entered {
+            Ok(found) => found,
+            Err(problem) => return Some(problem.into()),
+        };
+        if request.method == Method::Options {
+            return Some(self.cors.options(&request.head, &found.route.allow()));
+        }
+        match Endpoint::of(found.route.id) {
+            Endpoint::Value => self.quick_value(request, &found),
+            Endpoint::Health => Some(health::health(self)),
+            Endpoint::Live => Some(health::live()),
+            Endpoint::Files => Some(nothing_here()),
+            _ => None,
+        }
+    }
+
+    fn handle(&self, request: Request, mut responder: Responder) {
+        let found = match self.route(&request, responder.trace()) {
+            Ok(found) => found,
+            Err(problem) => return responder.send(problem.into()),
+        };
+        let endpoint = Endpoint::of(found.route.id);
+        match endpoint {
+            Endpoint::Metrics => return responder.send(health::metrics(self)),
+            Endpoint::Files | Endpoint::Health | Endpoint::Live => return responder.send(nothing_here()),
+            _ => {}
+        }
+        let Some(db) = self.store() else {
+            return responder.send(error::store_unavailable(request.method.is_write()));
+        };
+        match endpoint {
+            Endpoint::Value => match ValueTarget::parse(found.parameters) {
+                Err(problem) => responder.send(problem.into()),
+                Ok(target) => match request.method {
+                    Method::Put => kv::write::put(self, db, &request, responder, &target),
+                    Method::Delete => kv::write::delete(self, db, &request, responder, &target),
+                    _ => {
+                        let response = kv::read::full(self, db, &request, responder.trace(), &target);
+                        responder.send(response);
+                    }
+                },
+            },
+            _ => responder.send(nothing_here()),
+        }
+    }
+
+    fn finished(&self, trace: &Trace, outcome: &Outcome) {
+        self.record(trace, outcome);
+    }
+}
+
+impl Api {
+    /// identify → route → guard → rate: what stands before every handler, once a request.
+    fn enter<'a>(&self, request: &'a Request, trace: &mut Trace) -> Result<Match<'a>, Problem> {
+        trace.admitted = true;
+        identify::identify(request, trace);
+        self.cors.echo(&request.head, trace);
+        let found = self.route(request, trace)?;
+        if request.method != Method::Options {
+            let granted = self.guard(request, &found);
+            self.rate(request, &granted)?;
+            granted?;
+        }
+        Ok(found)
+    }
+
+    fn route<'a>(&self, request: &'a Request, trace: &mut Trace) -> Result<Match<'a>, Problem> {
+        let path = request.head.path();
+        let found = match router::find(&routes::ROUTES, path) {
+            Some(found) => found,
+            // Nothing under /api/ is ever a file, so that a typing error there is not answered with a page.
+            None if path.starts_with("/api/") => return Err(no_such_path()),
+            None if self.config.www_dir.is_none() && path != "*" => return Err(no_such_path()),
+            None => Match { route: &routes::FILES, parameters: [""; 3] },
+        };
+        trace.route = found.route.id;
+        if request.method != Method::Options && !found.route.methods.contains(&request.method) {
+            let allow = found.route.allow();
+            let message = format!("this route answers {allow}");
+            return Err(Problem::new(405, "METHOD_NOT_ALLOWED", message).field("Allow", &allow));
+        }
+        Ok(found)
+    }
+
+    fn guard(&self, request: &Request, found: &Match<'_>) -> Result<Grant, Problem> {
+        let open = Openness {
+            files: self.config.www_dir.is_none() || self.config.www_public,
+            metrics: self.config.metrics_public,
+        };
+        let endpoint = Endpoint::of(found.route.id);
+        let Some(scope) = endpoint.scope(request.method, open) else {
+            return Ok(Grant::everything());
+        };
+        if matches!(endpoint, Endpoint::Batch | Endpoint::Namespaces) {
+            return self.access.authorize_each(&request.head, request.peer, request.method);
+        }
+        // Names need no decoding to be compared: one that is percent-encoded is no valid name and fits no token.
+        let namespace = Some(found.parameters[0]).filter(|name| !name.is_empty());
+        self.access.authorize(&request.head, request.peer, request.method, scope, namespace)
+    }
+
+    fn rate(&self, request: &Request, granted: &Result<Grant, Problem>) -> Result<(), Problem> {
+        if self.rates.is_off() {
+            return Ok(());
+        }
+        let token = granted.as_ref().ok().and_then(Grant::token_id);
+        let key = match token {
+            Some(id) => RateKey::Token(id),
+            None => RateKey::Address(self.access.client_ip(&request.head, request.peer)),
+        };
+        self.rates.check(key, request.method, Instant::now())
+    }
+
+    fn quick_value(&self, request: &Request, found: &Match<'_>) -> Option<Response> {
+        if !matches!(request.method, Method::Get | Method::Head) {
+            return None;
+        }
+        let query = request.head.query();
+        if !query.is_empty()
+            && let Err(problem) = crate::http::query::Query::parse(query, &[])
+        {
+            return Some(problem.into());
+        }
+        match ValueTarget::parse(found.parameters) {
+            Ok(target) => kv::read::quick(self, request, &target),
+            Err(problem) => Some(problem.into()),
+        }
+    }
+
+    fn record(&self, trace: &Trace, outcome: &Outcome) {
+        let spent = trace.received_at.elapsed();
+        let route = routes::label(trace.route);
+        self.registry.request(route, trace.method.as_str(), outcome.status, trace.code, spent, trace.timed);
+        if trace.timed && spent >= self.config.slow_request {
+            identify::log_slow(trace, outcome, route, spent);
+        }
+    }
+}
+
+fn no_such_path() -> Problem {
+    Problem::new(404, "NOT_FOUND", "there is no such path; /openapi.json lists those there are")
+}
+
+fn nothing_here() -> Response {
+    no_such_path().into()
+}

@@ -1,0 +1,66 @@
+//! `/health`, `/health/live` and `/metrics`.
+
+use serde_json::json;
+
+use crate::config::EngineKind;
+use crate::http::{Problem, Response};
+use crate::store::StoreState;
+
+use super::Api;
+
+/// Whether larder does its whole work: 200, or 503 with the reason.
+pub fn health(api: &Api) -> Response {
+    let state = api.store().map(|db| db.state());
+    let (store, trouble) = match &state {
+        None => ("unavailable", Some(api.store_trouble().unwrap_or_else(|| "the store is being opened".to_owned()))),
+        Some(state) => (state.name(), Some(state.reason().to_owned()).filter(|reason| !reason.is_empty())),
+    };
+    let draining = api.drain.is_set() || matches!(state, Some(StoreState::Draining));
+    let (status, reason) = match (draining, trouble) {
+        (true, _) => ("draining", Some("larder is stopping".to_owned())),
+        (false, Some(reason)) => ("degraded", Some(reason)),
+        (false, None) => ("ok", None),
+    };
+    let mut document = json!({
+        "status": status,
+        "version": env!("CARGO_PKG_VERSION"),
+        "uptime_seconds": api.started_at.elapsed().as_secs(),
+        "store": store,
+        "engine": engine_name(api.config.engine),
+    });
+    let Some(reason) = reason else {
+        return Response::with_body(200, "application/json", document.to_string()).field("Cache-Control", "no-store");
+    };
+    document["reason"] = reason.into();
+    let (code, message) = if draining {
+        ("DRAINING", "larder is stopping; it will be back after its restart")
+    } else {
+        ("STORE_UNAVAILABLE", "larder does not do its whole work; see reason")
+    };
+    let mut problem = Problem::new(503, code, message);
+    if let serde_json::Value::Object(members) = document {
+        for (name, value) in members.into_iter().filter(|(name, _)| name != "status") {
+            problem = problem.with(&name, value);
+        }
+    }
+    Response::from(problem).field("Retry-After", "5")
+}
+
+/// 200 as long as the process answers.
+pub fn live() -> Response {
+    Response::with_body(200, "application/json", &b"{\"status\":\"ok\"}"[..]).field("Cache-Control", "no-store")
+}
+
+/// The Prometheus page.
+pub fn metrics(api: &Api) -> Response {
+    Response::with_body(200, "text/plain; version=0.0.4; charset=utf-8", api.registry.expose())
+        .field("Cache-Control", "no-store")
+}
+
+/// The engine's name as it stands in the configuration.
+pub fn engine_name(engine: EngineKind) -> &'static str {
+    match engine {
+        EngineKind::TinyHttp => "tiny_http",
+        EngineKind::Epoll => "epoll",
+    }
+}

@@ -1,0 +1,38 @@
+//! Between the committer and the cache: what the one announces, the other forgets.
+
+use std::sync::Arc;
+
+use crate::cache::Cache;
+use crate::store::{CommitObserver, FullKey, Record};
+
+use super::cache_rules::CacheRules;
+use super::cached::Cached;
+
+/// Keeps the cache in step with the store.
+pub struct CacheKeeper {
+    /// The cache.
+    pub cache: Arc<Cache<Cached>>,
+    /// The rules that prepared heads follow.
+    pub rules: CacheRules,
+}
+
+impl CommitObserver for CacheKeeper {
+    fn announce(&self, key: &FullKey) {
+        self.cache.announce(key.as_bytes());
+    }
+
+    fn publish(&self, key: &FullKey, record: Option<&Arc<Record>>) {
+        let value = record.map(|record| {
+            let (namespace, collection, _) = key.parts();
+            let rule = self.rules.fixed(namespace, collection, record.expires_ms != 0);
+            let cached = Cached::new(Record::clone(record), rule);
+            let cost_bytes = cached.cost_bytes();
+            (cached, cost_bytes)
+        });
+        self.cache.publish(key.as_bytes(), value);
+    }
+
+    fn abort(&self, key: &FullKey) {
+        self.cache.abort(key.as_bytes());
+    }
+}

@@ -1,0 +1,97 @@
+//! The small duties that nobody else has: the cache's size under memory pressure, the trust in the wall clock, the end
+//! of writes that wait too long, the watchdog.
+
+use std::io;
+use std::sync::Arc;
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+use crossbeam::channel::{Sender, bounded};
+
+use crate::api::Api;
+use crate::board::watchdog::{Watchdog, WatchdogThread};
+use crate::board::{memory, notify};
+use crate::http::wire;
+
+const INTERVAL: Duration = Duration::from_secs(1);
+/// Looks at the memory come every so many intervals.
+const MEMORY_EVERY: u32 = 30;
+/// The cache never shrinks below this share of its budget.
+const CACHE_SHARE_MIN: u64 = 8;
+
+/// The threads started here.
+pub struct Background {
+    api: Arc<Api>,
+    stop: Sender<()>,
+    threads: Vec<JoinHandle<()>>,
+    watchdog: Option<WatchdogThread>,
+}
+
+/// Starts them.
+pub fn start(api: &Arc<Api>) -> io::Result<Background> {
+    let (stop, stopped) = bounded::<()>(0);
+    let watchdog = Watchdog::new();
+    let heartbeat = watchdog.heartbeat("housekeeping");
+    let watched = api.clone();
+    watchdog.stage("commit", Box::new(move || watched.store().and_then(|db| db.busy_for())));
+    let deadlines = api.deadlines.clone();
+    let ending = thread::Builder::new().name("larder-deadlines".into()).spawn(move || deadlines.run())?;
+    let keeper = api.clone();
+    let keeping = thread::Builder::new().name("larder-keeping".into()).spawn(move || {
+        let mut budget = CacheBudget { full_bytes: keeper.config.cache_bytes, now_bytes: keeper.config.cache_bytes };
+        for round in 0u32.. {
+            heartbeat.beat();
+            wire::set_clock_trusted(keeper.store().is_none_or(|db| db.clock().is_set()));
+            if round % MEMORY_EVERY == 0 {
+                budget.adjust(&keeper);
+            }
+            if stopped.recv_timeout(INTERVAL).is_err_and(|error| error.is_disconnected()) {
+                return;
+            }
+        }
+    })?;
+    let watchdog = match notify::watchdog_interval() {
+        Some(interval) => Some(watchdog.start(interval, notify::watchdog_ping)?),
+        None => None,
+    };
+    Ok(Background { api: api.clone(), stop, threads: vec![ending, keeping], watchdog })
+}
+
+impl Background {
+    /// Ends and joins them.
+    pub fn stop(self) {
+        self.api.deadlines.stop();
+        drop(self.stop);
+        drop(self.watchdog);
+        for thread in self.threads {
+            let name = thread.thread().name().unwrap_or("?").to_owned();
+            if thread.join().is_err() {
+                log::error!("the thread {name} panicked");
+            }
+        }
+    }
+}
+
+/// How much the cache may hold now.
+struct CacheBudget {
+    full_bytes: u64,
+    now_bytes: u64,
+}
+
+impl CacheBudget {
+    /// Halves the cache under memory pressure, and gives back a quarter at a time when there is room again.
+    fn adjust(&mut self, api: &Api) {
+        let Some(usage) = memory::usage() else { return };
+        let wanted = if usage.is_pressure() {
+            (self.now_bytes / 2).max(self.full_bytes / CACHE_SHARE_MIN)
+        } else {
+            (self.now_bytes + self.full_bytes / 4).min(self.full_bytes)
+        };
+        if wanted == self.now_bytes {
+            return;
+        }
+        log::warn!("memory is {:.0} % used: the cache may hold {} KiB now", usage.share() * 100.0, wanted / 1024);
+        self.now_bytes = wanted;
+        api.cache.set_budget(wanted);
+    }
+}
