@@ -37,7 +37,7 @@ test-contract: ## the served OpenAPI document against the running server
 	@sh tests/tools/contract.sh
 
 torture: ## a thousand kill -9 rounds with a ledger of acknowledged writes
-	LARDER_TORTURE_ROUNDS=1000 $(CARGO) test --locked --profile fast --test torture -- --nocapture
+	TORTURE_ROUNDS=1000 $(CARGO) test --locked --profile fast --test torture -- --nocapture
 
 size: build ## the size of the release binary
 	@stat -c 'larder: %s bytes' target/release/larder

@@ -9,9 +9,9 @@ pub mod server;
 pub use client::{Answer, Client, Connection};
 pub use server::{Server, ServerBuilder};
 
-/// The engines under test: all there are, or those named in `LARDER_TEST_ENGINES` (comma-separated).
+/// The engines under test: all there are, or those named in `TEST_ENGINES` (comma-separated).
 pub fn engines() -> Vec<String> {
-    let chosen = std::env::var("LARDER_TEST_ENGINES").unwrap_or_else(|_| "tiny_http,epoll".to_owned());
+    let chosen = std::env::var("TEST_ENGINES").unwrap_or_else(|_| "tiny_http,epoll".to_owned());
     chosen.split(',').map(str::to_owned).collect()
 }
 
