@@ -11,12 +11,14 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use xxhash_rust::xxh3::Xxh3;
 
 use crate::http::Problem;
-use crate::limits::KEY_BYTES_MAX;
+use crate::limits::{KEY_BYTES_MAX, NAME_BYTES_MAX};
 
 const FORM: u8 = 1;
 const HASH_BYTES: usize = 8;
 const CRC_BYTES: usize = 4;
-const CURSOR_BYTES_MAX: usize = 1 + HASH_BYTES + KEY_BYTES_MAX + CRC_BYTES;
+/// The longest place to go on from is a full key.
+const AFTER_BYTES_MAX: usize = 2 * (NAME_BYTES_MAX + 1) + KEY_BYTES_MAX;
+const CURSOR_BYTES_MAX: usize = 1 + HASH_BYTES + AFTER_BYTES_MAX + CRC_BYTES;
 
 /// What a list was asked for, as a number; each part counts with its length, so that no two requests look alike.
 pub fn question(parts: &[&str], reverse: bool) -> u64 {

@@ -6,6 +6,7 @@
 pub mod access;
 pub mod cache_rules;
 pub mod cached;
+pub mod catalog;
 pub mod cors;
 pub mod counter;
 pub mod cursor;
@@ -16,6 +17,7 @@ pub mod health;
 pub mod identify;
 pub mod item;
 pub mod kv;
+pub mod listing;
 pub mod merge_patch;
 pub mod names;
 pub mod observer;

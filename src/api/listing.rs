@@ -1,0 +1,276 @@
+//! The records of a collection in order: one page of them, or all of them as lines.
+//!
+//! It reads a snapshot that it is given and knows neither requests' heads nor threads.
+//! A page is live: it shows the moment at which it was asked for. A stream shows one moment from its first line to its
+//! last, which only a complete stream has: `{"end":true,"items":n,"version":v}`.
+//!
+//! Invariant: pages joined by their cursors show every record that stood throughout exactly once, in order, however
+//! early each of them ended. Memory is bounded by one page, or one piece of a stream and one record.
+
+use std::io;
+use std::ops::Bound;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+
+use crate::http::Problem;
+use crate::http::query::Query;
+use crate::http::wire::push_decimal;
+use crate::limits::{LIST_ITEMS_DEFAULT, LIST_ITEMS_MAX, MIB};
+use crate::store::{FullKey, Pair, Record, Snapshot, Space, StoreError, record};
+
+use super::cursor;
+use super::item::{ItemForm, ItemOptions, push_text, write_item};
+
+/// Bytes of lines that a stream makes at once.
+const PIECE_BYTES: usize = 64 * 1024;
+
+/// The parameters of a list.
+pub const PARAMETERS: &[&str] = &["prefix", "start", "end", "reverse", "limit", "values", "cursor"];
+
+/// What is asked of a collection. Empty texts ask nothing.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ListQuery {
+    /// Keys that begin so.
+    pub prefix: String,
+    /// Keys from this one on.
+    pub start: String,
+    /// Keys before this one.
+    pub end: String,
+    /// The same keys, backwards.
+    pub reverse: bool,
+    /// Items on a page.
+    pub limit: usize,
+    /// Whether items show their values.
+    pub values: bool,
+    /// The key after which to go on, from a cursor.
+    pub after: Option<String>,
+}
+
+impl ListQuery {
+    /// Reads the query of a list of this collection. 400 `INVALID_QUERY` or `INVALID_CURSOR`.
+    pub fn parse(raw: &str, namespace: &str, collection: &str) -> Result<ListQuery, Problem> {
+        let query = Query::parse(raw, PARAMETERS)?;
+        let text = |name| query.get(name).unwrap_or_default().to_owned();
+        let mut asked = ListQuery {
+            prefix: text("prefix"),
+            start: text("start"),
+            end: text("end"),
+            reverse: query.bool("reverse")?.unwrap_or(false),
+            limit: query.u64("limit", 1..=LIST_ITEMS_MAX as u64)?.map_or(LIST_ITEMS_DEFAULT, |limit| limit as usize),
+            values: query.bool("values")?.unwrap_or(true),
+            after: None,
+        };
+        if let Some(cursor) = query.get("cursor") {
+            asked.after = Some(cursor::decode(asked.question(namespace, collection), cursor)?);
+        }
+        Ok(asked)
+    }
+
+    /// As [`ListQuery::parse`], for a stream: it gives the whole range, so `limit` and `cursor` have no meaning there.
+    pub fn parse_stream(raw: &str, namespace: &str, collection: &str) -> Result<ListQuery, Problem> {
+        let query = Query::parse(raw, PARAMETERS)?;
+        if query.get("limit").is_some() || query.get("cursor").is_some() {
+            let message = "limit and cursor are for pages: a stream gives the whole range; leave them out";
+            return Err(Problem::new(400, "INVALID_QUERY", message));
+        }
+        ListQuery::parse(raw, namespace, collection)
+    }
+
+    /// What a cursor of this list is tied to; a page may have another `limit` or `values` than the one before.
+    fn question(&self, namespace: &str, collection: &str) -> u64 {
+        cursor::question(&[namespace, collection, &self.prefix, &self.start, &self.end], self.reverse)
+    }
+
+    /// The range of full keys, or `None` if it is empty.
+    pub fn bounds(&self, namespace: &str, collection: &str) -> Option<KeyRange> {
+        let full = |key: &str| FullKey::new(namespace, collection, key).shared();
+        let mut low = Bound::Included(full(self.prefix.as_str().max(&self.start)));
+        let mut high = successor(&full(&self.prefix));
+        if !self.end.is_empty() {
+            high = high.min(full(&self.end));
+        }
+        if let Some(after) = self.after.as_deref().map(full) {
+            match self.reverse {
+                true => high = high.min(after),
+                false if after >= *bytes_of(&low) => low = Bound::Excluded(after),
+                false => {}
+            }
+        }
+        (*bytes_of(&low) < high).then_some((low, Bound::Excluded(high)))
+    }
+}
+
+/// A range of stored keys.
+pub type KeyRange = (Bound<Bytes>, Bound<Bytes>);
+
+fn bytes_of(bound: &Bound<Bytes>) -> &Bytes {
+    static NOTHING: Bytes = Bytes::new();
+    match bound {
+        Bound::Included(bytes) | Bound::Excluded(bytes) => bytes,
+        Bound::Unbounded => &NOTHING,
+    }
+}
+
+/// The first text behind all that begin with this one. No stored key holds the byte 0xFF, so the last byte can grow.
+pub fn successor(prefix: &[u8]) -> Bytes {
+    let mut bytes = prefix.to_vec();
+    if let Some(last) = bytes.last_mut() {
+        *last = last.saturating_add(1);
+    }
+    bytes.into()
+}
+
+/// Walks a range of stored keys.
+pub fn walk(
+    snapshot: &dyn Snapshot,
+    range: &KeyRange,
+    reverse: bool,
+) -> Box<dyn Iterator<Item = Result<Pair, StoreError>> + Send> {
+    let (low, high) = (range.0.as_ref().map(|key| &key[..]), range.1.as_ref().map(|key| &key[..]));
+    snapshot.range(Space::Data, (low, high), reverse)
+}
+
+/// Whether a record counts as absent at this moment of the expiry clock.
+pub fn is_expired(expires_ms: u64, now_ms: u64) -> bool {
+    expires_ms != 0 && expires_ms <= now_ms
+}
+
+/// What makes a page end before its limit.
+#[derive(Clone, Copy, Debug)]
+pub struct PageBudget {
+    /// Bytes of the answer; one item may exceed them alone.
+    pub bytes_max: usize,
+    /// Expired records that are passed over.
+    pub skipped_max: usize,
+    /// Time spent reading.
+    pub time_max: Duration,
+}
+
+impl Default for PageBudget {
+    fn default() -> PageBudget {
+        PageBudget { bytes_max: MIB, skipped_max: 10_000, time_max: Duration::from_millis(50) }
+    }
+}
+
+/// One page as JSON: `{"items":[…],"next":"…"|null}`. `now_ms` is the moment of the expiry clock.
+pub fn page(
+    snapshot: &dyn Snapshot,
+    (namespace, collection): (&str, &str),
+    query: &ListQuery,
+    now_ms: u64,
+    budget: PageBudget,
+) -> Result<Vec<u8>, StoreError> {
+    let began_at = Instant::now();
+    let options = ItemOptions { form: ItemForm::Page, values: query.values };
+    let mut out = b"{\"items\":[".to_vec();
+    let (mut items, mut skipped, mut last, mut more) = (0, 0, None, false);
+    let pairs = query.bounds(namespace, collection).map(|range| walk(snapshot, &range, query.reverse));
+    for pair in pairs.into_iter().flatten() {
+        if skipped >= budget.skipped_max || (last.is_some() && began_at.elapsed() >= budget.time_max) {
+            more = true;
+            break;
+        }
+        let (key, record) = record_of(pair?)?;
+        if is_expired(record.expires_ms, now_ms) {
+            skipped += 1;
+            last = Some(key);
+            continue;
+        }
+        let before = out.len();
+        if items > 0 {
+            out.push(b',');
+        }
+        write_item(&mut out, None, key.parts().2, &record, options);
+        if items == query.limit || (items > 0 && out.len() > budget.bytes_max) {
+            out.truncate(before);
+            more = true;
+            break;
+        }
+        items += 1;
+        last = Some(key);
+    }
+    out.extend_from_slice(b"],\"next\":");
+    match last.filter(|_| more) {
+        Some(last) => push_text(&mut out, &cursor::encode(query.question(namespace, collection), last.parts().2)),
+        None => out.extend_from_slice(b"null"),
+    }
+    out.push(b'}');
+    Ok(out)
+}
+
+/// A stored pair as key and record.
+pub fn record_of((key, form): Pair) -> Result<(FullKey, Record), StoreError> {
+    let key =
+        FullKey::from_stored(key).ok_or_else(|| StoreError::Corrupt("a key that larder does not write".into()))?;
+    Ok((key, record::decode(form)?))
+}
+
+/// What a stream of lines shows besides its range.
+pub struct LineOptions {
+    /// Lines name namespace and collection (exports).
+    pub paths: bool,
+    /// Lines show values.
+    pub values: bool,
+    /// Only records of later versions.
+    pub since: u64,
+    /// The version of the snapshot, for the end line.
+    pub version: u64,
+    /// After this instant the stream is cut.
+    pub deadline: Instant,
+}
+
+/// All records of a range as NDJSON, made piece by piece, with the end line behind them.
+pub struct Lines {
+    pairs: Box<dyn Iterator<Item = Result<Pair, StoreError>> + Send>,
+    now_ms: Box<dyn Fn() -> u64 + Send>,
+    options: LineOptions,
+    items: u64,
+}
+
+impl Lines {
+    /// Streams a walk. `now_ms` tells the expiry clock: what expires while the stream runs does not show.
+    pub fn new(
+        pairs: Box<dyn Iterator<Item = Result<Pair, StoreError>> + Send>,
+        now_ms: Box<dyn Fn() -> u64 + Send>,
+        options: LineOptions,
+    ) -> Lines {
+        Lines { pairs, now_ms, options, items: 0 }
+    }
+
+    /// Appends the next lines and says whether more will come. An error cuts the stream: it then has no end line.
+    pub fn pull(&mut self, out: &mut Vec<u8>) -> io::Result<bool> {
+        if Instant::now() >= self.options.deadline {
+            return Err(io::Error::new(io::ErrorKind::TimedOut, "the stream has held its snapshot for too long"));
+        }
+        let (full, now_ms) = (out.len() + PIECE_BYTES, (self.now_ms)());
+        let options = ItemOptions { form: ItemForm::Line, values: self.options.values };
+        while out.len() < full {
+            let Some(pair) = self.pairs.next() else {
+                self.push_end(out);
+                return Ok(false);
+            };
+            let (key, record) = pair.and_then(record_of).map_err(io::Error::other)?;
+            if is_expired(record.expires_ms, now_ms) || record.version <= self.options.since {
+                continue;
+            }
+            let (namespace, collection, name) = key.parts();
+            write_item(out, self.options.paths.then_some((namespace, collection)), name, &record, options);
+            out.push(b'\n');
+            self.items += 1;
+        }
+        Ok(true)
+    }
+
+    fn push_end(&self, out: &mut Vec<u8>) {
+        out.extend_from_slice(b"{\"end\":true,\"items\":");
+        push_decimal(out, self.items);
+        out.extend_from_slice(b",\"version\":");
+        push_decimal(out, self.options.version);
+        out.extend_from_slice(b"}\n");
+    }
+}
+
+#[cfg(test)]
+#[path = "listing_tests.rs"]
+mod tests;
