@@ -17,6 +17,7 @@ pub mod range;
 pub mod responder;
 pub mod router;
 pub mod static_files;
+pub mod tiny;
 pub mod wire;
 
 pub use engine::{Admission, DrainSignal, Ended, Engine, EngineOptions, Handler};

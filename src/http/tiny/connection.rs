@@ -1,0 +1,287 @@
+//! The connections that the engine knows, and the order of the requests on each.
+//!
+//! Invariant: of one connection at most one request is at work. Those behind it wait here, never in a thread; an
+//! ended connection lets none of its requests begin.
+
+use std::collections::{HashMap, VecDeque};
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI32, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
+
+const SHARDS: usize = 16;
+/// An ended connection is asked at most this often whether a new one has taken over its address.
+const SUCCESSOR_CHECK: Duration = Duration::from_millis(50);
+
+/// What names a connection: our port and the peer's address as tiny_http tells it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Key {
+    /// The port of the listener.
+    pub port: u16,
+    /// The peer, IPv4-mapped addresses left as they are.
+    pub peer: SocketAddr,
+}
+
+/// A request as tiny_http delivered it.
+pub struct Incoming {
+    /// tiny_http's request.
+    pub raw: tiny_http::Request,
+    /// When the engine got hold of it.
+    pub received_at: Instant,
+}
+
+/// How fast a body comes, for the guard.
+pub struct BodyPace {
+    /// When reading began.
+    pub began_at: Instant,
+    /// Bytes read so far, after transfer decoding.
+    pub bytes: AtomicU64,
+    /// The whole transfer may not take longer than this; `None` for imports, where only the rate counts.
+    pub timeout: Option<Duration>,
+    /// Bytes on the wire that this body may have at most, if it is limited.
+    pub wire_bytes_max: Option<u64>,
+}
+
+/// One connection.
+pub struct Connection {
+    /// Its name.
+    pub key: Key,
+    /// The descriptor number at which it was last found.
+    pub fd_hint: AtomicI32,
+    /// Requests taken from it.
+    pub taken: AtomicU64,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    busy: bool,
+    ended_at: Option<Instant>,
+    waiting: VecDeque<Incoming>,
+    unsent_bytes: usize,
+    body: Option<Arc<BodyPace>>,
+}
+
+/// Where a request stands after it was put in its connection's order.
+pub enum Place {
+    /// It is its turn.
+    Run(Arc<Connection>, Incoming),
+    /// It waits behind another of its connection.
+    Waits,
+    /// Too many wait already: the connection must end.
+    Overrun(Arc<Connection>, Incoming),
+    /// The connection has ended; nothing of it is begun any more.
+    Discard(Arc<Connection>, Incoming),
+}
+
+/// What the guard wants to know of a connection.
+#[derive(Clone)]
+pub struct Glimpse {
+    /// A request of it is at work, or waits.
+    pub busy: bool,
+    /// The engine has ended it.
+    pub ended: bool,
+    /// Requests taken from it so far.
+    pub taken: u64,
+    /// The body that is being read.
+    pub body: Option<Arc<BodyPace>>,
+}
+
+impl Connection {
+    fn new(key: Key) -> Connection {
+        Connection { key, fd_hint: AtomicI32::new(-1), taken: AtomicU64::new(0), state: Mutex::default() }
+    }
+
+    fn place(self: Arc<Self>, incoming: Incoming, waiting_max: usize) -> Place {
+        let mut state = self.state.lock();
+        if state.ended_at.is_some() {
+            drop(state);
+            return Place::Discard(self, incoming);
+        }
+        self.taken.fetch_add(1, Ordering::Relaxed);
+        if !state.busy {
+            state.busy = true;
+            drop(state);
+            return Place::Run(self, incoming);
+        }
+        if state.waiting.len() >= waiting_max {
+            drop(state);
+            return Place::Overrun(self, incoming);
+        }
+        state.waiting.push_back(incoming);
+        Place::Waits
+    }
+
+    /// Called when an answer has left: the next request whose turn it is, if one waits.
+    pub fn next(&self) -> Option<Incoming> {
+        let mut state = self.state.lock();
+        state.body = None;
+        let next = state.waiting.pop_front();
+        state.busy = next.is_some();
+        next
+    }
+
+    /// Ends the order: no further request begins. Returns those that waited.
+    pub fn end(&self) -> VecDeque<Incoming> {
+        let mut state = self.state.lock();
+        state.ended_at = Some(Instant::now());
+        std::mem::take(&mut state.waiting)
+    }
+
+    /// Whether the engine has ended this connection.
+    pub fn is_ended(&self) -> bool {
+        self.state.lock().ended_at.is_some()
+    }
+
+    /// Whether it is worth asking if another connection has the same address by now.
+    pub fn successor_check_due(&self) -> bool {
+        let mut state = self.state.lock();
+        let due = state.ended_at.is_some_and(|at| at.elapsed() >= SUCCESSOR_CHECK);
+        if due {
+            state.ended_at = Some(Instant::now());
+        }
+        due
+    }
+
+    /// Notes that a body is being read.
+    pub fn set_body(&self, pace: Arc<BodyPace>) {
+        self.state.lock().body = Some(pace);
+    }
+
+    /// Bytes that were written and are not known to be gone.
+    pub fn unsent_bytes(&self) -> usize {
+        self.state.lock().unsent_bytes
+    }
+
+    /// Replaces that number by what the kernel says.
+    pub fn set_unsent_bytes(&self, bytes: usize) {
+        self.state.lock().unsent_bytes = bytes;
+    }
+
+    /// Adds a write to that number.
+    pub fn add_unsent_bytes(&self, bytes: usize) {
+        self.state.lock().unsent_bytes += bytes;
+    }
+
+    /// A look from the guard.
+    pub fn glimpse(&self) -> Glimpse {
+        let state = self.state.lock();
+        Glimpse {
+            busy: state.busy,
+            ended: state.ended_at.is_some(),
+            taken: self.taken.load(Ordering::Relaxed),
+            body: state.body.clone(),
+        }
+    }
+}
+
+/// All connections that have sent a request.
+pub struct Connections {
+    shards: [Mutex<HashMap<Key, Arc<Connection>, foldhash::fast::RandomState>>; SHARDS],
+}
+
+impl Default for Connections {
+    fn default() -> Connections {
+        Connections { shards: std::array::from_fn(|_| Mutex::default()) }
+    }
+}
+
+impl Connections {
+    fn shard(&self, key: &Key) -> &Mutex<HashMap<Key, Arc<Connection>, foldhash::fast::RandomState>> {
+        // Ephemeral ports go up by two on many systems; the shift keeps both parities in use.
+        &self.shards[(key.peer.port() >> 1) as usize % SHARDS]
+    }
+
+    /// Puts a request in its connection's order. The caller must keep requests of one server in the order in which it
+    /// took them. True if the connection is new.
+    pub fn place(&self, key: Key, incoming: Incoming, waiting_max: usize) -> (Place, bool) {
+        let mut shard = self.shard(&key).lock();
+        let mut is_new = false;
+        let connection = shard.entry(key).or_insert_with(|| {
+            is_new = true;
+            Arc::new(Connection::new(key))
+        });
+        let connection = Arc::clone(connection);
+        drop(shard);
+        (connection.place(incoming, waiting_max), is_new)
+    }
+
+    /// The connection of this name, if a request of it was seen.
+    pub fn get(&self, key: &Key) -> Option<Arc<Connection>> {
+        self.shard(key).lock().get(key).cloned()
+    }
+
+    /// Forgets a connection, unless another one has taken its name.
+    pub fn remove(&self, connection: &Arc<Connection>) {
+        let mut shard = self.shard(&connection.key).lock();
+        if shard.get(&connection.key).is_some_and(|known| Arc::ptr_eq(known, connection)) {
+            shard.remove(&connection.key);
+        }
+    }
+
+    /// All connections, for the guard.
+    pub fn all(&self) -> Vec<Arc<Connection>> {
+        self.shards.iter().flat_map(|shard| shard.lock().values().cloned().collect::<Vec<_>>()).collect()
+    }
+
+    /// How many connections have a request at work.
+    pub fn busy(&self) -> usize {
+        self.all().iter().filter(|connection| connection.glimpse().busy).count()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn incoming(path: &str) -> Incoming {
+        let raw = tiny_http::TestRequest::new().with_path(path).into();
+        Incoming { raw, received_at: Instant::now() }
+    }
+
+    fn key(port: u16) -> Key {
+        Key { port: 80, peer: SocketAddr::from(([127, 0, 0, 1], port)) }
+    }
+
+    fn place(connections: &Connections, path: &str) -> Place {
+        connections.place(key(1), incoming(path), 2).0
+    }
+
+    #[test]
+    fn requests_of_one_connection_take_turns_in_their_order() {
+        let connections = Connections::default();
+        let Place::Run(connection, first) = place(&connections, "/1") else { panic!("nothing is before it") };
+        assert_eq!(first.raw.url(), "/1");
+        assert!(matches!(place(&connections, "/2"), Place::Waits));
+        assert!(matches!(place(&connections, "/3"), Place::Waits));
+        assert!(matches!(place(&connections, "/4"), Place::Overrun(..)));
+        assert_eq!(connection.next().unwrap().raw.url(), "/2");
+        assert_eq!(connection.next().unwrap().raw.url(), "/3");
+        assert!(connection.next().is_none());
+        assert!(matches!(place(&connections, "/5"), Place::Run(..)));
+    }
+
+    #[test]
+    fn other_connections_do_not_wait() {
+        let connections = Connections::default();
+        assert!(matches!(place(&connections, "/1"), Place::Run(..)));
+        let (other, is_new) = connections.place(key(2), incoming("/x"), 2);
+        assert!(matches!(other, Place::Run(..)));
+        assert!(is_new);
+        assert_eq!(connections.busy(), 2);
+    }
+
+    #[test]
+    fn nothing_begins_on_an_ended_connection() {
+        let connections = Connections::default();
+        let Place::Run(connection, _) = place(&connections, "/1") else { panic!("nothing is before it") };
+        assert!(matches!(place(&connections, "/2"), Place::Waits));
+        assert_eq!(connection.end().len(), 1);
+        assert!(connection.next().is_none());
+        assert!(matches!(place(&connections, "/3"), Place::Discard(..)));
+        connections.remove(&connection);
+        assert!(matches!(place(&connections, "/4"), Place::Run(..)));
+    }
+}

@@ -1,0 +1,298 @@
+//! The way of one request through the engine: head, body, quick answer or handler, answer.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Instant;
+
+use parking_lot::Mutex;
+
+use super::body::{self, BodyError, BodyReader, RawRequest, SharedRequest};
+use super::connection::{BodyPace, Connection, Incoming};
+use super::crew::{self, Entry, Job};
+use super::figures::Reason;
+use super::head::{self, BodyKind, Manner};
+use super::reply;
+use super::shared::Shared;
+use crate::http::engine::Admission;
+use crate::http::message::{Request, RequestBody, Response, Trace};
+use crate::http::method::Method;
+use crate::http::problem::{Problem, Written};
+use crate::http::responder::{Responder, ResponseSink, unanswered};
+
+/// What is needed to write an answer.
+pub struct Exchange {
+    pub(super) connection: Arc<Connection>,
+    pub(super) request: Holder,
+    pub(super) manner: Manner,
+}
+
+/// Who has tiny_http's request.
+pub enum Holder {
+    /// The exchange.
+    Own(Box<RawRequest>),
+    /// It shares it with the reader of the body.
+    Lent(Arc<SharedRequest>),
+}
+
+impl Holder {
+    /// The request, to be answered. `None` while a reader is at it.
+    pub fn take(self) -> Option<RawRequest> {
+        match self {
+            Holder::Own(request) => Some(*request),
+            Holder::Lent(shared) => shared.take(),
+        }
+    }
+}
+
+/// A request ready for the handler.
+pub struct Stage {
+    exchange: Exchange,
+    request: Request,
+    trace: Trace,
+}
+
+/// A body to be read in the side lane.
+pub struct BodyJob {
+    connection: Arc<Connection>,
+    raw: RawRequest,
+    manner: Manner,
+    request: Request,
+    trace: Trace,
+    bytes_max: u64,
+    value: bool,
+    pace: Arc<BodyPace>,
+}
+
+impl BodyJob {
+    /// The connection it comes from.
+    pub fn connection(&self) -> &Arc<Connection> {
+        &self.connection
+    }
+}
+
+/// An answer from a thread that is not the engine's.
+pub struct Reply {
+    exchange: Exchange,
+    response: Response,
+    trace: Trace,
+}
+
+impl Reply {
+    /// Writes it.
+    pub fn write(self, shared: &Arc<Shared>) {
+        reply::answer(shared, self.exchange, self.response, self.trace);
+    }
+}
+
+/// Runs a job on a worker.
+pub fn run(shared: &Arc<Shared>, job: Job) {
+    match job {
+        Job::Begin(connection, incoming) => begin(shared, connection, incoming),
+        Job::Answer(stage) => answer(shared, stage),
+        Job::Handle(stage) => handle(shared, stage),
+    }
+}
+
+/// Begins a request whose turn has come.
+fn begin(shared: &Arc<Shared>, connection: Arc<Connection>, incoming: Incoming) {
+    let manner = Manner::of(&incoming.raw);
+    let kind = BodyKind::of(&incoming.raw);
+    let mut trace = head::trace(manner, head::peer(&incoming.raw), incoming.received_at);
+    let limits = shared.limits.get();
+    let read = head::read(&incoming.raw, manner, &limits);
+    let raw = RawRequest::new(incoming.raw, kind);
+    let request = match read {
+        Ok(request) => request,
+        Err(problem) => {
+            let mut response = Response::from(problem);
+            response.close = true;
+            return reply::answer(shared, own(connection, raw, manner), response, trace);
+        }
+    };
+    if kind == BodyKind::None {
+        return answer(shared, Box::new(Stage { exchange: own(connection, raw, manner), request, trace }));
+    }
+    let admission = catch_unwind(AssertUnwindSafe(|| shared.handler.admit(&request, &mut trace)));
+    match admission {
+        Ok(Admission::Read { bytes_max, value }) => {
+            let pace = body::pace(Some(limits.body_timeout), Some(wire_bytes_max(bytes_max)));
+            let job = BodyJob { connection, raw, manner, request, trace, bytes_max, value, pace };
+            take_body(shared, Box::new(job));
+        }
+        Ok(Admission::Stream) => import(shared, connection, raw, manner, request, trace, limits.imports_max),
+        Ok(Admission::Refuse(response)) => reply::answer(shared, own(connection, raw, manner), response, trace),
+        Err(_) => {
+            shared.figures.panics.inc();
+            reply::answer(shared, own(connection, raw, manner), unanswered(manner.method), trace);
+        }
+    }
+}
+
+/// A body of one-byte chunks is six times as long on the wire.
+fn wire_bytes_max(bytes_max: u64) -> u64 {
+    bytes_max.saturating_mul(8).saturating_add(64 * 1024)
+}
+
+fn own(connection: Arc<Connection>, raw: RawRequest, manner: Manner) -> Exchange {
+    Exchange { connection, request: Holder::Own(Box::new(raw)), manner }
+}
+
+/// Takes a body that tiny_http has read already, and sends the others to the side lane.
+fn take_body(shared: &Arc<Shared>, job: Box<BodyJob>) {
+    let too_large = job.raw.kind().length().is_some_and(|length| length > job.bytes_max);
+    if too_large || job.raw.kind().is_at_hand() {
+        if let Some(stage) = read_body(shared, *job) {
+            answer(shared, stage);
+        }
+        return;
+    }
+    job.connection.set_body(Arc::clone(&job.pace));
+    if let Err(job) = shared.push_aside_body(job) {
+        let BodyJob { connection, raw, manner, trace, .. } = *job;
+        let response = overloaded(manner.method, "too many bodies at once; try again in a moment");
+        reply::answer(shared, own(connection, raw, manner), response, trace);
+    }
+}
+
+/// Reads a body on a thread of the side lane and brings the request back to the workers.
+pub fn read_aside(shared: &Arc<Shared>, job: BodyJob) {
+    if let Some(stage) = read_body(shared, job) {
+        shared.push(Job::Answer(stage));
+    }
+}
+
+fn read_body(shared: &Arc<Shared>, job: BodyJob) -> Option<Box<Stage>> {
+    let BodyJob { connection, mut raw, manner, mut request, trace, bytes_max, value, pace } = job;
+    match raw.read_all(bytes_max, &pace) {
+        Ok(bytes) => {
+            request.body = RequestBody::Bytes(bytes);
+            Some(Box::new(Stage { exchange: own(connection, raw, manner), request, trace }))
+        }
+        Err(error) => {
+            let mut response = Response::from(body_problem(error, bytes_max, value));
+            response.close = raw.has_rest();
+            reply::answer(shared, own(connection, raw, manner), response, trace);
+            None
+        }
+    }
+}
+
+fn body_problem(error: BodyError, bytes_max: u64, value: bool) -> Problem {
+    match (error, value) {
+        (BodyError::TooLarge, true) => {
+            Problem::new(413, "VALUE_TOO_LARGE", format!("a value holds at most {bytes_max} bytes"))
+        }
+        (BodyError::TooLarge, false) => {
+            Problem::new(413, "BODY_TOO_LARGE", format!("this body may hold at most {bytes_max} bytes"))
+        }
+        (BodyError::Broken, _) => Problem::new(400, "BAD_REQUEST", "the body is not valid, or ended early"),
+    }
+}
+
+fn overloaded(method: Method, message: &'static str) -> Response {
+    let mut problem = Problem::new(503, "OVERLOADED", message);
+    if method.is_write() {
+        problem = problem.written(Written::No);
+    }
+    Response::from(problem).field("Retry-After", "1")
+}
+
+/// Answers a request with its body read: at once if that is quick, else by the handler when a worker may wait.
+fn answer(shared: &Arc<Shared>, mut stage: Box<Stage>) {
+    let quick = catch_unwind(AssertUnwindSafe(|| shared.handler.quick(&stage.request, &mut stage.trace)));
+    let response = match quick {
+        Ok(Some(response)) => response,
+        Ok(None) => match shared.crew.enter(stage, shared.limits.get().queued_requests_max) {
+            Entry::Granted(stage) => return handle(shared, stage),
+            Entry::Queued => return,
+            Entry::Full(refused) => {
+                stage = refused;
+                overloaded(stage.trace.method, "too many requests wait for a worker; try again in a moment")
+            }
+        },
+        Err(_) => {
+            shared.figures.panics.inc();
+            unanswered(stage.trace.method)
+        }
+    };
+    let Stage { exchange, trace, request } = *stage;
+    drop(request);
+    reply::answer(shared, exchange, response, trace);
+}
+
+/// Calls the handler. A panic answers 500, because the ticket is dropped by it.
+fn handle(shared: &Arc<Shared>, stage: Box<Stage>) {
+    let Stage { exchange, request, trace } = *stage;
+    let ticket = Ticket { shared: Arc::clone(shared), exchange: Mutex::new(Some(exchange)) };
+    let responder = Responder::new(Arc::new(ticket), 0, trace);
+    if catch_unwind(AssertUnwindSafe(|| shared.handler.handle(request, responder))).is_err() {
+        shared.figures.panics.inc();
+    }
+}
+
+/// Where the answer to one request comes back.
+struct Ticket {
+    shared: Arc<Shared>,
+    exchange: Mutex<Option<Exchange>>,
+}
+
+impl ResponseSink for Ticket {
+    fn deliver(&self, _ticket: u64, response: Response, trace: Trace) {
+        let Some(exchange) = self.exchange.lock().take() else { return };
+        let reply = Reply { exchange, response, trace };
+        if crew::is_worker() && !std::thread::panicking() {
+            return reply.write(&self.shared);
+        }
+        if let Err(error) = self.shared.replies.try_send(Some(reply)) {
+            // The channel holds an answer for each connection there may be, so this is the end of the engine, or an
+            // error of ours. The client must not wait for ever.
+            let Some(Reply { exchange, response, trace }) = error.into_inner() else { return };
+            self.shared.end(&exchange.connection, Reason::Overload, false);
+            self.shared.finished(&trace, response.status, 0, Instant::now(), false);
+        }
+    }
+}
+
+/// Starts a handler that reads its body itself, on a thread of its own.
+fn import(
+    shared: &Arc<Shared>,
+    connection: Arc<Connection>,
+    raw: RawRequest,
+    manner: Manner,
+    mut request: Request,
+    trace: Trace,
+    imports_max: usize,
+) {
+    if shared.imports.fetch_add(1, Ordering::SeqCst) >= imports_max {
+        shared.imports.fetch_sub(1, Ordering::SeqCst);
+        let response = overloaded(manner.method, "as many imports as may run at once are running; try again later");
+        return reply::answer(shared, own(connection, raw, manner), response, trace);
+    }
+    let pace = body::pace(None, None);
+    connection.set_body(Arc::clone(&pace));
+    let lent = SharedRequest::new(raw);
+    request.body =
+        RequestBody::Reader(Box::new(BodyReader::new(Arc::clone(&lent), Arc::clone(&connection), Arc::clone(&pace))));
+    let exchange = Exchange { connection, request: Holder::Lent(lent), manner };
+    let stage = Box::new(Stage { exchange, request, trace });
+    let theirs = Arc::clone(shared);
+    // A thread that cannot be started drops the stage, whose ticket is not made yet: so it is handed over by a slot.
+    let slot = Arc::new(Mutex::new(Some(stage)));
+    let taken = Arc::clone(&slot);
+    let started = std::thread::Builder::new().name("larder-import".into()).spawn(move || {
+        if let Some(stage) = taken.lock().take() {
+            handle(&theirs, stage);
+        }
+        theirs.imports.fetch_sub(1, Ordering::SeqCst);
+    });
+    if started.is_err() {
+        shared.imports.fetch_sub(1, Ordering::SeqCst);
+        if let Some(stage) = slot.lock().take() {
+            let Stage { exchange, request, trace } = *stage;
+            let response = overloaded(manner.method, "no thread could be started for this import; try again later");
+            drop(request);
+            reply::answer(shared, exchange, response, trace);
+        }
+    }
+}

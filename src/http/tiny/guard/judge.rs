@@ -1,0 +1,263 @@
+//! The guard's judgement of one connection: pure, from what was seen of it now and remembered of it.
+
+use std::time::{Duration, Instant};
+
+use super::scan::Seen;
+use crate::http::tiny::connection::Glimpse;
+use crate::http::tiny::figures::Reason;
+use crate::http::tiny::sys::TCP_ESTABLISHED;
+use crate::limits::Limits;
+
+/// How long bytes may lie unread on a connection without a request before it counts as stranded.
+pub const STRANDED_AFTER: Duration = Duration::from_millis(50);
+/// How long kicks are tried before a stranded connection is given up.
+pub const STRANDED_GIVEN_UP: Duration = Duration::from_secs(5);
+/// Bytes beyond the limit of one head that may have come in since the last request was taken: a read-ahead, and a
+/// small body that tiny_http reads with the head.
+const HEAD_SLACK_BYTES: u64 = 64 * 1024;
+
+/// What the guard remembers of a connection between two looks.
+#[derive(Clone, Debug, Default)]
+pub struct Memory {
+    taken: u64,
+    /// Bytes that had come in when the last request was seen taken.
+    mark_bytes: u64,
+    head_since: Option<Instant>,
+    stranded_since: Option<Instant>,
+    body_since: Option<(Instant, u64)>,
+    kicks: u32,
+    /// The guard has shut it down.
+    pub cut: bool,
+    /// The socket's inode.
+    pub inode: u64,
+}
+
+/// What is to be done about a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// Nothing, and nothing is near.
+    Fine,
+    /// Nothing yet; look again soon.
+    Near,
+    /// tiny_http has no thread for it.
+    Stranded,
+    /// It has to end.
+    End(Reason),
+}
+
+/// Judges one connection. `glimpse` is what the engine knows of it: nothing if it has sent no request yet.
+pub fn judge(
+    seen: &Seen,
+    glimpse: Option<&Glimpse>,
+    memory: &mut Memory,
+    limits: &Limits,
+    draining: bool,
+    now: Instant,
+) -> Verdict {
+    memory.inode = seen.inode;
+    let taken = glimpse.map_or(0, |glimpse| glimpse.taken);
+    if taken != memory.taken {
+        *memory = Memory { taken, mark_bytes: seen.info.bytes_received, inode: seen.inode, ..Memory::default() };
+    }
+    if memory.cut || glimpse.is_some_and(|glimpse| glimpse.ended) {
+        // It was shut down already. Still open on the wire, it is another connection with the same name.
+        let reopened = seen.info.state == TCP_ESTABLISHED;
+        return if reopened { Verdict::End(Reason::Refused) } else { Verdict::Fine };
+    }
+    match glimpse.filter(|glimpse| glimpse.busy) {
+        Some(glimpse) => judge_busy(seen, glimpse, memory, limits, now),
+        None => judge_waiting(seen, memory, limits, draining, now),
+    }
+}
+
+fn judge_busy(seen: &Seen, glimpse: &Glimpse, memory: &mut Memory, limits: &Limits, now: Instant) -> Verdict {
+    memory.head_since = None;
+    memory.stranded_since = None;
+    let Some(body) = &glimpse.body else {
+        memory.body_since = None;
+        let came = seen.info.bytes_received.saturating_sub(memory.mark_bytes);
+        let too_much = came > limits.head_bytes_max as u64 + HEAD_SLACK_BYTES;
+        return if too_much { Verdict::End(Reason::Head) } else { Verdict::Fine };
+    };
+    let mark = match memory.body_since {
+        Some((began_at, mark)) if began_at == body.began_at => mark,
+        _ => memory.mark_bytes,
+    };
+    memory.body_since = Some((body.began_at, mark));
+    memory.mark_bytes = seen.info.bytes_received;
+    let elapsed = now.saturating_duration_since(body.began_at);
+    let bytes = body.bytes.load(std::sync::atomic::Ordering::Relaxed);
+    let late = body.timeout.is_some_and(|timeout| elapsed > timeout);
+    let slow = elapsed > limits.body_grace && (bytes as f64) < elapsed.as_secs_f64() * limits.body_rate_min as f64;
+    let long = body.wire_bytes_max.is_some_and(|most| seen.info.bytes_received.saturating_sub(mark) > most);
+    // A handler that reads its own body may pause for the disk: only a client that sends nothing is slow.
+    let client_waits = body.timeout.is_none() && seen.unread_bytes > 0;
+    if late || long || (slow && !client_waits) {
+        return Verdict::End(Reason::Body);
+    }
+    Verdict::Near
+}
+
+fn judge_waiting(seen: &Seen, memory: &mut Memory, limits: &Limits, draining: bool, now: Instant) -> Verdict {
+    memory.body_since = None;
+    let half_closed = seen.info.state != TCP_ESTABLISHED;
+    if seen.unread_bytes > 0 || half_closed {
+        // A thread that read from it would have taken the bytes, or noticed the end.
+        let since = now.saturating_duration_since(*memory.stranded_since.get_or_insert(now));
+        return match since {
+            since if since >= STRANDED_GIVEN_UP => Verdict::End(Reason::Stranded),
+            since if since >= STRANDED_AFTER * 2u32.saturating_pow(memory.kicks) => {
+                memory.kicks += 1;
+                Verdict::Stranded
+            }
+            _ => Verdict::Near,
+        };
+    }
+    memory.stranded_since = None;
+    memory.kicks = 0;
+    let quiet_ms = seen.info.last_data_received_ms.min(seen.info.last_data_sent_ms);
+    let came = seen.info.bytes_received.saturating_sub(memory.mark_bytes);
+    if came > 0 {
+        let since = now.saturating_duration_since(*memory.head_since.get_or_insert(now));
+        let timeout = if draining { DRAIN_HEAD_TIMEOUT } else { limits.head_timeout };
+        if came > limits.head_bytes_max as u64 + HEAD_SLACK_BYTES || since >= timeout {
+            return Verdict::End(if draining { Reason::Drain } else { Reason::Head });
+        }
+        return Verdict::Near;
+    }
+    if draining && u128::from(quiet_ms) >= DRAIN_QUIET.as_millis() {
+        return Verdict::End(Reason::Drain);
+    }
+    if u128::from(quiet_ms) >= limits.idle_timeout.as_millis() {
+        return Verdict::End(Reason::Idle);
+    }
+    if draining { Verdict::Near } else { Verdict::Fine }
+}
+
+/// While draining, a head that has begun has this long to become a request.
+const DRAIN_HEAD_TIMEOUT: Duration = Duration::from_secs(1);
+/// While draining, a connection this quiet is idle: a request that tiny_http has read would have been taken by now.
+const DRAIN_QUIET: Duration = Duration::from_millis(100);
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::sync::atomic::AtomicU64;
+
+    use super::*;
+    use crate::http::tiny::connection::{BodyPace, Key};
+    use crate::http::tiny::sys::TcpInfo;
+
+    fn seen(bytes_received: u64, quiet_ms: u32, unread_bytes: u64) -> Seen {
+        let info = TcpInfo {
+            state: TCP_ESTABLISHED,
+            unacknowledged: 0,
+            last_data_sent_ms: quiet_ms,
+            last_data_received_ms: quiet_ms,
+            bytes_received,
+        };
+        let key = Key { port: 80, peer: ([10, 0, 0, 1], 9).into() };
+        Seen { key, number: 3, inode: 7, info, unread_bytes }
+    }
+
+    fn glimpse(busy: bool, taken: u64, body: Option<Arc<BodyPace>>) -> Glimpse {
+        Glimpse { busy, ended: false, taken, body }
+    }
+
+    struct Case {
+        memory: Memory,
+        limits: Limits,
+        start: Instant,
+    }
+
+    impl Case {
+        fn new() -> Case {
+            Case { memory: Memory::default(), limits: Limits::default(), start: Instant::now() }
+        }
+        fn after(&mut self, ms: u64, seen: &Seen, glimpse: Option<&Glimpse>) -> Verdict {
+            let now = self.start + Duration::from_millis(ms);
+            judge(seen, glimpse, &mut self.memory, &self.limits, false, now)
+        }
+    }
+
+    #[test]
+    fn a_quiet_connection_ends_after_the_idle_time_but_not_while_a_request_is_at_work() {
+        let mut case = Case::new();
+        let working = glimpse(true, 1, None);
+        assert_eq!(case.after(0, &seen(100, 64_999, 0), Some(&glimpse(false, 1, None))), Verdict::Fine);
+        assert_eq!(case.after(0, &seen(100, 65_000, 0), Some(&working)), Verdict::Fine);
+        let idle = glimpse(false, 1, None);
+        assert_eq!(case.after(0, &seen(100, 65_000, 0), Some(&idle)), Verdict::End(Reason::Idle));
+        assert_eq!(Case::new().after(0, &seen(0, 65_000, 0), None), Verdict::End(Reason::Idle));
+    }
+
+    #[test]
+    fn a_head_that_trickles_in_ends_at_its_limit() {
+        let mut case = Case::new();
+        assert_eq!(case.after(0, &seen(10, 1, 0), None), Verdict::Near);
+        assert_eq!(case.after(9_999, &seen(20, 1, 0), None), Verdict::Near);
+        assert_eq!(case.after(10_000, &seen(21, 1, 0), None), Verdict::End(Reason::Head));
+    }
+
+    #[test]
+    fn a_head_that_became_a_request_starts_anew() {
+        let mut case = Case::new();
+        assert_eq!(case.after(0, &seen(10, 1, 0), None), Verdict::Near);
+        let idle = glimpse(false, 1, None);
+        assert_eq!(case.after(9_000, &seen(200, 1, 0), Some(&idle)), Verdict::Fine);
+        assert_eq!(case.after(12_000, &seen(210, 1, 0), Some(&idle)), Verdict::Near);
+    }
+
+    #[test]
+    fn a_head_without_end_is_cut_by_its_length() {
+        let mut case = Case::new();
+        assert_eq!(case.after(0, &seen(200_000, 1, 0), None), Verdict::End(Reason::Head));
+        let mut case = Case::new();
+        let busy = glimpse(true, 1, None);
+        assert_eq!(case.after(0, &seen(100, 1, 0), Some(&busy)), Verdict::Fine);
+        assert_eq!(case.after(0, &seen(200_000, 1, 0), Some(&busy)), Verdict::End(Reason::Head));
+    }
+
+    #[test]
+    fn unread_bytes_without_a_request_are_stranded_after_two_looks() {
+        let mut case = Case::new();
+        assert_eq!(case.after(0, &seen(80, 1, 80), None), Verdict::Near);
+        assert_eq!(case.after(50, &seen(80, 1, 80), None), Verdict::Stranded);
+        assert_eq!(case.after(99, &seen(80, 1, 80), None), Verdict::Near, "each kick has twice the time");
+        assert_eq!(case.after(100, &seen(80, 1, 80), None), Verdict::Stranded);
+        assert_eq!(case.after(5_000, &seen(80, 1, 80), None), Verdict::End(Reason::Stranded));
+        let mut case = Case::new();
+        let busy = glimpse(true, 1, None);
+        assert_eq!(case.after(50, &seen(80, 1, 80), Some(&busy)), Verdict::Fine, "its request is at work");
+    }
+
+    #[test]
+    fn a_body_may_be_slow_in_its_grace_only_and_must_end_in_time() {
+        let case = |bytes: u64, ms: u64| {
+            let mut case = Case::new();
+            let pace = BodyPace {
+                began_at: case.start,
+                bytes: AtomicU64::new(bytes),
+                timeout: Some(Duration::from_secs(60)),
+                wire_bytes_max: Some(1 << 20),
+            };
+            let reading = glimpse(true, 1, Some(Arc::new(pace)));
+            case.after(ms, &seen(200 + bytes, 1, 0), Some(&reading))
+        };
+        assert_eq!(case(10, 10_000), Verdict::Near);
+        assert_eq!(case(10, 10_001), Verdict::End(Reason::Body));
+        assert_eq!(case(1_000_000, 59_000), Verdict::Near);
+        assert_eq!(case(1_000_000, 60_001), Verdict::End(Reason::Body));
+    }
+
+    #[test]
+    fn chunks_that_blow_up_on_the_wire_are_cut() {
+        let mut case = Case::new();
+        let pace =
+            BodyPace { began_at: case.start, bytes: AtomicU64::new(9), timeout: None, wire_bytes_max: Some(1000) };
+        let reading = glimpse(true, 1, Some(Arc::new(pace)));
+        assert_eq!(case.after(0, &seen(200, 1, 0), Some(&reading)), Verdict::Near);
+        assert_eq!(case.after(1, &seen(1200, 1, 0), Some(&reading)), Verdict::Near);
+        assert_eq!(case.after(2, &seen(1201, 1, 0), Some(&reading)), Verdict::End(Reason::Body));
+    }
+}

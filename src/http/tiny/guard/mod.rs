@@ -1,0 +1,374 @@
+//! What makes tiny_http bearable from outside: it looks at our sockets and ends, kicks or counts what tiny_http cannot.
+//!
+//! One loop, on the thread that called `serve`. Invariant: it never waits for anything longer than a tick, and it ends
+//! only connections, never requests that are at work within their limits.
+
+pub mod judge;
+pub mod nudge;
+pub mod scan;
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use super::connection::{Connection, Glimpse, Key};
+use super::figures::Reason;
+use super::shared::Shared;
+use super::{socket, threads};
+use crate::http::engine::{DrainSignal, Ended};
+use judge::{Memory, Verdict};
+use scan::{Scan, Seen};
+
+pub use nudge::Nudge;
+
+/// The loop's beat; also how soon a drain signal is noticed.
+const TICK: Duration = Duration::from_millis(250);
+/// The beat while a connection may be stranded or the engine drains.
+const TICK_URGENT: Duration = Duration::from_millis(25);
+/// A full look at least this often.
+const LOOK: Duration = Duration::from_secs(2);
+/// How soon after a first request the rest of its burst is looked for.
+const BURST: Duration = Duration::from_millis(50);
+/// A socket that is closed on the wire and held by no request for this long has lost its thread.
+const LEAKED_AFTER: Duration = Duration::from_secs(5);
+/// How long the backlog may stand before the accept loop counts as dead.
+const BACKLOG_STUCK: Duration = Duration::from_secs(5);
+/// How long a gently closed socket is held open.
+const LINGER: Duration = Duration::from_secs(1);
+/// After a restart of an accept loop that failed at once, the next one waits.
+const RESTART_PAUSE: Duration = Duration::from_millis(100);
+
+/// The guard's own state.
+pub struct Guard {
+    shared: Arc<Shared>,
+    drain: DrainSignal,
+    memories: HashMap<Key, Memory, foldhash::fast::RandomState>,
+    dead_since: HashMap<u64, Instant, foldhash::fast::RandomState>,
+    backlogs: Vec<(u32, Instant)>,
+    looked_at: Instant,
+    look_at: Instant,
+    descriptors: usize,
+    leaked: usize,
+    couriers: Vec<JoinHandle<()>>,
+    restarted_at: Instant,
+    died: Vec<usize>,
+}
+
+impl Guard {
+    /// A guard over an engine.
+    pub fn new(shared: Arc<Shared>, drain: DrainSignal) -> Guard {
+        let now = Instant::now();
+        Guard {
+            backlogs: vec![(0, now); shared.sources.len()],
+            shared,
+            drain,
+            memories: HashMap::default(),
+            dead_since: HashMap::default(),
+            looked_at: now,
+            look_at: now + LOOK,
+            descriptors: 0,
+            leaked: 0,
+            couriers: Vec::new(),
+            restarted_at: now - RESTART_PAUSE,
+            died: Vec::new(),
+        }
+    }
+
+    /// Watches until told to drain, or until too many threads have leaked; then drains.
+    pub fn run(mut self) -> (Ended, Vec<JoinHandle<()>>) {
+        let exhausted = loop {
+            if self.drain.is_set() {
+                break false;
+            }
+            if self.leaked >= self.shared.limits.get().leaked_threads_max {
+                log::error!("{} threads of tiny_http are lost; larder drains to be started anew", self.leaked);
+                break true;
+            }
+            self.beat();
+        };
+        let ended = self.finish();
+        (if exhausted { Ended::Exhausted } else { ended }, self.couriers)
+    }
+
+    /// One turn of the loop.
+    fn beat(&mut self) {
+        let now = Instant::now();
+        let lingering = self.tend_lingering(now);
+        let soon = if lingering { TICK_URGENT } else { TICK };
+        let news = self.shared.nudge.wait(self.look_at.saturating_duration_since(now).min(soon));
+        let now = Instant::now();
+        self.died.extend(news.died);
+        self.restart_dead(now);
+        if news.new_connection {
+            // A steady stream of new connections must not make the guard look more often than it ticks.
+            self.look_at = self.look_at.min((self.looked_at + TICK).max(now + BURST));
+        }
+        let ticked = now.saturating_duration_since(self.looked_at) >= TICK;
+        if self.look_at <= now || (ticked && self.descriptors_changed()) {
+            self.look(now, false);
+        }
+        self.watch_backlogs(now);
+        self.count();
+    }
+
+    fn descriptors_changed(&mut self) -> bool {
+        let count = socket::descriptor_numbers().map_or(0, |numbers| numbers.len());
+        std::mem::replace(&mut self.descriptors, count) != count
+    }
+
+    /// Looks at every connection and acts. Returns how many live connections there are.
+    fn look(&mut self, now: Instant, draining: bool) -> usize {
+        let known = self.shared.connections.all();
+        let before: Vec<(Arc<Connection>, u64)> =
+            known.into_iter().map(|c| (Arc::clone(&c), c.glimpse().taken)).collect();
+        let scan = match scan::scan(&self.shared.sources) {
+            Ok(scan) => scan,
+            Err(error) => {
+                log::warn!("the guard cannot see its sockets: {error}");
+                Scan::default()
+            }
+        };
+        self.looked_at = now;
+        let limits = self.shared.limits.get();
+        let (mut urgent, mut near, mut kicks) = (false, false, HashMap::<u16, usize>::new());
+        let mut idle: Vec<(u32, Key)> = Vec::new();
+        for seen in &scan.seen {
+            let connection = self.shared.connections.get(&seen.key);
+            let glimpse = connection.as_ref().map(|connection| connection.glimpse());
+            let memory = self.memories.entry(seen.key).or_default();
+            match judge::judge(seen, glimpse.as_ref(), memory, &limits, draining, now) {
+                Verdict::Fine => {}
+                Verdict::Near => near = true,
+                Verdict::Stranded => {
+                    urgent = true;
+                    *kicks.entry(seen.key.port).or_default() += 1;
+                }
+                Verdict::End(reason) => {
+                    memory.cut = true;
+                    cut(&self.shared, seen, connection, reason);
+                    continue;
+                }
+            }
+            urgent |= seen.unread_bytes > 0 && !glimpse.as_ref().is_some_and(|glimpse| glimpse.busy);
+            if !is_busy(glimpse.as_ref()) && !memory.cut {
+                idle.push((seen.info.last_data_received_ms.min(seen.info.last_data_sent_ms), seen.key));
+            }
+        }
+        near |= self.enforce_caps(&scan.seen, idle, limits.connections_max, limits.connections_per_address_max);
+        self.kick(&kicks);
+        self.count_leaks(&scan, now);
+        self.forget_gone(&scan, before);
+        self.shared.figures.connections.set(scan.seen.len() as u64);
+        self.look_at = now
+            + if urgent {
+                BURST
+            } else if near || draining {
+                TICK
+            } else {
+                LOOK
+            };
+        scan.seen.iter().filter(|seen| !self.memories.get(&seen.key).is_some_and(|memory| memory.cut)).count()
+    }
+
+    /// Ends the longest idle connections above the caps. True if a cap is near.
+    fn enforce_caps(&mut self, seen: &[Seen], mut idle: Vec<(u32, Key)>, most: usize, most_each: usize) -> bool {
+        let mut by_address: HashMap<IpAddr, usize> = HashMap::new();
+        for seen in seen {
+            *by_address.entry(socket::unmapped(seen.key.peer.ip())).or_default() += 1;
+        }
+        let mut total = seen.len();
+        let near = total * 10 > most * 9 || by_address.values().any(|count| count * 10 > most_each * 9);
+        idle.sort_unstable_by_key(|(quiet_ms, _)| std::cmp::Reverse(*quiet_ms));
+        for (_, key) in idle {
+            let of_address = by_address.entry(socket::unmapped(key.peer.ip())).or_default();
+            let reason = match (*of_address > most_each, total > most) {
+                (true, _) => Reason::AddressCap,
+                (_, true) => Reason::Cap,
+                _ => continue,
+            };
+            *of_address -= 1;
+            total -= 1;
+            if let Some(memory) = self.memories.get_mut(&key) {
+                memory.cut = true;
+            }
+            if let Some(seen) = seen.iter().find(|seen| seen.key == key) {
+                cut(&self.shared, seen, self.shared.connections.get(&key), reason);
+            }
+        }
+        near
+    }
+
+    fn kick(&self, kicks: &HashMap<u16, usize>) {
+        for source in &self.shared.sources {
+            for _ in 0..kicks.get(&source.port).copied().unwrap_or(0) {
+                source.kick();
+                self.shared.figures.kicks.inc();
+            }
+        }
+    }
+
+    /// Counts sockets that nobody will ever close: each has a thread of tiny_http that waits for ever.
+    fn count_leaks(&mut self, scan: &Scan, now: Instant) {
+        let cut = scan.seen.iter().filter(|seen| self.memories.get(&seen.key).is_some_and(|memory| memory.cut));
+        let busy: Vec<u64> = self
+            .memories
+            .iter()
+            .filter(|(key, _)| self.shared.connections.get(key).is_some_and(|connection| connection.glimpse().busy))
+            .map(|(_, memory)| memory.inode)
+            .collect();
+        let dead: Vec<u64> = scan.dead.iter().copied().chain(cut.map(|seen| seen.inode)).collect();
+        self.dead_since.retain(|inode, _| dead.contains(inode));
+        for inode in dead.iter().filter(|inode| !busy.contains(inode)) {
+            self.dead_since.entry(*inode).or_insert(now);
+        }
+        let old =
+            self.dead_since.values().filter(|since| now.saturating_duration_since(**since) >= LEAKED_AFTER).count();
+        self.leaked = old.max(self.shared.forgotten.load(Ordering::Relaxed));
+        self.shared.figures.leaked_threads.set(self.leaked as u64);
+    }
+
+    /// Forgets connections that have gone. One that took a request since the look began is new, not gone.
+    fn forget_gone(&mut self, scan: &Scan, before: Vec<(Arc<Connection>, u64)>) {
+        let seen: std::collections::HashSet<Key> = scan.seen.iter().map(|seen| seen.key).collect();
+        for (connection, taken) in before {
+            let glimpse = connection.glimpse();
+            if !glimpse.busy && glimpse.taken == taken && !seen.contains(&connection.key) {
+                self.shared.connections.remove(&connection);
+            }
+        }
+        let connections = &self.shared.connections;
+        self.memories.retain(|key, _| seen.contains(key) || connections.get(key).is_some());
+    }
+
+    /// Replaces accept loops that have died.
+    fn restart_dead(&mut self, now: Instant) {
+        if self.died.is_empty() || now.saturating_duration_since(self.restarted_at) < RESTART_PAUSE {
+            return;
+        }
+        self.restarted_at = now;
+        for index in std::mem::take(&mut self.died) {
+            if let Err(error) = self.restart(index) {
+                log::error!("cannot accept connections, trying again: {error}");
+                self.died.push(index);
+            }
+        }
+    }
+
+    fn restart(&mut self, index: usize) -> std::io::Result<()> {
+        let old = self.shared.sources[index].restart()?;
+        self.shared.figures.accept_restarts.inc();
+        log::warn!("replaced an accept loop of tiny_http that had died");
+        if index == 0 {
+            // IMPORTANT: the workers must have left the old queue before a courier takes from it, or the courier
+            // could swallow the call that brings them out.
+            loop {
+                old.unblock();
+                if let Some(mut server) = self.shared.crew.taking.try_lock_for(Duration::from_millis(10)) {
+                    *server = self.shared.sources[0].current();
+                    break;
+                }
+            }
+            let shared = Arc::clone(&self.shared);
+            self.couriers.push(threads::spawn("larder-courier", move || threads::carry(&shared, 0, &old))?);
+        } else {
+            let shared = Arc::clone(&self.shared);
+            let server = shared.sources[index].current();
+            self.couriers.push(threads::spawn("larder-courier", move || threads::carry(&shared, index, &server))?);
+        }
+        Ok(())
+    }
+
+    /// A backlog that does not shrink means that the accept loop died without a word.
+    fn watch_backlogs(&mut self, now: Instant) {
+        for (index, source) in self.shared.sources.iter().enumerate() {
+            let backlog = source.backlog();
+            let (was, since) = self.backlogs[index];
+            if backlog == 0 || backlog < was {
+                self.backlogs[index] = (backlog, now);
+            } else if now.saturating_duration_since(since) >= BACKLOG_STUCK {
+                self.backlogs[index] = (backlog, now);
+                if !self.died.contains(&index) {
+                    self.died.push(index);
+                }
+            } else {
+                self.backlogs[index].0 = backlog;
+            }
+        }
+    }
+
+    /// Reads away what still comes on gently closed connections, and closes those that are done. True if any are left.
+    fn tend_lingering(&self, now: Instant) -> bool {
+        let mut lingering = self.shared.lingering.lock();
+        lingering.retain(|(socket, since)| {
+            let mut buffer = [0u8; 16 * 1024];
+            for _ in 0..64 {
+                match rustix::net::recv(socket, &mut buffer[..], rustix::net::RecvFlags::DONTWAIT) {
+                    Ok((_, count)) if count > 0 => {}
+                    _ => break,
+                }
+            }
+            let open = super::sys::peer_of(std::os::fd::AsRawFd::as_raw_fd(socket)).is_some();
+            open && now.saturating_duration_since(*since) < LINGER
+        });
+        !lingering.is_empty()
+    }
+
+    fn count(&self) {
+        let (queued, busy) = self.shared.lane.depth();
+        self.shared.figures.lane_queued.set(queued as u64);
+        self.shared.figures.lane_busy.set(busy as u64);
+        self.shared.figures.queued.set(self.shared.crew.queued() as u64);
+    }
+
+    /// Stops accepting, lets what is at work end, and ends the connections that are idle.
+    fn finish(&mut self) -> Ended {
+        self.shared.draining.store(true, Ordering::SeqCst);
+        for source in &self.shared.sources {
+            source.stop_accepting();
+        }
+        let deadline = Instant::now() + self.shared.limits.get().drain_timeout;
+        let mut empty_looks = 0;
+        while Instant::now() < deadline {
+            let now = Instant::now();
+            self.tend_lingering(now);
+            let open = self.look(now, true);
+            let is_empty = open == 0 && self.shared.in_hand() == 0;
+            empty_looks = if is_empty { empty_looks + 1 } else { 0 };
+            if empty_looks == 2 {
+                break;
+            }
+            std::thread::sleep(TICK_URGENT);
+        }
+        let in_hand = self.shared.in_hand();
+        if let Ok(scan) = scan::scan(&self.shared.sources) {
+            for seen in &scan.seen {
+                cut(&self.shared, seen, self.shared.connections.get(&seen.key), Reason::Drain);
+            }
+        }
+        for source in &self.shared.sources {
+            source.leave();
+        }
+        if in_hand == 0 { Ended::Drained } else { Ended::CutShort }
+    }
+}
+
+fn is_busy(glimpse: Option<&Glimpse>) -> bool {
+    glimpse.is_some_and(|glimpse| glimpse.busy)
+}
+
+/// Ends a connection that may never have sent a request.
+fn cut(shared: &Shared, seen: &Seen, connection: Option<Arc<Connection>>, reason: Reason) {
+    match connection {
+        Some(connection) => shared.end(&connection, reason, false),
+        None => {
+            let hint = std::sync::atomic::AtomicI32::new(seen.number);
+            if let Ok(Some(socket)) = socket::find(&seen.key, &hint) {
+                socket::cut(&socket);
+                shared.figures.closed(reason);
+            }
+        }
+    }
+}

@@ -1,0 +1,155 @@
+//! The engine on tiny_http 0.12: a fixed pool of workers that pull requests from it, and a guard around it.
+//!
+//! It is for trusted networks and TCP only: tiny_http spends a thread on every connection and has no limits of its own
+//! (the `epoll` engine has). The way of a request: [`threads`] takes it, [`connection`] gives it its turn, [`head`] reads
+//! it, [`exchange`] asks the handler, [`reply`] writes the answer; whatever may wait for a client is in the side [`lane`].
+//!
+//! Invariant: a worker never waits for a client, nor for a sync; answers of one connection leave in the order of its
+//! requests, and a request behind an unanswered one is not begun.
+
+mod body;
+mod connection;
+mod crew;
+mod exchange;
+mod figures;
+mod guard;
+mod head;
+mod lane;
+mod reply;
+mod shared;
+mod socket;
+mod source;
+mod sys;
+mod threads;
+
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
+
+use super::engine::{Ended, Engine, EngineOptions, Handler};
+use super::listener::Listener;
+use guard::Guard;
+use shared::Shared;
+use source::Source;
+
+/// How long the engine's threads may take to end once every connection is cut.
+const JOIN_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// The engine on tiny_http.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct TinyHttp;
+
+impl Engine for TinyHttp {
+    fn serve(&self, listeners: Vec<Listener>, handler: Arc<dyn Handler>, options: EngineOptions) -> io::Result<Ended> {
+        let (shared, receiver) = build(listeners, handler, &options)?;
+        let mut handles = Vec::new();
+        let started = start(&shared, &receiver, options.workers, &mut handles);
+        let ended = match started {
+            Ok(()) => {
+                let (ended, couriers) = Guard::new(Arc::clone(&shared), options.drain.clone()).run();
+                handles.extend(couriers);
+                Ok(ended)
+            }
+            Err(error) => Err(error),
+        };
+        stop(&shared, handles);
+        ended
+    }
+}
+
+type Replies = crossbeam::channel::Receiver<Option<exchange::Reply>>;
+
+fn build(
+    listeners: Vec<Listener>,
+    handler: Arc<dyn Handler>,
+    options: &EngineOptions,
+) -> io::Result<(Arc<Shared>, Replies)> {
+    let mut sources = Vec::new();
+    let mut send_budget_bytes = usize::MAX;
+    for listener in listeners {
+        let Listener::Tcp(listener) = listener else {
+            let text = "the tiny_http engine serves TCP only; set server.engine = \"epoll\" for Unix sockets";
+            return Err(io::Error::new(io::ErrorKind::Unsupported, text));
+        };
+        let (source, budget_bytes) = Source::start(listener)?;
+        send_budget_bytes = send_budget_bytes.min(budget_bytes);
+        sources.push(Arc::new(source));
+    }
+    let Some(first) = sources.first().map(|source| source.current()) else {
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, "no address to listen on"));
+    };
+    // Each connection has at most one request at work, and each of these at most one answer on its way. The guard may
+    // be a moment late with the cap.
+    let replies_max = options.limits.get().connections_max * 2 + 1024;
+    let (replies, receiver) = crossbeam::channel::bounded(replies_max);
+    let shared = Shared {
+        handler,
+        limits: Arc::clone(&options.limits),
+        connections: connection::Connections::default(),
+        crew: crew::Crew::new(first),
+        lane: lane::Lane::default(),
+        replies,
+        sources,
+        figures: figures::Figures::new(&options.registry),
+        nudge: guard::Nudge::default(),
+        send_budget_bytes,
+        imports: AtomicUsize::new(0),
+        lingering: Mutex::default(),
+        forgotten: AtomicUsize::new(0),
+        draining: AtomicBool::new(false),
+        stopping: AtomicBool::new(false),
+    };
+    Ok((Arc::new(shared), receiver))
+}
+
+fn start(
+    shared: &Arc<Shared>,
+    receiver: &Replies,
+    workers: usize,
+    handles: &mut Vec<JoinHandle<()>>,
+) -> io::Result<()> {
+    // One more than may run handlers: somebody always takes requests.
+    for _ in 0..=workers.max(1) {
+        let shared = Arc::clone(shared);
+        handles.push(threads::spawn("larder-worker", move || threads::work(&shared))?);
+    }
+    for _ in 0..threads::REPLIERS {
+        let (shared, receiver) = (Arc::clone(shared), receiver.clone());
+        handles.push(threads::spawn("larder-replier", move || threads::reply(&shared, &receiver))?);
+    }
+    for _ in 0..lane::THREADS {
+        let shared = Arc::clone(shared);
+        handles.push(threads::spawn("larder-lane", move || threads::lane(&shared))?);
+    }
+    for (index, source) in shared.sources.iter().enumerate().skip(1) {
+        let (shared, server) = (Arc::clone(shared), source.current());
+        handles.push(threads::spawn("larder-courier", move || threads::carry(&shared, index, &server))?);
+    }
+    Ok(())
+}
+
+/// Ends the engine's threads. One that is stuck in a handler is left to the end of the process.
+fn stop(shared: &Arc<Shared>, handles: Vec<JoinHandle<()>>) {
+    shared.stopping.store(true, Ordering::SeqCst);
+    shared.lane.stop();
+    shared.crew.stop();
+    for _ in 0..threads::REPLIERS {
+        let _ = shared.replies.try_send(None);
+    }
+    let deadline = Instant::now() + JOIN_TIMEOUT;
+    for handle in handles {
+        while !handle.is_finished() && Instant::now() < deadline {
+            for server in shared.sources.iter().flat_map(|source| source.all()) {
+                server.unblock();
+            }
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        if handle.is_finished() {
+            let _ = handle.join();
+        }
+    }
+}

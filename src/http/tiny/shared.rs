@@ -1,0 +1,205 @@
+//! What all threads of the engine share, and the ends of a connection.
+
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Instant;
+
+use crossbeam::channel::Sender;
+use parking_lot::Mutex;
+
+use super::body::{RawRequest, Writer};
+use super::connection::{Connection, Connections, Incoming, Key, Place};
+use super::crew::{Crew, Job};
+use super::exchange::{BodyJob, Reply};
+use super::figures::{Figures, Reason};
+use super::guard::Nudge;
+use super::head::BodyKind;
+use super::lane::Lane;
+use super::reply::{self, Answer};
+use super::source::Source;
+use super::{socket, sys};
+use crate::http::engine::Handler;
+use crate::http::message::Trace;
+use crate::limits::LiveLimits;
+
+/// Gently closed connections that are held open at most, so that their last answer is not lost to a reset.
+const LINGERING_MAX: usize = 64;
+
+/// Work for the side lane.
+pub enum Aside {
+    /// A body to read.
+    Body(Box<BodyJob>),
+    /// An answer to write.
+    Answer(Box<Answer>),
+}
+
+/// One engine's common state.
+pub struct Shared {
+    pub handler: Arc<dyn Handler>,
+    pub limits: Arc<LiveLimits>,
+    pub connections: Connections,
+    pub crew: Crew,
+    pub lane: Lane<Aside>,
+    pub replies: Sender<Option<Reply>>,
+    pub sources: Vec<Arc<Source>>,
+    pub figures: Figures,
+    pub nudge: Nudge,
+    /// Bytes of unsent answers that a socket's send buffer takes for sure.
+    pub send_budget_bytes: usize,
+    pub imports: AtomicUsize,
+    /// Sockets that are shut down and kept until the client has closed or a second has passed.
+    pub lingering: Mutex<Vec<(OwnedFd, Instant)>>,
+    /// Requests that had to be forgotten, each with a thread of tiny_http.
+    pub forgotten: AtomicUsize,
+    pub draining: AtomicBool,
+    pub stopping: AtomicBool,
+}
+
+impl Shared {
+    /// Whether the engine is on its way to stop.
+    pub fn is_draining(&self) -> bool {
+        self.draining.load(Ordering::Relaxed)
+    }
+
+    /// Whether the engine's threads are to end.
+    pub fn is_stopping(&self) -> bool {
+        self.stopping.load(Ordering::SeqCst)
+    }
+
+    /// Gives a request its place. Must be called in the order in which the server gave the requests out.
+    pub fn place(&self, port: u16, raw: tiny_http::Request) -> Option<Job> {
+        let Some(peer) = raw.remote_addr().copied() else {
+            log::error!("tiny_http gave out a request without a peer address");
+            drop(raw.into_writer());
+            return None;
+        };
+        let key = Key { port, peer };
+        let waiting_max = self.limits.get().pipelined_requests_max;
+        let (place, is_new) = self.connections.place(key, Incoming { raw, received_at: Instant::now() }, waiting_max);
+        if is_new {
+            self.nudge.new_connection();
+        }
+        match place {
+            Place::Run(connection, incoming) => Some(Job::Begin(connection, incoming)),
+            Place::Waits => None,
+            Place::Overrun(connection, incoming) => {
+                self.end(&connection, Reason::Pipelining, false);
+                self.discard(&connection, incoming);
+                None
+            }
+            Place::Discard(connection, incoming) => self.place_on_successor(connection, incoming),
+        }
+    }
+
+    /// An ended connection got a request: either a rest of it, or the client has a new connection from the same port.
+    fn place_on_successor(&self, ended: Arc<Connection>, incoming: Incoming) -> Option<Job> {
+        let is_successor = ended.successor_check_due()
+            && socket::find(&ended.key, &ended.fd_hint)
+                .ok()
+                .flatten()
+                .and_then(|socket| sys::tcp_info(&socket).ok())
+                .is_some_and(|info| info.state == sys::TCP_ESTABLISHED);
+        if !is_successor {
+            self.discard(&ended, incoming);
+            return None;
+        }
+        self.connections.remove(&ended);
+        match self.connections.place(ended.key, incoming, 0).0 {
+            Place::Run(connection, incoming) => Some(Job::Begin(connection, incoming)),
+            Place::Overrun(connection, incoming) | Place::Discard(connection, incoming) => {
+                self.discard(&connection, incoming);
+                None
+            }
+            Place::Waits => None,
+        }
+    }
+
+    /// Brings the crew a job from any thread.
+    pub fn push(&self, job: Job) {
+        if self.crew.push(job)
+            && let Some(source) = self.sources.first()
+        {
+            source.current().unblock();
+        }
+    }
+
+    /// The answer to a connection's request has left: lets the next one begin.
+    pub fn turn_over(&self, connection: &Arc<Connection>) {
+        if let Some(next) = connection.next() {
+            self.push(Job::Begin(Arc::clone(connection), next));
+        }
+    }
+
+    /// Hands an answer to the side lane.
+    pub fn push_aside_answer(&self, answer: Box<Answer>) -> Result<(), Box<Answer>> {
+        let address = socket::unmapped(answer.connection.key.peer.ip());
+        match self.lane.push(address, Aside::Answer(answer), self.limits.get().connections_max) {
+            Err(Aside::Answer(answer)) => Err(answer),
+            _ => Ok(()),
+        }
+    }
+
+    /// Hands a body to the side lane.
+    pub fn push_aside_body(&self, job: Box<BodyJob>) -> Result<(), Box<BodyJob>> {
+        let address = socket::unmapped(job.connection().key.peer.ip());
+        match self.lane.push(address, Aside::Body(job), self.limits.get().connections_max) {
+            Err(Aside::Body(job)) => Err(job),
+            _ => Ok(()),
+        }
+    }
+
+    /// Ends a connection: nothing of it is begun any more, and both its directions are shut. With `linger` the socket
+    /// is kept for a moment, because closing it while the client still sends would reset it and lose the answer.
+    pub fn end(&self, connection: &Arc<Connection>, reason: Reason, linger: bool) {
+        let first_time = !connection.is_ended();
+        let waiting = connection.end();
+        if let Ok(Some(socket)) = socket::find(&connection.key, &connection.fd_hint) {
+            socket::cut(&socket);
+            let mut lingering = self.lingering.lock();
+            if linger && lingering.len() < LINGERING_MAX {
+                lingering.push((socket, Instant::now()));
+                drop(lingering);
+                self.nudge.now();
+            }
+        }
+        if first_time {
+            self.figures.closed(reason);
+        }
+        for incoming in waiting {
+            self.discard(connection, incoming);
+        }
+    }
+
+    /// Gets rid of a request that will not be answered, without writing a byte.
+    pub fn discard(&self, connection: &Arc<Connection>, incoming: Incoming) {
+        let kind = BodyKind::of(&incoming.raw);
+        let request = RawRequest::new(incoming.raw, kind);
+        let socket =
+            if request.has_rest() { socket::find(&connection.key, &connection.fd_hint).ok().flatten() } else { None };
+        if matches!(request.into_writer(socket.as_ref()), Writer::Forgotten) {
+            self.forgot();
+        }
+    }
+
+    /// Counts a request that had to be forgotten.
+    pub fn forgot(&self) {
+        self.forgotten.fetch_add(1, Ordering::Relaxed);
+        log::warn!("a request announced a body too long to refuse cleanly: one thread of tiny_http is lost");
+        self.nudge.now();
+    }
+
+    /// How many requests are in the engine's or the handler's hands.
+    pub fn in_hand(&self) -> usize {
+        self.connections.busy() + self.imports.load(Ordering::SeqCst)
+    }
+
+    /// Tells the handler how an answer ended.
+    pub fn finished(&self, trace: &Trace, status: u16, body_bytes: u64, began_at: Instant, complete: bool) {
+        let outcome = reply::outcome(status, body_bytes, began_at, complete);
+        let told = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| self.handler.finished(trace, &outcome)));
+        if told.is_err() {
+            self.figures.panics.inc();
+        }
+    }
+}

@@ -1,0 +1,146 @@
+//! The few system calls for which no safe crate has a door: naming a descriptor by its number, and `TCP_INFO`.
+//!
+//! tiny_http keeps its sockets to itself, so their numbers are all we have. Invariant: a number is only ever asked
+//! who it is or duplicated, never read, written or closed; everything else happens on the duplicate, after it was
+//! asked again. All unsafe code of the engine is in this file.
+#![allow(unsafe_code)]
+
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd};
+
+/// What the kernel knows of a connection, in the part that the guard judges by.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct TcpInfo {
+    /// The TCP state: 1 is established, 7 closed, 10 listening.
+    pub state: u8,
+    /// Segments sent and not acknowledged; on a listening socket the connections that wait to be accepted.
+    pub unacknowledged: u32,
+    /// Milliseconds since data was last sent.
+    pub last_data_sent_ms: u32,
+    /// Milliseconds since data last came in.
+    pub last_data_received_ms: u32,
+    /// Bytes that came in since the connection began.
+    pub bytes_received: u64,
+}
+
+/// `TcpInfo::state` of a connection that both sides still use.
+pub const TCP_ESTABLISHED: u8 = 1;
+
+/// Lends a descriptor number for one call.
+fn lend<'a>(number: RawFd) -> Option<BorrowedFd<'a>> {
+    // SAFETY: -1 is excluded. Whoever owns the number may close it, or the kernel may give it to another file, during
+    // the call: the callers below make a single system call that neither changes the file nor touches our memory by
+    // it, fails with EBADF in the first case, and is checked again on the duplicate in the second.
+    (number >= 0).then(|| unsafe { BorrowedFd::borrow_raw(number) })
+}
+
+/// The peer of the connection that now has this number, if it is one.
+pub fn peer_of(number: RawFd) -> Option<SocketAddr> {
+    let peer = rustix::net::getpeername(lend(number)?).ok()??;
+    SocketAddr::try_from(peer).ok()
+}
+
+/// The local address of the socket that now has this number, if it is an IP socket.
+pub fn local_of(number: RawFd) -> Option<SocketAddr> {
+    let local = rustix::net::getsockname(lend(number)?).ok()?;
+    SocketAddr::try_from(local).ok()
+}
+
+/// Duplicates whatever now has this number. The caller must ask the duplicate who it is.
+pub fn duplicate(number: RawFd) -> io::Result<OwnedFd> {
+    let fd = lend(number).ok_or(io::ErrorKind::InvalidInput)?;
+    Ok(rustix::io::fcntl_dupfd_cloexec(fd, 0)?)
+}
+
+/// How many bytes of a connection the peer has not acknowledged yet, sent or not (`SIOCOUTQ`).
+pub fn unsent_bytes(socket: &OwnedFd) -> io::Result<usize> {
+    // SAFETY: on TCP sockets this ioctl stores one `int`, which is what the getter reserves.
+    let getter = unsafe { rustix::ioctl::Getter::<{ libc::TIOCOUTQ as rustix::ioctl::Opcode }, libc::c_int>::new() };
+    // SAFETY: as above, and the descriptor is owned, so it is the socket that it was.
+    let bytes = unsafe { rustix::ioctl::ioctl(socket, getter) }?;
+    Ok(usize::try_from(bytes).unwrap_or(0))
+}
+
+const INFO_BYTES: usize = 192;
+
+/// Asks for `TCP_INFO`. Fields that the kernel is too old to know are 0.
+pub fn tcp_info(socket: &OwnedFd) -> io::Result<TcpInfo> {
+    let mut info = [0u8; INFO_BYTES];
+    let mut length = INFO_BYTES as libc::socklen_t;
+    // SAFETY: the kernel writes at most `length` bytes into the buffer of that size, and the length actually written
+    // into `length`; any bytes are valid for both.
+    let result = unsafe {
+        libc::getsockopt(
+            socket.as_raw_fd(),
+            libc::IPPROTO_TCP,
+            libc::TCP_INFO,
+            info.as_mut_ptr().cast(),
+            &raw mut length,
+        )
+    };
+    if result != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(parse_info(&info))
+}
+
+/// Reads the fields at their offsets in the kernel's `struct tcp_info`, which only ever grows at its end.
+fn parse_info(info: &[u8; INFO_BYTES]) -> TcpInfo {
+    let word = |at: usize| u32::from_ne_bytes([info[at], info[at + 1], info[at + 2], info[at + 3]]);
+    let mut received = [0u8; 8];
+    received.copy_from_slice(&info[128..136]);
+    TcpInfo {
+        state: info[0],
+        unacknowledged: word(24),
+        last_data_sent_ms: word(44),
+        last_data_received_ms: word(52),
+        bytes_received: u64::from_ne_bytes(received),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read, Write};
+    use std::net::{TcpListener, TcpStream};
+
+    use super::*;
+
+    #[test]
+    fn a_number_tells_its_peer_and_a_closed_one_tells_nothing() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let (served, peer) = listener.accept().unwrap();
+        assert_eq!(peer_of(served.as_raw_fd()), Some(peer));
+        assert_eq!(local_of(served.as_raw_fd()), Some(listener.local_addr().unwrap()));
+        assert_eq!(client.local_addr().unwrap(), peer);
+        assert_eq!(peer_of(-1), None);
+        assert_eq!(peer_of(RawFd::MAX), None);
+        assert!(duplicate(RawFd::MAX).is_err());
+    }
+
+    #[test]
+    fn the_kernel_counts_what_came_in_and_what_waits_to_go_out() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let mut client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let (mut served, _) = listener.accept().unwrap();
+        client.write_all(b"hello").unwrap();
+        let mut five = [0; 5];
+        served.read_exact(&mut five).unwrap();
+        let socket = OwnedFd::from(served.try_clone().unwrap());
+        let info = tcp_info(&socket).unwrap();
+        assert_eq!((info.state, info.bytes_received), (TCP_ESTABLISHED, 5));
+
+        served.set_nonblocking(true).unwrap();
+        while served.write(&[0; 65536]).is_ok() {}
+        assert!(unsent_bytes(&socket).unwrap() > 0);
+    }
+
+    #[test]
+    fn a_listener_tells_how_many_wait_to_be_accepted() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let _client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let socket = OwnedFd::from(listener);
+        assert_eq!(tcp_info(&socket).unwrap().unacknowledged, 1);
+    }
+}
