@@ -3,9 +3,11 @@
 //! Nothing here links against larder's own HTTP code: what is tested must not be read with its own eyes.
 #![allow(dead_code, unused_imports, clippy::duplicated_attributes)]
 
+pub mod card;
 pub mod client;
 pub mod server;
 
+pub use card::{Card, CardOptions, Fault};
 pub use client::{Answer, Client, Connection};
 pub use server::{Server, ServerBuilder};
 

@@ -1,0 +1,147 @@
+//! A simulated SD card: a folder seen through a FUSE file system whose syncs take time, one after the other, and which
+//! counts, fails and loses power on demand.
+//!
+//! It is a pass-through, not a model of a file system: what a program writes is at once in the folder behind it. With
+//! [`CardOptions::power_cuts`] the card remembers how to take back whatever was not synced: bytes and lengths until
+//! their file is synced, names until their folder is. That is stricter than ext4, whose syncs carry names along.
+//! Memory maps that are written to are not supported.
+
+mod disk;
+mod filesystem;
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use fuser::{BackgroundSession, Config, MountOption};
+
+use disk::Disk;
+use filesystem::{Card as FileSystem, Control};
+
+/// What a card is like.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct CardOptions {
+    /// How long each sync takes; syncs wait for each other.
+    pub sync_delay: Duration,
+    /// Whether to remember what is not synced, so that [`Card::cut_power`] can take it back. Costs memory.
+    pub power_cuts: bool,
+}
+
+/// What goes wrong from now on.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Fault {
+    /// Nothing.
+    #[default]
+    None,
+    /// Every sync takes its time and then fails with EIO; what it was to make durable is not.
+    SyncFails,
+    /// Every write and every new file fails with ENOSPC, and `statfs` still shows room (as on a card that lies).
+    WriteFindsNoSpace,
+    /// The same, and `statfs` says so.
+    Full,
+}
+
+/// What a card has done so far.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct CardStats {
+    /// Bytes handed to `write`.
+    pub bytes_written: u64,
+    /// Bytes of the 4 KiB pages that syncs found dirty, and of those still dirty: what reaches the card. Metadata of
+    /// the file system itself is not in it.
+    pub bytes_to_card: u64,
+    /// Syncs of files and folders that came to an end.
+    pub syncs: u64,
+}
+
+/// A mounted card. Its end unmounts it; the folder behind it stays.
+pub struct Card {
+    session: Option<BackgroundSession>,
+    control: Arc<Control>,
+    mountpoint: PathBuf,
+    backing: PathBuf,
+    /// A mountpoint of the card's own, removed with it.
+    _folder: Option<tempfile::TempDir>,
+}
+
+impl Card {
+    /// Mounts a card over a folder, at a mountpoint of its own. The `Err` says why there is no FUSE here.
+    pub fn mount(backing: &Path, options: CardOptions) -> io::Result<Card> {
+        let folder = tempfile::tempdir()?;
+        let mountpoint = folder.path().to_owned();
+        Card::mount_at(backing, &mountpoint, Some(folder), options)
+    }
+
+    /// The same at a given mountpoint.
+    pub fn mount_at(
+        backing: &Path,
+        mountpoint: &Path,
+        folder: Option<tempfile::TempDir>,
+        options: CardOptions,
+    ) -> io::Result<Card> {
+        std::fs::create_dir_all(backing)?;
+        let backing = backing.canonicalize()?;
+        let control = Arc::new(Control::new(Disk::open(&backing, options.power_cuts)?, options.sync_delay));
+        let mut config = Config::default();
+        config.mount_options = vec![MountOption::FSName("simulated-card".to_owned()), MountOption::NoAtime];
+        // Enough that reads go on while others write; syncs have a thread of their own.
+        config.n_threads = Some(4);
+        let session = fuser::spawn_mount(FileSystem::start(control.clone())?, mountpoint, &config)?;
+        Ok(Card { session: Some(session), control, mountpoint: mountpoint.to_owned(), backing, _folder: folder })
+    }
+
+    /// Where programs see the card.
+    pub fn path(&self) -> &Path {
+        &self.mountpoint
+    }
+
+    /// The folder behind it.
+    pub fn backing(&self) -> &Path {
+        &self.backing
+    }
+
+    /// What it has done so far.
+    pub fn stats(&self) -> CardStats {
+        self.control.stats()
+    }
+
+    /// How long syncs take from now on.
+    pub fn set_sync_delay(&self, delay: Duration) {
+        self.control.set_sync_delay(delay);
+    }
+
+    /// What goes wrong from now on.
+    pub fn set_fault(&self, fault: Fault) {
+        self.control.set_fault(fault);
+    }
+
+    /// Holds every sync that has not ended until `false` is said.
+    pub fn hold_syncs(&self, held: bool) {
+        self.control.hold_syncs(held);
+    }
+
+    /// Syncs that are waiting or at work.
+    pub fn syncs_in_progress(&self) -> u64 {
+        self.control.syncs_in_progress()
+    }
+
+    /// Pulls the plug: every call fails from now on, and the folder behind holds what had been synced and no more.
+    pub fn cut_power(&self) {
+        self.control.cut_power();
+    }
+}
+
+impl Drop for Card {
+    fn drop(&mut self) {
+        // A held sync would keep the file system from ending.
+        self.control.hold_syncs(false);
+        if let Some(session) = self.session.take() {
+            // Lazily, since a program that hangs on the card must not make the test hang too.
+            let unmounted = std::process::Command::new("umount").arg("-l").arg(&self.mountpoint).output();
+            if !unmounted.is_ok_and(|output| output.status.success()) {
+                let _ = std::process::Command::new("fusermount3").args(["-u", "-z"]).arg(&self.mountpoint).output();
+            }
+            drop(session);
+        }
+    }
+}
