@@ -9,7 +9,7 @@ use super::access::Grant;
 use super::ratelimit::RateKey;
 use super::routes::{self, Endpoint, Openness};
 use super::target::ValueTarget;
-use super::{Api, error, health, identify, kv};
+use super::{Api, batch, create, error, health, identify, kv};
 
 impl Handler for Api {
     fn admit(&self, request: &Request, trace: &mut Trace) -> Admission {
@@ -64,6 +64,7 @@ impl Handler for Api {
                 Err(problem) => responder.send(problem.into()),
                 Ok(target) => match request.method {
                     Method::Put => kv::write::put(self, db, &request, responder, &target),
+                    Method::Patch => kv::update::patch(self, db, &request, responder, &target),
                     Method::Delete => kv::write::delete(self, db, &request, responder, &target),
                     _ => {
                         let response = kv::read::full(self, db, &request, responder.trace(), &target);
@@ -71,6 +72,14 @@ impl Handler for Api {
                     }
                 },
             },
+            Endpoint::Incr => match ValueTarget::parse(found.parameters) {
+                Err(problem) => responder.send(problem.into()),
+                Ok(target) => kv::update::incr(self, db, &request, responder, &target),
+            },
+            Endpoint::Batch => batch::batch(self, db, &request, responder),
+            Endpoint::Collection if request.method == Method::Post => {
+                create::create(self, db, &request, responder, found.parameters);
+            }
             _ => responder.send(nothing_here()),
         }
     }

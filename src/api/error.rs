@@ -17,6 +17,11 @@ static READ_FAILURES: RateLimit = RateLimit::new(5, Duration::from_secs(10));
 
 /// The answer for a write that has no outcome.
 pub fn write_error(error: &WriteError) -> Response {
+    write_problem(error).into()
+}
+
+/// The problem of a write that has no outcome.
+pub fn write_problem(error: &WriteError) -> Problem {
     let (status, code, message, retry) = match error {
         WriteError::OutcomeUnknown => (
             504,
@@ -57,7 +62,7 @@ pub fn read_error(error: &StoreError) -> Response {
         }
     };
     let retry = (problem.status == 503).then_some(RETRY_LATER_S);
-    with_retry(problem, retry)
+    with_retry(problem, retry).into()
 }
 
 /// The store is not open (yet).
@@ -66,7 +71,7 @@ pub fn store_unavailable(write: bool) -> Response {
     if write {
         problem = problem.written(Written::No);
     }
-    with_retry(problem, Some(RETRY_LATER_S))
+    with_retry(problem, Some(RETRY_LATER_S)).into()
 }
 
 /// An operation's refusal to work on the present value.
@@ -105,10 +110,9 @@ pub fn precondition_failed() -> Problem {
     )
 }
 
-fn with_retry(problem: Problem, retry: Option<&str>) -> Response {
-    let response = Response::from(problem);
+fn with_retry(problem: Problem, retry: Option<&str>) -> Problem {
     match retry {
-        Some(seconds) => response.field("Retry-After", seconds),
-        None => response,
+        Some(seconds) => problem.field("Retry-After", seconds),
+        None => problem,
     }
 }

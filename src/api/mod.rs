@@ -4,11 +4,13 @@
 //! identify → route → guard → dispatch → (engine writes) → record. One file a resource; this file only joins them.
 
 pub mod access;
+pub mod batch;
 pub mod cache_rules;
 pub mod cached;
 pub mod catalog;
 pub mod cors;
 pub mod counter;
+pub mod create;
 pub mod cursor;
 pub mod deadline;
 pub mod dispatch;
@@ -70,6 +72,8 @@ pub struct Api {
     pub drain: DrainSignal,
     /// When larder started.
     pub started_at: Instant,
+    /// Keys for those who have none.
+    pub made_keys: create::MadeKeys,
     store: OnceLock<Arc<Database>>,
     store_trouble: parking_lot::Mutex<Option<String>>,
     recovery: parking_lot::Mutex<Option<RecoveryReport>>,
@@ -121,6 +125,7 @@ impl Api {
             deadlines: Arc::default(),
             drain,
             started_at: Instant::now(),
+            made_keys: create::MadeKeys::default(),
             store: OnceLock::new(),
             store_trouble: parking_lot::Mutex::new(None),
             recovery: parking_lot::Mutex::new(None),

@@ -113,6 +113,8 @@ pub struct Precondition {
     pub version_not_in: Option<VersionSet>,
     /// The present record must not be modified after this wall time (`If-Unmodified-Since`, whole seconds, in ms).
     pub unmodified_since_ms: Option<u64>,
+    /// Also counts for a `Delete` of an absent key, which is then `PreconditionFailed` instead of `NotFound`.
+    pub also_if_absent: bool,
 }
 
 impl Precondition {
@@ -160,7 +162,8 @@ pub enum Action {
         /// Its expiry.
         ttl: Ttl,
     },
-    /// Removes the key; absent is [`OpOutcome::NotFound`], whatever the precondition says.
+    /// Removes the key; absent is [`OpOutcome::NotFound`], whatever the precondition says, unless that asks to be heard
+    /// ([`Precondition::also_if_absent`]).
     Delete,
     /// Stores what a function makes of the present value (counters, merge patches).
     Update {

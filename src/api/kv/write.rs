@@ -7,10 +7,11 @@ use bytes::Bytes;
 use crate::http::conditional::{self, Conditions, VersionMatch};
 use crate::http::etag;
 use crate::http::query::Query;
-use crate::http::{Problem, Request, Responder, Response, encoding, media};
+use crate::http::responder::unanswered;
+use crate::http::{Method, Problem, Request, Responder, Response, encoding, media};
 use crate::store::{
-    Action, Database, Durability, OpOutcome, Precondition, Preread, Ttl, VersionSet, WriteError, WriteOp, WriteOutcome,
-    WriteRequest,
+    Action, Database, Durability, OpOutcome, Precondition, Preread, Record, Ttl, VersionSet, WriteError, WriteOp,
+    WriteOutcome, WriteRequest,
 };
 
 use super::super::target::ValueTarget;
@@ -28,28 +29,38 @@ pub fn put(api: &Api, db: &Database, request: &Request, responder: Responder, ta
         let ttl = write_query(request, &[])?.ttl.map_or(Ttl::Clear, Ttl::After);
         Ok(Action::Put { content_type, value, ttl })
     });
-    submit_or_refuse(api, db, request, responder, target, action);
+    submit_or_refuse(api, db, request, responder, target, action, no_update);
 }
 
 /// Removes the key.
 pub fn delete(api: &Api, db: &Database, request: &Request, responder: Responder, target: &ValueTarget<'_>) {
-    submit_or_refuse(api, db, request, responder, target, Ok(Action::Delete));
+    let action = write_query(request, &[]).and_then(|query| match query.ttl {
+        Some(_) => Err(Problem::new(400, "INVALID_QUERY", "a delete takes no ttl")),
+        None => Ok(Action::Delete),
+    });
+    submit_or_refuse(api, db, request, responder, target, action, no_update);
 }
 
-fn submit_or_refuse(
+fn no_update(_: &Record) -> Response {
+    unanswered(Method::Put)
+}
+
+/// Hands one operation over, or answers why not. `updated` makes the answer to an update.
+pub fn submit_or_refuse(
     api: &Api,
     db: &Database,
     request: &Request,
     responder: Responder,
     target: &ValueTarget<'_>,
     action: Result<Action, Problem>,
+    updated: fn(&Record) -> Response,
 ) {
     match action.and_then(|action| single(api, db, request, target, action)) {
         Err(problem) => responder.send(problem.into()),
         Ok((op, durability)) => {
             let location = request.head.path().to_owned();
             let value_bytes_max = api.limits.get().value_bytes_max;
-            let answer = move |outcome: WriteOutcome| single_answer(outcome, &location, value_bytes_max);
+            let answer = move |outcome: WriteOutcome| single_answer(outcome, &location, value_bytes_max, updated);
             submit(api, db, responder, vec![op], true, durability, answer);
         }
     }
@@ -125,6 +136,7 @@ pub fn precondition(request: &Request) -> Result<Precondition, Problem> {
         version_in: conditions.if_match.as_ref().map(|tags| set(conditional::versions_strong(tags))),
         version_not_in: conditions.if_none_match.as_ref().map(|tags| set(conditional::versions_weak(tags))),
         // If-Match takes the place of the date (RFC 9110 §13.2.2).
+        also_if_absent: false,
         unmodified_since_ms: match conditions.if_match {
             Some(_) => None,
             None => conditions.if_unmodified_since_s.map(|seconds| seconds * 1000),
@@ -194,8 +206,13 @@ pub fn submit(
     db.submit(WriteRequest { ops, atomic, durability, deadline: Some(deadline), reply });
 }
 
-/// The answer to a write of one key.
-fn single_answer(mut outcome: WriteOutcome, location: &str, value_bytes_max: u64) -> Response {
+/// The answer to a write of one key; `updated` makes that of an update.
+fn single_answer(
+    mut outcome: WriteOutcome,
+    location: &str,
+    value_bytes_max: u64,
+    updated: fn(&Record) -> Response,
+) -> Response {
     match outcome.results.pop() {
         Some(OpOutcome::Stored { version, created: true }) => {
             Response::new(201).field("Location", location).field("ETag", &etag::write_etag(version))
@@ -207,7 +224,8 @@ fn single_answer(mut outcome: WriteOutcome, location: &str, value_bytes_max: u64
         Some(OpOutcome::NotFound) => error::not_found().into(),
         Some(OpOutcome::PreconditionFailed) => error::precondition_failed().into(),
         Some(OpOutcome::Refused(refusal)) => error::refused(refusal, value_bytes_max).into(),
-        Some(OpOutcome::Updated { .. } | OpOutcome::Got(_) | OpOutcome::Aborted) | None => {
+        Some(OpOutcome::Updated { record, .. }) => updated(&record),
+        Some(OpOutcome::Got(_) | OpOutcome::Aborted) | None => {
             Problem::new(500, "INTERNAL", "the write ended in a way larder does not know").into()
         }
     }

@@ -119,6 +119,7 @@ impl Check<'_> {
                 }
             }
             Action::Delete => match present {
+                None if precondition.also_if_absent && !holds(precondition, None) => OpOutcome::PreconditionFailed,
                 None => OpOutcome::NotFound,
                 Some(record) if !holds(precondition, Some(record)) => OpOutcome::PreconditionFailed,
                 Some(_) => self.remove(key),

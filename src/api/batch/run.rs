@@ -1,0 +1,172 @@
+//! Running a batch: gets alone from one view, atomic ones as one group, others in chunks that let other writers between.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use crate::http::{Problem, Request, Responder, Response, encoding, media};
+use crate::limits::CHUNK_OPERATIONS;
+use crate::store::{
+    Action, Database, Durability, FullKey, OpOutcome, Precondition, Preread, Ttl, VersionSet, View, WriteOp,
+    WriteOutcome, WriteRequest,
+};
+
+use super::super::access::{Grant, Scope};
+use super::super::deadline::Cell;
+use super::super::kv::write::{self, write_query};
+use super::super::{Api, counter, error};
+use super::answer::Results;
+use super::parse::{self, Batch, Operation, Verb};
+
+/// Answers a batch.
+pub fn batch(api: &Api, db: &Arc<Database>, request: &Request, responder: Responder) {
+    let (batch, durability) = match prepare(api, request) {
+        Ok(prepared) => prepared,
+        Err(problem) => return responder.send(problem.into()),
+    };
+    if !batch.operations.iter().any(|operation| operation.verb.is_write()) {
+        return responder.send(read_all(db, &batch));
+    }
+    let view = db.view();
+    let ops: Vec<WriteOp> = batch.operations.into_iter().map(|operation| to_op(&view, operation)).collect();
+    if batch.atomic {
+        let value_bytes_max = api.limits.get().value_bytes_max;
+        let answer = move |outcome: WriteOutcome| atomic_answer(&outcome, value_bytes_max);
+        write::submit(api, db, responder, ops, true, durability, answer);
+    } else {
+        in_chunks(api, db, responder, ops, durability);
+    }
+}
+
+fn prepare(api: &Api, request: &Request) -> Result<(Batch, Durability), Problem> {
+    let query = write_query(request, &[])?;
+    if query.ttl.is_some() {
+        return Err(Problem::new(400, "INVALID_QUERY", "a batch takes ttl on its operations, not in the query"));
+    }
+    media::expect_type(&request.head, &["application/json"])?;
+    let limits = api.limits.get();
+    let body = encoding::decode_body(&request.head, request.body.shared(), limits.body_bytes_max)?;
+    let grant = api.access.authorize_each(&request.head, request.peer, request.method)?;
+    let batch = parse::parse(&body, &limits)?;
+    for operation in &batch.operations {
+        allow(&grant, operation)?;
+    }
+    Ok((batch, query.durability.unwrap_or(api.config.durability)))
+}
+
+fn allow(grant: &Grant, operation: &Operation) -> Result<(), Problem> {
+    let scope = if operation.verb.is_write() { Scope::Write } else { Scope::Read };
+    grant.require(scope, Some(&operation.namespace))
+}
+
+fn read_all(db: &Database, batch: &Batch) -> Response {
+    let view = db.view();
+    let mut results = Results::default();
+    for operation in &batch.operations {
+        let key = FullKey::new(&operation.namespace, &operation.collection, &operation.key);
+        match view.read(&key) {
+            Ok(found) => results.push(&OpOutcome::Got(found.filter(|record| !db.clock().is_expired(record))), 0),
+            Err(failure) => return error::read_error(&failure),
+        }
+    }
+    results.finish()
+}
+
+fn to_op(view: &View, operation: Operation) -> WriteOp {
+    let key = FullKey::new(&operation.namespace, &operation.collection, &operation.key);
+    let action = match operation.verb {
+        Verb::Get => Action::Get,
+        Verb::Delete => Action::Delete,
+        Verb::Set { content_type, value, ttl } => {
+            Action::Put { content_type, value, ttl: ttl.map_or(Ttl::Clear, Ttl::After) }
+        }
+        Verb::Incr { by, ttl } => {
+            Action::Update { update: counter::update(by), ttl: ttl.map_or(Ttl::Keep, Ttl::After) }
+        }
+    };
+    let precondition = match operation.if_version {
+        None => Precondition::default(),
+        Some(0) => Precondition { version_not_in: Some(VersionSet::Any), ..Precondition::default() },
+        // Here an absent key fails the condition too, also for a delete: a batch that compares must not go on.
+        Some(version) => Precondition {
+            version_in: Some(VersionSet::List(vec![version])),
+            also_if_absent: true,
+            ..Precondition::default()
+        },
+    };
+    let preread = view.read(&key).ok().map(|record| Preread { instant: view.instant, record });
+    WriteOp { key, action, precondition, preread }
+}
+
+fn atomic_answer(outcome: &WriteOutcome, value_bytes_max: u64) -> Response {
+    let mut results = Results::default();
+    let shown = outcome.failed.map_or(outcome.results.len(), |failed| failed + 1);
+    for result in outcome.results.iter().take(shown) {
+        results.push(result, value_bytes_max);
+    }
+    match outcome.failed {
+        None => results.finish(),
+        Some(failed) => results.aborted(failed).into(),
+    }
+}
+
+/// What a batch that is not atomic has still to do, and what it has done.
+struct Progress {
+    db: Arc<Database>,
+    waiting: Arc<Cell>,
+    rest: std::vec::IntoIter<WriteOp>,
+    results: Results,
+    durability: Durability,
+    synced: bool,
+    deadline: Instant,
+    submitted_at: Instant,
+    value_bytes_max: u64,
+    max_loss: Arc<str>,
+}
+
+fn in_chunks(api: &Api, db: &Arc<Database>, mut responder: Responder, ops: Vec<WriteOp>, durability: Durability) {
+    let limits = api.limits.get();
+    let deadline = responder.trace().received_at + limits.request_timeout;
+    let progress = Progress {
+        db: db.clone(),
+        waiting: api.deadlines.watch(responder, deadline),
+        rest: ops.into_iter(),
+        results: Results::default(),
+        durability,
+        synced: true,
+        deadline,
+        submitted_at: Instant::now(),
+        value_bytes_max: limits.value_bytes_max,
+        max_loss: api.max_loss.clone(),
+    };
+    progress.next();
+}
+
+impl Progress {
+    /// Hands over the next chunk; its reply, on the committer's thread, hands over the one after it.
+    fn next(mut self) {
+        let ops: Vec<WriteOp> = self.rest.by_ref().take(CHUNK_OPERATIONS).collect();
+        if ops.is_empty() {
+            return self.finish();
+        }
+        let (db, count) = (self.db.clone(), ops.len());
+        let (durability, deadline) = (self.durability, Some(self.deadline));
+        let reply = Box::new(move |outcome: Result<WriteOutcome, _>| {
+            match outcome {
+                Ok(outcome) => {
+                    self.synced &= outcome.durability == Durability::Sync;
+                    outcome.results.iter().for_each(|result| self.results.push(result, self.value_bytes_max));
+                }
+                Err(failure) => self.results.push_error(&failure, count),
+            }
+            self.next();
+        });
+        db.submit(WriteRequest { ops, atomic: false, durability, deadline, reply });
+    }
+
+    fn finish(self) {
+        let Some(mut responder) = self.waiting.lock().take() else { return };
+        responder.trace().commit = self.submitted_at.elapsed();
+        let durability = if self.synced { "synced" } else { &*self.max_loss };
+        responder.send(self.results.finish().field("Larder-Durability", durability));
+    }
+}

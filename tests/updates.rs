@@ -1,0 +1,214 @@
+//! Counters, merge patches, made keys and batches from outside, on every engine.
+#![allow(clippy::unwrap_used)]
+
+mod support;
+
+use serde_json::{Value, json};
+use support::{Answer, Server, on_every_engine};
+
+fn post(server: &Server, path: &str, body: &Value) -> Answer {
+    server.send("POST", path, &[("Content-Type", "application/json")], body.to_string().as_bytes())
+}
+
+fn batch(server: &Server, document: &Value) -> Answer {
+    post(server, "/api/v1/batch", document)
+}
+
+#[test]
+fn a_counter_counts_and_says_when_it_cannot() {
+    on_every_engine(|server| {
+        let path = "/api/v1/kv/a/counters/n";
+        let incr = format!("{path}/incr");
+        let first = server.send("POST", &incr, &[], b"").expect(200);
+        assert_eq!(first.json()["value"], 1);
+        assert_eq!(first.json()["version"], first.version());
+        assert_eq!(post(server, &incr, &json!({"by": -3})).expect(200).json()["value"], -2);
+        let read = server.get(path).expect(200);
+        assert_eq!((read.text().as_str(), read.header("Content-Type")), ("-2", Some("application/json")));
+        server.put(path, b"9223372036854775807").expect(204);
+        assert_eq!(server.send("POST", &incr, &[], b"").expect(409).code(), "INTEGER_OVERFLOW");
+        server.put(path, b"many").expect(204);
+        assert_eq!(server.send("POST", &incr, &[], b"").expect(409).code(), "NOT_AN_INTEGER");
+        assert_eq!(server.get(path).text(), "many");
+        assert_eq!(post(server, &incr, &json!({"by": 1.5})).expect(400).code(), "INVALID_JSON");
+        assert_eq!(server.send("PUT", &incr, &[], b"").expect(405).header("Allow"), Some("POST, OPTIONS"));
+    });
+}
+
+#[test]
+fn many_who_count_at_once_lose_nothing() {
+    on_every_engine(|server| {
+        std::thread::scope(|scope| {
+            for _ in 0..8 {
+                scope.spawn(|| {
+                    let mut client = server.client();
+                    for _ in 0..50 {
+                        client.send("POST", "/api/v1/kv/a/b/n/incr", &[], b"").expect(200);
+                    }
+                });
+            }
+        });
+        assert_eq!(server.get("/api/v1/kv/a/b/n").text(), "400");
+    });
+}
+
+#[test]
+fn a_counter_keeps_its_life_unless_it_is_given_a_new_one() {
+    on_every_engine(|server| {
+        let path = "/api/v1/kv/a/b/n";
+        server.put(&format!("{path}?ttl=100"), b"1").expect(201);
+        server.send("POST", &format!("{path}/incr"), &[], b"").expect(200);
+        assert!(server.get(path).header("Larder-Ttl").is_some());
+        server.send("POST", &format!("{path}/incr?ttl=1000"), &[], b"").expect(200);
+        assert!(server.get(path).header("Larder-Ttl").unwrap().parse::<f64>().unwrap() > 900.0);
+    });
+}
+
+#[test]
+fn a_merge_patch_changes_what_it_names() {
+    on_every_engine(|server| {
+        let path = "/api/v1/kv/a/docs/d";
+        let patch = |body: &str| {
+            server.send("PATCH", path, &[("Content-Type", "application/merge-patch+json")], body.as_bytes())
+        };
+        assert_eq!(patch(r#"{"a":{"b":1},"c":null}"#).expect(200).json(), json!({"a":{"b":1}}));
+        let merged = patch(r#"{"a":{"b":null,"x":[1,2]},"d":12345678901234567890.5}"#).expect(200);
+        assert_eq!(merged.text(), r#"{"a":{"x":[1,2]},"d":12345678901234567890.5}"#);
+        assert_eq!(server.get(path).text(), merged.text());
+        assert_eq!(server.get(path).version(), merged.version());
+        let wrong = server.send("PATCH", path, &[("Content-Type", "application/json")], b"{}").expect(415);
+        assert_eq!(wrong.code(), "UNSUPPORTED_MEDIA_TYPE");
+        assert_eq!(patch("{").expect(400).code(), "INVALID_JSON");
+        server.put(path, b"plain").expect(204);
+        assert_eq!(patch("{}").expect(409).code(), "NOT_JSON");
+    });
+}
+
+#[test]
+fn a_made_key_is_new_and_told() {
+    on_every_engine(|server| {
+        let mut last = String::new();
+        for n in 0..5 {
+            let made = server.send("POST", "/api/v1/kv/a/log", &[("Content-Type", "text/plain")], b"line").expect(201);
+            let location = made.header("Location").unwrap().to_owned();
+            assert!(location > last, "{n}: {location} after {last}");
+            assert_eq!(server.get(&location).expect(200).text(), "line");
+            last = location;
+        }
+    });
+}
+
+#[test]
+fn a_batch_is_all_or_nothing_and_sees_itself() {
+    on_every_engine(|server| {
+        let document = json!({"namespace": "home", "collection": "sensors", "operations": [
+            {"op": "set", "key": "a", "value": {"t": 21.50}},
+            {"op": "set", "key": "b", "value_base64": "AAEC", "content_type": "image/png", "ttl": 60},
+            {"op": "get", "key": "a"},
+            {"op": "delete", "key": "none"},
+            {"op": "incr", "key": "n", "by": 2},
+            {"op": "incr", "key": "n", "by": 2},
+            {"op": "get", "key": "b"},
+        ]});
+        let answer = batch(server, &document).expect(200);
+        assert_eq!(answer.header("Larder-Durability"), Some("synced"));
+        let results = &answer.json()["results"];
+        let statuses: Vec<u64> = results.as_array().unwrap().iter().map(|r| r["status"].as_u64().unwrap()).collect();
+        assert_eq!(statuses, [201, 201, 200, 404, 200, 200, 200]);
+        assert_eq!(results[2]["value"], json!({"t": 21.50}));
+        assert_eq!(results[5]["value"], 4);
+        assert_eq!(results[6]["value_base64"], "AAEC");
+        assert_eq!(results[1]["version"].as_u64().unwrap(), results[0]["version"].as_u64().unwrap() + 1);
+        assert_eq!(server.get("/api/v1/kv/home/sensors/b").header("Content-Type"), Some("image/png"));
+
+        let version = server.get("/api/v1/kv/home/sensors/a").version();
+        let failing = json!({"namespace": "home", "collection": "sensors", "operations": [
+            {"op": "set", "key": "new", "value": 1},
+            {"op": "set", "key": "a", "value": 2, "if_version": version + 1},
+            {"op": "set", "key": "later", "value": 3},
+        ]});
+        let aborted = batch(server, &failing).expect(409);
+        assert_eq!(aborted.code(), "BATCH_ABORTED");
+        assert_eq!(aborted.json()["failed"], 1);
+        assert_eq!(aborted.json()["results"].as_array().unwrap().len(), 2);
+        server.get("/api/v1/kv/home/sensors/new").expect(404);
+        assert_eq!(server.get("/api/v1/kv/home/sensors/a").version(), version);
+
+        let mut each = failing.clone();
+        each["atomic"] = false.into();
+        let results = batch(server, &each).expect(200).json();
+        assert_eq!(results["results"][1], json!({"status": 412, "code": "PRECONDITION_FAILED"}));
+        server.get("/api/v1/kv/home/sensors/later").expect(200);
+        for (operation, status) in [
+            (json!({"op": "set", "key": "a", "value": 1, "if_version": 0}), 409),
+            (json!({"op": "delete", "key": "gone", "if_version": 7}), 409),
+            (json!({"op": "delete", "key": "gone"}), 200),
+        ] {
+            let document = json!({"namespace": "home", "collection": "sensors", "operations": [operation]});
+            batch(server, &document).expect(status);
+        }
+    });
+}
+
+#[test]
+fn a_batch_keeps_to_its_limits() {
+    on_every_engine(|server| {
+        let many = |count: usize, atomic: bool| {
+            let operations: Vec<Value> =
+                (0..count).map(|n| json!({"op": "set", "key": format!("k{n}"), "value": n})).collect();
+            json!({"namespace": "a", "collection": "b", "atomic": atomic, "operations": operations})
+        };
+        assert_eq!(batch(server, &many(1001, true)).expect(400).code(), "BATCH_SIZE_EXCEEDED");
+        server.get("/api/v1/kv/a/b/k0").expect(404);
+        for atomic in [true, false] {
+            let results = batch(server, &many(1000, atomic)).expect(200).json();
+            assert_eq!(results["results"].as_array().unwrap().len(), 1000);
+        }
+        assert_eq!(server.get("/api/v1/kv/a/b/k999").expect(200).text(), "999");
+        let large = vec![b' '; (4 << 20) + 1];
+        let over = server.send("POST", "/api/v1/batch", &[("Content-Type", "application/json")], &large);
+        assert_eq!(over.expect(413).code(), "BODY_TOO_LARGE");
+        for (body, code) in [("[]", "INVALID_JSON"), ("{\"operations\":[]}", "INVALID_OPERATION"), ("", "INVALID_JSON")]
+        {
+            let answer = server.send("POST", "/api/v1/batch", &[("Content-Type", "application/json")], body.as_bytes());
+            assert_eq!(answer.expect(400).code(), code, "{body}");
+        }
+        let foreign = server.send("POST", "/api/v1/batch", &[("Content-Type", "text/plain")], b"{}");
+        assert_eq!(foreign.expect(415).code(), "UNSUPPORTED_MEDIA_TYPE");
+    });
+}
+
+#[test]
+fn a_thousand_writers_with_one_tag_let_exactly_one_through_each_time() {
+    on_every_engine(|server| {
+        let path = "/api/v1/kv/a/b/contended";
+        server.put(path, b"0").expect(201);
+        let wins = std::sync::Mutex::new(Vec::new());
+        std::thread::scope(|scope| {
+            for writer in 0..20 {
+                let wins = &wins;
+                scope.spawn(move || {
+                    let mut client = server.client();
+                    for n in 0..50 {
+                        let tag = client.send("GET", path, &[], b"").expect(200).header("ETag").unwrap().to_owned();
+                        let body = format!("{writer}-{n}");
+                        let answer = client.send("PUT", path, &[("If-Match", &tag)], body.as_bytes());
+                        match answer.status {
+                            204 => wins.lock().unwrap().push((tag, answer.version())),
+                            412 => {}
+                            _ => panic!("{answer:?}"),
+                        }
+                    }
+                });
+            }
+        });
+        let mut wins = wins.into_inner().unwrap();
+        wins.sort_by_key(|(_, version)| *version);
+        assert!(!wins.is_empty());
+        // Each winner replaced exactly the version that the winner before it had made.
+        for pair in wins.windows(2) {
+            assert_eq!(pair[1].0, format!("\"{}\"", pair[0].1));
+        }
+        assert_eq!(server.get(path).version(), wins.last().unwrap().1);
+    });
+}
