@@ -19,6 +19,7 @@ use crate::cache::Cache;
 use crate::config::{Config, EngineKind, ListenAddress};
 use crate::http::epoll::Epoll;
 use crate::http::listener::Listener;
+use crate::http::tiny::TinyHttp;
 use crate::http::{DrainSignal, Ended, Engine, EngineOptions};
 use crate::limits::LiveLimits;
 use crate::logging;
@@ -130,16 +131,7 @@ fn announce(listeners: &[Listener], config: &Config) {
 
 fn engine(kind: EngineKind) -> Box<dyn Engine> {
     match kind {
-        EngineKind::TinyHttp => Box::new(NoEngine),
+        EngineKind::TinyHttp => Box::new(TinyHttp),
         EngineKind::Epoll => Box::new(Epoll),
-    }
-}
-
-/// Stands where the engines will be joined.
-struct NoEngine;
-
-impl Engine for NoEngine {
-    fn serve(&self, _: Vec<Listener>, _: Arc<dyn crate::http::Handler>, _: EngineOptions) -> std::io::Result<Ended> {
-        Err(std::io::Error::other("no engine is joined yet"))
     }
 }
