@@ -144,6 +144,7 @@ fn slow_pull(pieces: usize) -> Response {
 
 impl TestHandler {
     fn import(&self, request: Request, responder: Responder) {
+        self.seen.begun.lock().push(request.head.target().to_owned());
         let RequestBody::Reader(mut reader) = request.body else { panic!("an import comes as a reader") };
         let (mut total, mut piece) = (0u64, vec![0; 10_000]);
         let slow = request.head.query() == "slow";

@@ -2,8 +2,10 @@
 #![allow(missing_docs, clippy::unwrap_used)]
 
 mod answers;
-#[allow(dead_code)]
+mod bodies;
+mod corpus;
 mod fixture;
+mod limits;
 #[allow(unused_imports)]
 #[path = "../support/mod.rs"]
 mod support;

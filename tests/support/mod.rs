@@ -5,6 +5,7 @@
 
 pub mod card;
 pub mod client;
+pub mod corpus;
 pub mod server;
 
 pub use card::{Card, CardOptions, Fault};

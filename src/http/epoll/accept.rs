@@ -8,6 +8,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::Ordering;
 
 use rustix::event::epoll::{self, EventData, EventFlags};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::net::{SocketFlags, acceptfrom_with};
 
@@ -37,12 +38,12 @@ pub struct Accepting {
 impl IoThread {
     /// Watches the listeners.
     pub(super) fn start_accepting(&mut self) -> std::io::Result<()> {
+        self.accepting.is_on = true;
         for (index, listener) in self.listeners.iter().enumerate() {
             // Exclusive: one new connection wakes one thread.
             let data = EventData::new_u64(token(LISTENER, index as u32));
             epoll::add(&self.epoll, fd_of(listener), data, EventFlags::IN | EventFlags::EXCLUSIVE)?;
         }
-        self.accepting.is_on = true;
         Ok(())
     }
 
@@ -82,19 +83,23 @@ impl IoThread {
     /// Takes what waits at a listener.
     pub(super) fn accept(&mut self, listener: usize) {
         for _ in 0..ACCEPTS_PER_TURN {
-            if !self.accepting.is_on {
-                return;
-            }
+            let mut made_room = false;
             if !self.core.shared.claim_connection(self.core.limits.connections_max) {
-                if !self.evict_anywhere() {
+                // Room is made for a connection that waits, not for one that may come.
+                if !self.someone_waits(listener) {
+                    return;
+                }
+                made_room = self.make_room();
+                if !made_room || !self.core.shared.claim_connection(self.core.limits.connections_max) {
+                    self.room_is_taken(made_room);
                     // One tick, not a growing pause: a connection may end at any moment.
                     self.accepting.pause_ticks = 0;
-                    self.pause_accepting();
+                    return self.pause_accepting();
                 }
-                continue;
             }
-            let accepted =
-                acceptfrom_with(fd_of(&self.listeners[listener]), SocketFlags::NONBLOCK | SocketFlags::CLOEXEC);
+            let listening = fd_of(&self.listeners[listener]);
+            let accepted = acceptfrom_with(listening, SocketFlags::NONBLOCK | SocketFlags::CLOEXEC);
+            self.room_is_taken(made_room);
             if accepted.is_err() {
                 self.core.shared.release_connection();
             }
@@ -107,16 +112,25 @@ impl IoThread {
                 }
                 Err(Errno::AGAIN) => return,
                 Err(error) if is_of_the_connection(error) => {}
-                Err(error) => {
-                    self.core.shared.stats.accept_errors.inc();
-                    log::warn!("accept failed: {error}");
-                    if matches!(error, Errno::MFILE | Errno::NFILE) {
-                        self.evict_anywhere();
-                    }
-                    self.pause_accepting();
-                }
+                Err(error) => return self.accept_failed(error),
             }
         }
+    }
+
+    /// Not this connection but the next ones will fail as well, for a while: descriptors or memory are used up.
+    fn accept_failed(&mut self, error: Errno) {
+        self.core.shared.stats.accept_errors.inc();
+        log::warn!("accept failed: {error}");
+        if matches!(error, Errno::MFILE | Errno::NFILE) {
+            let made_room = self.make_room();
+            self.room_is_taken(made_room);
+        }
+        self.pause_accepting();
+    }
+
+    fn someone_waits(&self, listener: usize) -> bool {
+        let mut watched = [PollFd::from_borrowed_fd(fd_of(&self.listeners[listener]), PollFlags::IN)];
+        poll(&mut watched, Some(&Timespec { tv_sec: 0, tv_nsec: 0 })).is_ok_and(|ready| ready > 0)
     }
 
     /// Takes a connection that is counted in the total, or hands it to the thread that has fewest.
@@ -139,19 +153,31 @@ impl IoThread {
         }
     }
 
-    /// Makes room by closing the connection that has been idle longest, on whatever thread. True if it was one of ours.
-    fn evict_anywhere(&mut self) -> bool {
+    /// Closes the connection that has been idle longest, on whatever thread. True if it was one of ours, and its place is
+    /// free: then [`IoThread::room_is_taken`] follows. Only one thread makes room at a time, and only for one
+    /// connection, so that no idle connection is closed in vain.
+    fn make_room(&mut self) -> bool {
+        if self.core.shared.making_room.swap(true, Ordering::SeqCst) {
+            return false;
+        }
         self.publish_idle();
         let views = &self.core.shared.io;
         let since = |index: usize| views[index].idle_since.load(Ordering::Relaxed);
         let oldest = (0..views.len()).min_by_key(|&index| since(index)).filter(|&index| since(index) != u32::MAX);
-        match oldest {
-            Some(index) if index == self.index => self.evict_own(),
-            Some(index) => {
-                views[index].mailbox.send(Message::Evict);
-                false
-            }
-            None => false,
+        if let Some(index) = oldest.filter(|&index| index != self.index) {
+            // That thread says when it is done.
+            views[index].mailbox.send(Message::Evict);
+            return false;
+        }
+        let made_room = oldest.is_some() && self.evict_own();
+        self.room_is_taken(!made_room);
+        made_room
+    }
+
+    /// Another thread may make room again.
+    pub(super) fn room_is_taken(&self, was_made: bool) {
+        if was_made {
+            self.core.shared.making_room.store(false, Ordering::SeqCst);
         }
     }
 }

@@ -160,7 +160,10 @@ impl IoThread {
             Message::ReaderHasRoom(token) => {
                 self.with(token, |connection, core| connection.on_reader_has_room(core, token));
             }
-            Message::Evict => drop(self.evict_own()),
+            Message::Evict => {
+                self.evict_own();
+                self.room_is_taken(true);
+            }
             Message::Drain => self.drain(),
             Message::Cut => self.cut(),
         }

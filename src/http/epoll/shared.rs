@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
 use std::time::Instant;
 
 use parking_lot::Mutex;
@@ -28,6 +28,8 @@ pub struct Shared {
     pub queue: Queue,
     /// Import lanes that are open.
     pub imports: AtomicUsize,
+    /// A thread is closing an idle connection, so that one that waits can be accepted.
+    pub making_room: AtomicBool,
     /// The I/O threads, as others see them.
     pub io: Vec<IoThreadView>,
     /// When tick 0 was.
@@ -56,6 +58,7 @@ impl Shared {
             stats,
             queue: Queue::default(),
             imports: AtomicUsize::new(0),
+            making_room: AtomicBool::new(false),
             io,
             epoch: Instant::now(),
             connections: AtomicUsize::new(0),
