@@ -3,7 +3,8 @@
 //!
 //! Until the system clock is synchronised the expiry clock is the last known time plus uptime (or the system clock, if
 //! that is plausible and ahead: a board with a battery clock). Hiding what expired needs no more than that; deleting it
-//! needs a synchronised clock, and 24 h of grace after a forward step of more than an hour.
+//! needs a synchronised clock, and 24 h of grace after a forward step of more than an hour. Records that got an expiry
+//! before the clock was right are moved along with it by the committer, once.
 //!
 //! Invariant: `expiry_now_ms` never returns less than it has returned before in this process.
 
@@ -56,8 +57,8 @@ impl TimeSource for SystemTimeSource {
     }
 
     fn synchronised(&self) -> bool {
-        // NOTE: the kernel's own word (adjtimex) has no safe binding; this file is what systemd-timesyncd and the
-        // systemd units of chrony and ntpd leave behind once the clock is right.
+        // NOTE: systemd-timesyncd leaves this file once the clock is right. The kernel's own word (adjtimex) has no safe
+        // binding, and a hardened unit (ProtectClock=, SystemCallFilter=) may end a process for asking.
         self.trusted || Path::new("/run/systemd/timesync/synchronized").exists()
     }
 }
@@ -163,13 +164,14 @@ impl Clock {
 
     /// The expiry clock, ms. Cheap: one look at the system clock, no lock.
     pub fn expiry_now_ms(&self) -> u64 {
-        let now_ms = if self.is_synchronised() {
-            self.source.wall_ms()
-        } else {
-            self.base_ms.saturating_add(self.source.uptime_ms())
-        };
+        let now_ms = if self.is_synchronised() { self.source.wall_ms() } else { self.guess_ms() };
         let floor_ms = self.floor_ms.load(Ordering::Relaxed);
         if now_ms <= floor_ms { floor_ms } else { now_ms.max(self.floor_ms.fetch_max(now_ms, Ordering::Relaxed)) }
+    }
+
+    /// What the expiry clock shows, or showed, while the system clock is not synchronised, ms.
+    pub(super) fn guess_ms(&self) -> u64 {
+        self.base_ms.saturating_add(self.source.uptime_ms())
     }
 
     /// Whether a record counts as absent.

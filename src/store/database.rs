@@ -152,7 +152,13 @@ impl Database {
             .name("larder-committer".into())
             .spawn(move || committer.run())
             .map_err(|error| StoreError::Io(format!("the committer's thread could not be started: {error}")))?;
-        let keeper = match Keeper::start(shared.clone(), queue.clone(), registry, KeeperOptions::from(&options)) {
+        let keeper = match Keeper::start(
+            shared.clone(),
+            store.clone(),
+            queue.clone(),
+            registry,
+            KeeperOptions::from(&options),
+        ) {
             Ok(keeper) => keeper,
             Err(error) => {
                 queue.close();

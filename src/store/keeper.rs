@@ -11,8 +11,9 @@ use std::time::{Duration, Instant};
 use crossbeam::channel::{Receiver, RecvTimeoutError, Sender, bounded};
 
 use super::committer::WriteQueue;
-use super::database::{DatabaseOptions, Shared};
+use super::database::{DatabaseOptions, Shared, submit};
 use super::sweeper::Sweeper;
+use super::{Durability, Store, WriteRequest};
 use crate::metrics::Registry;
 
 /// What the keeper needs of the options.
@@ -41,16 +42,17 @@ pub(super) struct Keeper {
 impl Keeper {
     pub(super) fn start(
         shared: Arc<Shared>,
+        store: Arc<dyn Store>,
         queue: Arc<WriteQueue>,
         registry: &Registry,
         options: KeeperOptions,
     ) -> io::Result<Keeper> {
         let (stop, stopped) = bounded(1);
         let sweeper = (options.scan_rate > 0)
-            .then(|| Sweeper::new(shared.clone(), queue, registry, options.scan_rate, stopped.clone()));
+            .then(|| Sweeper::new(shared.clone(), store, queue.clone(), registry, options.scan_rate, stopped.clone()));
         let thread = thread::Builder::new()
             .name("larder-keeper".into())
-            .spawn(move || keep(&shared, sweeper, &options, &stopped))?;
+            .spawn(move || keep(&shared, &queue, sweeper, &options, &stopped))?;
         Ok(Keeper { stop, thread })
     }
 
@@ -63,14 +65,24 @@ impl Keeper {
     }
 }
 
-fn keep(shared: &Shared, mut sweeper: Option<Sweeper>, options: &KeeperOptions, stopped: &Receiver<()>) {
-    let mut look_at = Instant::now();
+fn keep(
+    shared: &Shared,
+    queue: &WriteQueue,
+    mut sweeper: Option<Sweeper>,
+    options: &KeeperOptions,
+    stopped: &Receiver<()>,
+) {
+    let (mut look_at, mut could_delete) = (Instant::now(), false);
     loop {
         if Instant::now() >= look_at {
-            shared.clock.tick();
+            tick(shared, queue);
             shared.space.look();
-            let expired_before_ms = if shared.clock.may_delete() { shared.clock.expiry_now_ms() } else { 0 };
+            // Compactions ask nobody. They may delete one look later than the sweeper, when the committer has corrected
+            // what rested on a guessed clock.
+            let can_delete = shared.clock.may_delete();
+            let expired_before_ms = if can_delete && could_delete { shared.clock.expiry_now_ms() } else { 0 };
             options.expired_before.store(expired_before_ms, Ordering::Relaxed);
+            could_delete = can_delete;
             look_at = Instant::now() + options.interval;
         }
         let rest = match &mut sweeper {
@@ -81,5 +93,16 @@ fn keep(shared: &Shared, mut sweeper: Option<Sweeper>, options: &KeeperOptions, 
             Err(RecvTimeoutError::Timeout) => {}
             Ok(()) | Err(RecvTimeoutError::Disconnected) => return,
         }
+    }
+}
+
+/// Looks at the clock. When it has just been set, wakes the committer with a request that asks for nothing.
+fn tick(shared: &Shared, queue: &WriteQueue) {
+    let was_synchronised = shared.clock.is_synchronised();
+    shared.clock.tick();
+    if shared.clock.is_synchronised() && !was_synchronised {
+        let (ops, reply) = (Vec::new(), Box::new(|_| {}));
+        let request = WriteRequest { ops, atomic: false, durability: Durability::Relaxed, deadline: None, reply };
+        submit(shared, queue, request);
     }
 }

@@ -61,9 +61,8 @@ impl Switches {
         self.draining.load(Ordering::SeqCst)
     }
 
-    pub(super) fn stop_writes(&self, reason: String) {
-        log::error!("the store takes no more writes: {reason}");
-        self.reason.lock().get_or_insert(reason);
+    pub(super) fn stop_writes(&self, reason: &str) {
+        self.reason.lock().get_or_insert_with(|| reason.to_owned());
         self.failed.store(true, Ordering::SeqCst);
     }
 

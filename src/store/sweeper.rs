@@ -14,8 +14,8 @@ use crossbeam::channel::{Receiver, bounded, select};
 use super::committer::WriteQueue;
 use super::database::{Shared, submit};
 use super::{
-    Action, Durability, FullKey, OpOutcome, Precondition, Preread, Record, Space, StoreError, TYPE_META, TYPE_RECORD,
-    WriteError, WriteOp, WriteOutcome, WriteRequest, record,
+    Action, Durability, FullKey, OpOutcome, Precondition, Preread, Record, Space, Store, StoreError, TYPE_META,
+    TYPE_RECORD, WriteError, WriteOp, WriteOutcome, WriteRequest, record,
 };
 use crate::limits::{CHUNK_OPERATIONS, MIB};
 use crate::metrics::{Counter, Registry};
@@ -27,9 +27,13 @@ const CHUNK_BYTES: usize = MIB;
 /// Bytes of records read in a second, so that large values do not turn a walk into a flood of reads.
 const BYTES_PER_SECOND: usize = 8 * MIB;
 
+/// After a walk that deleted so many, the store is asked to give back their space.
+const RECLAIM_RECORDS: u64 = 1000;
+
 /// The walk over the store.
 pub(super) struct Sweeper {
     shared: Arc<Shared>,
+    store: Arc<dyn Store>,
     queue: Arc<WriteQueue>,
     scan_rate: u64,
     stopped: Receiver<()>,
@@ -37,6 +41,8 @@ pub(super) struct Sweeper {
     cursor: Option<Bytes>,
     /// Whether this walk has met a record that expires some day.
     met_expiring: bool,
+    /// Records deleted in this walk.
+    deleted_now: u64,
     scanned: Counter,
     deleted: Counter,
     unreadable: Counter,
@@ -54,6 +60,7 @@ struct Chunk {
 impl Sweeper {
     pub(super) fn new(
         shared: Arc<Shared>,
+        store: Arc<dyn Store>,
         queue: Arc<WriteQueue>,
         registry: &Registry,
         scan_rate: u64,
@@ -62,11 +69,13 @@ impl Sweeper {
         let counter = |name, help| registry.counter(name, help, &[]);
         Sweeper {
             shared,
+            store,
             queue,
             scan_rate,
             stopped,
             cursor: None,
             met_expiring: false,
+            deleted_now: 0,
             scanned: counter("larder_expiry_scanned_total", "Records the sweeper looked at."),
             deleted: counter("larder_expiry_deleted_total", "Expired records deleted by the sweeper."),
             unreadable: counter("larder_expiry_unreadable_total", "Records the sweeper could not read."),
@@ -110,13 +119,16 @@ impl Sweeper {
                 return false;
             }
             self.cursor = Some(Bytes::from_static(&[TYPE_RECORD]));
-            self.met_expiring = false;
+            (self.met_expiring, self.deleted_now) = (false, 0);
         }
         true
     }
 
     fn end(&mut self) {
         self.cursor = None;
+        if self.deleted_now >= RECLAIM_RECORDS {
+            self.store.reclaim();
+        }
         if self.met_expiring {
             self.shared.expiring.store(true, Ordering::Relaxed);
         }
@@ -153,7 +165,7 @@ impl Sweeper {
 
     /// Asks the committer to delete, and waits for its answer: that is the pace. False if it was refused or the
     /// database is stopping.
-    fn delete(&self, ops: Vec<WriteOp>) -> bool {
+    fn delete(&mut self, ops: Vec<WriteOp>) -> bool {
         let (reply, answered) = bounded::<Result<WriteOutcome, WriteError>>(1);
         let request = WriteRequest {
             ops,
@@ -170,7 +182,9 @@ impl Sweeper {
             recv(answered) -> result => match result {
                 Ok(Ok(outcome)) => {
                     let deleted = |result: &&OpOutcome| matches!(result, OpOutcome::Deleted { .. });
-                    self.deleted.add(outcome.results.iter().filter(deleted).count() as u64);
+                    let count = outcome.results.iter().filter(deleted).count() as u64;
+                    self.deleted_now += count;
+                    self.deleted.add(count);
                     true
                 }
                 Ok(Err(_)) | Err(_) => false,

@@ -11,6 +11,7 @@ use hashbrown::HashMap;
 
 use super::metrics::CommitMetrics;
 use super::overlay::{Overlay, Standing};
+use super::provisional::Provisional;
 use super::queue::Pending;
 use super::recent::RecentWrites;
 use crate::store::clock::Clock;
@@ -41,6 +42,8 @@ pub(super) struct Check<'a> {
     pub(super) modified_ms: &'a mut u64,
     /// The expiry clock, read once: all operations of a group live at one moment.
     pub(super) now_ms: u64,
+    /// While the clock is guessed: whose expiry rests on it.
+    pub(super) provisional: Option<&'a mut Provisional>,
     pub(super) overlay: Overlay,
     /// What the committer itself read for this group.
     pub(super) reread: HashMap<FullKey, Standing, RandomState>,
@@ -62,8 +65,7 @@ impl Check<'_> {
                     }
                 }
                 Err(error) => {
-                    self.overlay.roll_back();
-                    self.versions.rewind(version_before);
+                    self.roll_back(version_before);
                     return Err(error);
                 }
             }
@@ -74,14 +76,21 @@ impl Check<'_> {
 
     /// Takes an atomic request back. What its operations saw or did of keys it had changed never happened.
     fn undo(&mut self, request: &Pending, version_before: u64, results: &mut Vec<OpOutcome>, failed: usize) {
-        let undone = self.overlay.roll_back();
-        self.versions.rewind(version_before);
+        let undone = self.roll_back(version_before);
         for (op, result) in request.ops[..failed].iter().zip(results.iter_mut()) {
             if undone.contains(&op.key) {
                 *result = OpOutcome::Aborted;
             }
         }
         results.resize(request.ops.len(), OpOutcome::Aborted);
+    }
+
+    fn roll_back(&mut self, version_before: u64) -> Vec<FullKey> {
+        self.versions.rewind(version_before);
+        if let Some(provisional) = &mut self.provisional {
+            provisional.rewind(version_before);
+        }
+        self.overlay.roll_back()
     }
 
     fn operation(&mut self, op: &mut WriteOp) -> Result<OpOutcome, CheckError> {
@@ -170,6 +179,11 @@ impl Check<'_> {
             Ttl::After(time) => self.now_ms.saturating_add(u64::try_from(time.as_millis()).unwrap_or(u64::MAX)).max(1),
         };
         let (version, modified_ms) = (self.versions.take(), *self.modified_ms);
+        match (&mut self.provisional, ttl, present) {
+            (Some(provisional), Ttl::After(_), _) => provisional.note(version),
+            (Some(provisional), Ttl::Keep, Some(present)) => provisional.inherit(key, present.version, version),
+            _ => {}
+        }
         let record = Arc::new(Record { version, modified_ms, expires_ms, content_type, value });
         self.overlay.set(key, Some(record.clone()));
         record

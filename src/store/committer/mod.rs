@@ -9,8 +9,10 @@ mod gather;
 mod group;
 mod metrics;
 mod overlay;
+mod provisional;
 mod queue;
 mod recent;
+mod renewal;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -25,23 +27,24 @@ use gather::Gather;
 use group::{Computed, Group, Held, is_late};
 use metrics::CommitMetrics;
 use overlay::Overlay;
+use provisional::Provisional;
 pub(in crate::store) use queue::WriteQueue;
 use queue::{Next, Pending, WriteSource, write_queue};
 use recent::RecentWrites;
+use renewal::Renewal;
 
 use super::database::{DatabaseOptions, Shared};
 use super::versions::{Versions, number};
 use super::view::View;
 use super::{Change, CommitObserver, FullKey, Space, Store, StoreError, TYPE_META, WriteError, WriteRequest, record};
 
+/// Why writes stopped, in words for clients: the error itself is for the log, it may name paths.
+const WRITE_FAILED: &str = "a write to the storage device failed";
+const PANICKED: &str = "the thread that writes panicked";
 /// Where the last known time stands in the data keyspace.
 pub(super) const CLOCK_KEY: &[u8] = &[TYPE_META, b'c', b'l', b'o', b'c', b'k'];
 /// How often the last known time is saved along with a write.
 const CLOCK_SAVE_INTERVAL: Duration = Duration::from_secs(600);
-/// The first renewal of an idle store's snapshot after a write; each next one waits twice as long.
-const RENEW_MIN: Duration = Duration::from_secs(1);
-/// The last one: by then compactions have come to rest.
-const RENEW_MAX: Duration = Duration::from_secs(128);
 
 /// The state of the committer's thread.
 pub(super) struct Committer {
@@ -63,8 +66,9 @@ pub(super) struct Committer {
     instant: u64,
     /// Since when relaxed writes wait for their sync.
     unsynced_since: Option<Instant>,
-    /// When to look whether the idle store let go of old tables, and how long to wait after that.
-    renewal: Option<(Instant, Duration)>,
+    renewal: Renewal,
+    /// Records whose expiry rests on a guessed time; `None` once the clock is synchronised.
+    provisional: Option<Provisional>,
     modified_ms: u64,
     clock_saved: Option<Instant>,
 }
@@ -80,6 +84,7 @@ pub(super) fn committer(
 ) -> (WriteQueue, Committer) {
     let metrics = CommitMetrics::new(registry);
     let (queue, source) = write_queue(options.queued_writes_max, options.queued_bytes_max, metrics.depth.clone());
+    let provisional = (!shared.clock.is_synchronised()).then(Provisional::default);
     let committer = Committer {
         store,
         observer,
@@ -95,7 +100,8 @@ pub(super) fn committer(
         announced: Vec::new(),
         instant: 0,
         unsynced_since: None,
-        renewal: None,
+        renewal: Renewal::new(Instant::now()),
+        provisional,
         modified_ms: 0,
         clock_saved: None,
     };
@@ -120,10 +126,10 @@ impl Committer {
         match catch_unwind(AssertUnwindSafe(|| self.serve())) {
             Ok(()) => self.finish(),
             Err(_) => {
-                let error = StoreError::Io("the committer panicked".into());
+                let error = StoreError::Io(PANICKED.into());
                 self.metrics.panics.inc();
                 // Even this may panic again, in the observer or the store; what follows must not depend on it.
-                let _ = catch_unwind(AssertUnwindSafe(|| self.give_up(&error)));
+                let _ = catch_unwind(AssertUnwindSafe(|| self.give_up(PANICKED, &error)));
                 self.carried = None;
                 self.source.refuse_all();
                 self.shared.set_busy(false);
@@ -142,6 +148,7 @@ impl Committer {
             match next {
                 Next::Request(first) => {
                     self.shared.set_busy(true);
+                    self.correct_expiries();
                     let group = self.take_group(first);
                     self.process(group);
                     self.do_duties();
@@ -153,11 +160,15 @@ impl Committer {
         }
     }
 
+    fn process(&mut self, group: Group) {
+        let Some(computed) = self.check(group) else { return };
+        self.carry_out(computed);
+    }
+
     /// IMPORTANT: this order is the whole correctness. A reply before the commit returned acknowledges what can be
     /// lost; an announcement after it lets a reader fill the cache with the past; so does a publication before the
     /// snapshot is swapped.
-    fn process(&mut self, group: Group) {
-        let Some(computed) = self.check(group) else { return };
+    fn carry_out(&mut self, computed: Computed) {
         if computed.overlay.is_empty() {
             return computed.answer(false);
         }
@@ -169,7 +180,7 @@ impl Committer {
                 self.maintain();
             }
             Err(error) => {
-                self.give_up(&error);
+                self.give_up(WRITE_FAILED, &error);
                 computed.unknown();
             }
         }
@@ -214,7 +225,7 @@ impl Committer {
             return None;
         }
         if let Err(error) = self.versions.reserve(operations, &*self.store) {
-            self.give_up(&StoreError::Io(format!("the version ceiling could not be raised: {error}")));
+            self.give_up(WRITE_FAILED, &error);
             requests.into_iter().for_each(|request| request.answer.give(Err(WriteError::ReadOnly)));
             return None;
         }
@@ -222,15 +233,17 @@ impl Committer {
         self.metrics.group_operations.record(operations as u64);
         self.metrics.group_requests.record(requests.len() as u64);
         let view = self.shared.view.get();
+        let clock = &self.shared.clock;
         let mut check = Check {
             view: &view,
             recent: &self.recent,
             versions: &mut self.versions,
-            clock: &self.shared.clock,
+            clock,
             metrics: &self.metrics,
             value_bytes_max: self.value_bytes_max,
             modified_ms: &mut self.modified_ms,
-            now_ms: self.shared.clock.expiry_now_ms(),
+            now_ms: if self.provisional.is_some() { clock.guess_ms() } else { clock.expiry_now_ms() },
+            provisional: self.provisional.as_mut(),
             overlay: Overlay::default(),
             reread: Default::default(),
         };
@@ -291,10 +304,13 @@ impl Committer {
                 self.shared.expiring.store(true, Ordering::Relaxed);
             }
         }
+        if let Some(provisional) = &mut self.provisional {
+            provisional.committed(overlay);
+        }
         self.shared.view.set(View { snapshot, instant: self.instant });
         let before = self.shared.last_version.swap(self.versions.last(), Ordering::AcqRel);
         self.metrics.versions.add(self.versions.last() - before);
-        self.renewal = Some((Instant::now() + RENEW_MIN, RENEW_MIN));
+        self.renewal.committed(Instant::now());
         Ok(())
     }
 
@@ -319,7 +335,7 @@ impl Committer {
     /// Lets the store keep house between commits.
     fn maintain(&mut self) {
         if let Err(error) = self.store.maintain() {
-            self.give_up(&error);
+            self.give_up(WRITE_FAILED, &error);
         }
     }
 
@@ -331,9 +347,10 @@ impl Committer {
 
     /// Stops all writes for good. What was announced is handed back to the readers, who see what the store now holds:
     /// a failed commit may be there or not.
-    fn give_up(&mut self, error: &StoreError) {
+    fn give_up(&mut self, reason: &str, error: &StoreError) {
         self.metrics.failures.inc();
-        self.shared.switches.stop_writes(error.to_string());
+        log::error!("the store takes no more writes: {reason}: {error}");
+        self.shared.switches.stop_writes(reason);
         match self.store.snapshot() {
             Ok(snapshot) => {
                 self.instant += 1;
@@ -344,38 +361,56 @@ impl Committer {
         for key in self.announced.drain(..) {
             self.observer.abort(&key);
         }
-        (self.unsynced_since, self.renewal) = (None, None);
+        self.unsynced_since = None;
     }
 
     /// When the thread must act though no request comes.
-    fn next_duty(&self) -> Option<Instant> {
+    fn next_duty(&self) -> Instant {
         let sync_due = self.unsynced_since.map(|since| since + self.sync_interval);
-        let renewal_due = self.renewal.map(|(due, _)| due);
-        sync_due.into_iter().chain(renewal_due).min()
+        sync_due.map_or(self.renewal.due(), |due| due.min(self.renewal.due()))
     }
 
     fn do_duties(&mut self) {
         let now = Instant::now();
         if self.unsynced_since.is_some_and(|since| now >= since + self.sync_interval) {
-            let began = Instant::now();
             match self.store.sync() {
-                Ok(()) => self.synced(began.elapsed()),
-                Err(error) => self.give_up(&error),
+                Ok(()) => self.synced(now.elapsed()),
+                Err(error) => self.give_up("a sync of the storage device failed", &error),
             }
         }
-        if let Some((_, wait)) = self.renewal.filter(|(due, _)| now >= *due) {
-            self.renew_snapshot(wait);
+        if now >= self.renewal.due() && self.renewal.look(now, &self.store.figures()) {
+            match self.store.snapshot() {
+                Ok(snapshot) => self.shared.view.set(View { snapshot, instant: self.instant }),
+                Err(error) => log::warn!("the idle snapshot could not be renewed: {error}"),
+            }
         }
     }
 
-    /// An idle store goes on compacting; a snapshot from before keeps the old tables on the card.
-    fn renew_snapshot(&mut self, waited: Duration) {
-        let wait = waited * 2;
-        self.renewal = (wait <= RENEW_MAX).then(|| (Instant::now() + wait, wait));
-        match self.store.snapshot() {
-            Ok(snapshot) => self.shared.view.set(View { snapshot, instant: self.instant }),
-            Err(error) => log::warn!("the idle snapshot could not be renewed: {error}"),
+    /// Once the clock is synchronised, moves the expiries that rested on a guess by what the guess was wrong. Readers
+    /// may miss such a record for the moment between; nobody deletes it, because deletes come through here, too.
+    fn correct_expiries(&mut self) {
+        let clock = &self.shared.clock;
+        if !clock.is_synchronised() || self.shared.switches.has_failed() {
+            return;
         }
+        let Some(provisional) = self.provisional.take() else { return };
+        let guess_ms = clock.guess_ms();
+        let wrong_ms = clock.expiry_now_ms().saturating_sub(guess_ms);
+        let view = self.shared.view.get();
+        let mut computed = Computed::default();
+        for (key, version) in provisional.into_records() {
+            match view.read(&key) {
+                Ok(Some(mut record)) if record.version == version && record.expires_ms > guess_ms => {
+                    record.expires_ms = record.expires_ms.saturating_add(wrong_ms);
+                    computed.overlay.set(&key, Some(Arc::new(record)));
+                }
+                Ok(_) => {}
+                Err(error) => log::warn!("an expiry could not be corrected: {error}"),
+            }
+        }
+        log::info!("the clock is set; it was guessed {wrong_ms} ms early");
+        computed.overlay.keep();
+        self.carry_out(computed);
     }
 
     fn last_known_time(&mut self) -> Change {
@@ -388,10 +423,13 @@ impl Committer {
         if let Some(reason) = self.shared.switches.reason() {
             return Err(StoreError::Io(reason));
         }
-        if self.instant == 0 {
-            return Ok(());
-        }
-        let time = self.last_known_time();
-        self.store.commit(vec![time], true).inspect_err(|error| self.give_up(error))
+        // A store that nobody wrote to is left as it was.
+        let saved = if self.instant > 0 {
+            let time = self.last_known_time();
+            self.store.commit(vec![time], true)
+        } else {
+            Ok(())
+        };
+        saved.and_then(|()| self.store.close()).inspect_err(|error| self.give_up(WRITE_FAILED, error))
     }
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Instant;
 
-use crossbeam::channel::{Receiver, Sender, TrySendError, bounded};
+use crossbeam::channel::{Receiver, RecvTimeoutError, Sender, TrySendError, bounded};
 use crossbeam::sync::{Parker, Unparker};
 use parking_lot::RwLock;
 
@@ -160,14 +160,9 @@ pub(super) enum Next {
 }
 
 impl WriteSource {
-    /// The next request, waiting for it until `until` (`None`: as long as it takes).
-    pub(super) fn next(&self, until: Option<Instant>) -> Next {
-        use crossbeam::channel::RecvTimeoutError;
-        let received = match until {
-            Some(until) => self.receiver.recv_deadline(until),
-            None => self.receiver.recv().map_err(|_| RecvTimeoutError::Disconnected),
-        };
-        match received {
+    /// The next request, waiting for it until then.
+    pub(super) fn next(&self, until: Instant) -> Next {
+        match self.receiver.recv_deadline(until) {
             Ok(pending) => Next::Request(self.counted_out(pending)),
             Err(RecvTimeoutError::Timeout) => Next::TimedOut,
             Err(RecvTimeoutError::Disconnected) => Next::Closed,

@@ -6,6 +6,7 @@ mod clock;
 mod concurrency;
 mod expiry;
 mod failure;
+mod on_the_card;
 mod order;
 mod scene;
 mod support;
