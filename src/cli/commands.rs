@@ -105,6 +105,176 @@ const TOKEN_COMMANDS: &[Command] = &[
     Command { operands: "NAME|ID", operands_count: (1, 1), ..leaf("rm", "Remove a token", "", &[CONFIG, DATA, JSON]) },
 ];
 
+const URL: Opt =
+    Opt { short: Some('u'), ..opt("url", "URL", "Where larder is (default: $LARDER_URL, http://127.0.0.1:8080)") };
+const TOKEN_FILE: Opt =
+    opt("token-file", "FILE", "Read the token from this file (default: $LARDER_TOKEN, $LARDER_TOKEN_FILE)");
+const TTL: Opt = opt("ttl", "DURATION", "The value expires after so long, such as 30s or 7d");
+const DURABILITY: Opt = Opt {
+    choices: &["sync", "relaxed"],
+    ..opt("durability", "WHEN", "sync: answered when on the card; relaxed: at once (default: the server's)")
+};
+const IF_VERSION: Opt =
+    opt("if-version", "N", "Only if the value is at this version; 0: only if there is none. Else exit 4");
+const OUTPUT: Opt = Opt { short: Some('o'), ..opt("output", "FILE", "Write to this file; - is stdout") };
+const NAMESPACE: Opt = opt("namespace", "NS", "Only this namespace");
+const COLLECTION: Opt = opt("collection", "COL", "Only this collection of the namespace");
+const SINCE: Opt = opt("since", "VERSION", "Only what was written after this version");
+
+const VALUE_PATH: &str = "NAMESPACE/COLLECTION/KEY";
+
+const fn takes(operands: &'static str, least: usize, most: usize, command: Command) -> Command {
+    Command { operands, operands_count: (least, most), ..command }
+}
+
+const GET: Command = takes(
+    VALUE_PATH,
+    1,
+    1,
+    leaf(
+        "get",
+        "Read a value",
+        "Writes the bytes as they are stored. With --json: version, type, size and the value, as text where it is UTF-8.",
+        &[OUTPUT, JSON, URL, TOKEN_FILE],
+    ),
+);
+
+const PUT: Command = takes(
+    "NAMESPACE/COLLECTION/KEY [VALUE|-]",
+    1,
+    2,
+    leaf(
+        "put",
+        "Write a value",
+        "Without VALUE, or with -, the value is read from stdin. The type of a VALUE on the command line is JSON if it is \
+         JSON, else plain text; from stdin or a file it is application/octet-stream. --type says otherwise.",
+        &[
+            Opt { short: Some('f'), ..opt("file", "FILE", "Read the value from this file") },
+            opt("type", "TYPE", "The content type to store"),
+            TTL,
+            DURABILITY,
+            IF_VERSION,
+            JSON,
+            URL,
+            TOKEN_FILE,
+        ],
+    ),
+);
+
+const DEL: Command = takes(
+    "NAMESPACE/COLLECTION[/KEY]",
+    1,
+    1,
+    leaf(
+        "del",
+        "Remove a value, or many",
+        "Removing more than one value needs --prefix or --all; that goes in steps, not atomically.",
+        &[
+            opt("prefix", "TEXT", "Remove all keys of the collection that begin with this"),
+            switch("all", "Remove all of the collection"),
+            DURABILITY,
+            IF_VERSION,
+            JSON,
+            URL,
+            TOKEN_FILE,
+        ],
+    ),
+);
+
+const LS: Command = takes(
+    "[NAMESPACE[/COLLECTION[/PREFIX]]]",
+    0,
+    1,
+    leaf(
+        "ls",
+        "List namespaces, collections or keys",
+        "One name a line; keys that hold a line break are written as JSON strings.",
+        &[
+            Opt { short: Some('l'), ..switch("long", "Also show version, size, time of change and type") },
+            Opt { short: Some('n'), ..opt("limit", "N", "At most so many") },
+            switch("values", "With --json: include the values"),
+            JSON,
+            URL,
+            TOKEN_FILE,
+        ],
+    ),
+);
+
+const INCR: Command = takes(
+    "NAMESPACE/COLLECTION/KEY [BY]",
+    1,
+    2,
+    leaf(
+        "incr",
+        "Add to a counter (1, or BY, which may be negative) and print it",
+        "",
+        &[TTL, DURABILITY, JSON, URL, TOKEN_FILE],
+    ),
+);
+
+const EXPORT: Command = leaf(
+    "export",
+    "Write the whole store as NDJSON",
+    "One line a value, from one moment, and a last line that says it is complete: without it the exit code is 1.",
+    &[OUTPUT, NAMESPACE, COLLECTION, SINCE, JSON, URL, TOKEN_FILE],
+);
+
+const IMPORT: Command = takes(
+    "[FILE|-]",
+    0,
+    1,
+    leaf(
+        "import",
+        "Read NDJSON into the store",
+        "What the file holds replaces what is there under the same keys; all else stays. Exit 1 if any line failed.",
+        &[switch("partial", "Accept a file that was cut"), JSON, URL, TOKEN_FILE],
+    ),
+);
+
+const BACKUP: Command = takes(
+    "FILE|-",
+    1,
+    1,
+    leaf(
+        "backup",
+        "Save the whole store to a file with checksums",
+        "The file appears under its name only when it is complete and on the disk. With --since it holds what was \
+         written after that version (the last backup names it); values removed since are not in it.",
+        &[SINCE, NAMESPACE, JSON, URL, TOKEN_FILE],
+    ),
+);
+
+const RESTORE: Command = takes(
+    "FILE|-",
+    1,
+    1,
+    leaf(
+        "restore",
+        "Bring a backup back",
+        "A file is proven from its first byte to its last before anything is sent. A store that is not empty is refused \
+         without --merge, and so is a backup made with --since.",
+        &[
+            switch("check", "Only prove the file; ask no server"),
+            switch("merge", "Restore over what is there: the backup's values win, all others stay"),
+            JSON,
+            URL,
+            TOKEN_FILE,
+        ],
+    ),
+);
+
+const COMPLETIONS: Command = takes(
+    "bash|zsh|fish",
+    1,
+    1,
+    leaf(
+        "completions",
+        "Print completions for a shell",
+        "For example: larder completions bash > /etc/bash_completion.d/larder",
+        &[],
+    ),
+);
+
 /// The program itself.
 pub static LARDER: Command = Command {
     subcommands: &[
@@ -132,6 +302,17 @@ pub static LARDER: Command = Command {
                 &[],
             )
         },
+        GET,
+        PUT,
+        DEL,
+        LS,
+        INCR,
+        EXPORT,
+        IMPORT,
+        BACKUP,
+        RESTORE,
+        COMPLETIONS,
+        leaf("man", "Print the manual page", "For example: larder man > larder.1", &[]),
         leaf("version", "Print the version", "", &[]),
     ],
     ..leaf(

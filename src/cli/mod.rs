@@ -2,12 +2,23 @@
 //!
 //! Data goes to stdout, everything else to stderr. Not here: what a server does once it is configured (`app`).
 
+pub mod backup;
+pub mod client;
 pub mod commands;
+pub mod completions;
 pub mod exit;
+pub mod frames;
 pub mod help;
+pub mod list;
+pub mod man;
+pub mod output;
 pub mod parse;
+pub mod path;
+pub mod progress;
 pub mod server;
 pub mod token;
+pub mod transfer;
+pub mod values;
 
 use std::ffi::OsString;
 use std::io::Write;
@@ -40,6 +51,17 @@ fn dispatch(invocation: &Invocation) -> Result<ExitCode, Failure> {
         "larder token add" => token::add(invocation),
         "larder token ls" => token::list(invocation),
         "larder token rm" => token::remove(invocation),
+        "larder get" => values::get(invocation),
+        "larder put" => values::put(invocation),
+        "larder del" => values::del(invocation),
+        "larder incr" => values::incr(invocation),
+        "larder ls" => list::ls(invocation),
+        "larder export" => transfer::export(invocation),
+        "larder import" => transfer::import(invocation),
+        "larder backup" => backup::backup(invocation),
+        "larder restore" => backup::restore(invocation),
+        "larder completions" => completions::print(invocation),
+        "larder man" => Ok(print(&man::render())),
         "larder version" => Ok(version()),
         "larder" if invocation.has("version") => Ok(version()),
         _ => Err(Failure::new(USAGE, help::render(&invocation.path))),
@@ -56,7 +78,11 @@ pub fn target() -> String {
 }
 
 fn version() -> ExitCode {
-    say(&format!("larder {} ({}, fjall {FJALL})\n", env!("CARGO_PKG_VERSION"), target()));
+    print(&format!("larder {} ({}, fjall {FJALL})\n", env!("CARGO_PKG_VERSION"), target()))
+}
+
+fn print(text: &str) -> ExitCode {
+    say(text);
     ExitCode::SUCCESS
 }
 

@@ -68,6 +68,10 @@ pub fn parse(words: impl IntoIterator<Item = OsString>) -> Result<Invocation, Fa
     let mut parser = lexopt::Parser::from_args(words);
     let mut invocation = Invocation { path: vec![&LARDER], help: false, options: Vec::new(), operands: Vec::new() };
     loop {
+        if let Some(number) = negative_number(&invocation, &mut parser) {
+            invocation.operands.push(number);
+            continue;
+        }
         let argument = match parser.next() {
             Ok(Some(argument)) => argument,
             Ok(None) => break,
@@ -95,6 +99,16 @@ pub fn parse(words: impl IntoIterator<Item = OsString>) -> Result<Invocation, Fa
         count_operands(&invocation)?;
     }
     Ok(invocation)
+}
+
+/// `-3` is an operand of a command that takes numbers, not an option.
+fn negative_number(invocation: &Invocation, parser: &mut lexopt::Parser) -> Option<OsString> {
+    let takes_numbers = invocation.command().operands.contains("BY");
+    let is_number = |word: &std::ffi::OsStr| {
+        let digits = word.to_str().and_then(|word| word.strip_prefix('-'));
+        digits.is_some_and(|digits| !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit()))
+    };
+    parser.try_raw_args().filter(|_| takes_numbers)?.next_if(is_number)
 }
 
 fn find_option(invocation: &Invocation, long: &str) -> Result<&'static Opt, Failure> {
@@ -182,6 +196,16 @@ mod tests {
             assert_eq!(failure.code, USAGE);
             assert!(failure.message.contains(part), "{line}: {}", failure.message);
         }
+    }
+
+    #[test]
+    fn a_negative_number_is_an_operand_where_numbers_are_taken() {
+        let parsed = words("incr a/b/c -3 --json").unwrap();
+        assert_eq!(parsed.operand(1).unwrap(), Some("-3"));
+        assert!(parsed.has("json"));
+        assert!(words("get -3").is_err());
+        assert_eq!(words("put a/b/c -- -3").unwrap().operand(1).unwrap(), Some("-3"));
+        assert_eq!(words("put a/b/c -").unwrap().operand(1).unwrap(), Some("-"));
     }
 
     #[test]

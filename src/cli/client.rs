@@ -1,0 +1,222 @@
+//! The HTTP client of the commands: one request at a time, plain HTTP, no redirects, no proxy.
+//!
+//! SECURITY: the token comes from the environment or a file, never from an argument, and goes to no other host.
+
+use std::io::{Read, Write};
+use std::time::Duration;
+
+use serde_json::Value;
+use ureq::http;
+
+use super::exit::{FAILED, Failure, NOT_FOUND, PRECONDITION, UNREACHABLE, USAGE};
+use super::parse::{Invocation, usage};
+
+const DEFAULT_URL: &str = "http://127.0.0.1:8080";
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+/// Longer than any single answer of larder takes to begin, imports and prefix deletes included.
+const SILENCE_MAX: Duration = Duration::from_secs(300);
+/// An error's document is short; what is longer is not from larder.
+const PROBLEM_BYTES_MAX: u64 = 64 * 1024;
+/// A page of a list is about 1 MiB; one item may hold the largest value twice over.
+const DOCUMENT_BYTES_MAX: u64 = 256 * 1024 * 1024;
+
+/// What a request carries.
+pub enum Payload {
+    /// Nothing.
+    None,
+    /// Bytes, with their length.
+    Bytes(Vec<u8>),
+    /// Bytes of unknown length. The server is asked before they are sent.
+    Stream(Box<dyn Read>),
+}
+
+/// An answer that was not an error.
+pub struct Reply {
+    response: http::Response<ureq::Body>,
+}
+
+/// A connection to one larder.
+pub struct Client {
+    agent: ureq::Agent,
+    base: String,
+    authorization: Option<String>,
+}
+
+impl Client {
+    /// The client that the options and the environment describe.
+    pub fn new(invocation: &Invocation) -> Result<Client, Failure> {
+        let variable = std::env::var("LARDER_URL").ok().filter(|url| !url.is_empty());
+        let url = invocation.text("url")?.map(str::to_owned).or(variable);
+        let base = check_url(url.as_deref().unwrap_or(DEFAULT_URL)).map_err(|message| usage(invocation, message))?;
+        let authorization = find_token(invocation)?.map(|token| format!("Bearer {token}"));
+        let config = ureq::Agent::config_builder()
+            .http_status_as_error(false)
+            .max_redirects(0)
+            .max_redirects_will_error(false)
+            .proxy(None)
+            .user_agent(concat!("larder/", env!("CARGO_PKG_VERSION")))
+            .timeout_connect(Some(CONNECT_TIMEOUT))
+            .timeout_per_read(Some(SILENCE_MAX))
+            .timeout_per_write(Some(SILENCE_MAX))
+            .build();
+        Ok(Client { agent: config.new_agent(), base, authorization })
+    }
+
+    /// Sends a request; an answer other than 2xx is a failure with the exit code for it.
+    pub fn send(
+        &self,
+        method: http::Method,
+        target: &str,
+        fields: &[(&str, &str)],
+        payload: Payload,
+    ) -> Result<Reply, Failure> {
+        let mut builder = http::Request::builder().method(method).uri(format!("{}{target}", self.base));
+        for (name, value) in fields {
+            builder = builder.header(*name, *value);
+        }
+        if let Some(authorization) = &self.authorization {
+            builder = builder.header("Authorization", authorization);
+        }
+        let wrong = |error: http::Error| Failure::new(USAGE, format!("no request can be made of this: {error}"));
+        let sent = match payload {
+            Payload::None => self.agent.run(builder.body(()).map_err(wrong)?),
+            Payload::Bytes(bytes) => self.agent.run(builder.body(bytes).map_err(wrong)?),
+            Payload::Stream(reader) => {
+                // Asked first, a server that refuses answers before the body is on its way.
+                let body = ureq::SendBody::from_owned_reader(reader);
+                self.agent.run(builder.header("Expect", "100-continue").body(body).map_err(wrong)?)
+            }
+        };
+        let reply = Reply { response: sent.map_err(|error| self.unreachable(&error))? };
+        if (200..300).contains(&reply.status()) { Ok(reply) } else { Err(reply.into_failure()) }
+    }
+
+    /// GET of a JSON document.
+    pub fn document(&self, target: &str) -> Result<Value, Failure> {
+        self.send(http::Method::GET, target, &[("Accept", "application/json")], Payload::None)?.into_json()
+    }
+
+    fn unreachable(&self, error: &ureq::Error) -> Failure {
+        Failure::new(UNREACHABLE, format!("no answer from {}: {error}", self.base))
+    }
+}
+
+impl Reply {
+    /// The status.
+    pub fn status(&self) -> u16 {
+        self.response.status().as_u16()
+    }
+
+    /// A header field, if it is there and is text.
+    pub fn field(&self, name: &str) -> Option<&str> {
+        self.response.headers().get(name)?.to_str().ok()
+    }
+
+    /// The version in the `ETag`.
+    pub fn version(&self) -> Option<u64> {
+        self.field("ETag")?.trim_matches('"').parse().ok()
+    }
+
+    /// The body while it arrives. A body that was cut ends with an error.
+    pub fn into_reader(self) -> impl Read {
+        self.response.into_body().into_with_config().limit(u64::MAX).reader()
+    }
+
+    /// The body as JSON.
+    pub fn into_json(self) -> Result<Value, Failure> {
+        let body = self.response.into_body().into_with_config().limit(DOCUMENT_BYTES_MAX).read_to_vec();
+        let body = body.map_err(|error| Failure::new(UNREACHABLE, format!("the answer was cut: {error}")))?;
+        serde_json::from_slice(&body).map_err(|error| Failure::plain(format!("the answer is no JSON: {error}")))
+    }
+
+    fn into_failure(self) -> Failure {
+        let status = self.status();
+        let code = match status {
+            404 => NOT_FOUND,
+            412 => PRECONDITION,
+            _ => FAILED,
+        };
+        let mut text = Vec::new();
+        let read = self.into_reader().take(PROBLEM_BYTES_MAX).read_to_end(&mut text);
+        let problem: Value = read.ok().and_then(|_| serde_json::from_slice(&text).ok()).unwrap_or_default();
+        let part = |name: &str| problem.get(name).and_then(Value::as_str);
+        Failure::new(
+            code,
+            match (part("code"), part("message")) {
+                (Some(code), Some(message)) => format!("{code}: {message}"),
+                _ => format!("the server answered {status}, and it does not seem to be larder"),
+            },
+        )
+    }
+}
+
+fn check_url(url: &str) -> Result<String, String> {
+    if url.starts_with("https://") {
+        return Err(format!("{url}: this client speaks plain http; go through a tunnel, or use curl"));
+    }
+    let url = if url.contains("://") { url.to_owned() } else { format!("http://{url}") };
+    let host = url.strip_prefix("http://").unwrap_or_default();
+    if host.is_empty() || host.starts_with('/') || host.contains(['?', '#', ' ', '@']) {
+        return Err(format!("{url} is no address of a larder, such as {DEFAULT_URL}"));
+    }
+    Ok(url.trim_end_matches('/').to_owned())
+}
+
+fn find_token(invocation: &Invocation) -> Result<Option<String>, Failure> {
+    let variable = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty());
+    if invocation.text("token-file")?.is_none()
+        && let Some(token) = variable("LARDER_TOKEN")
+    {
+        return checked_token(token.to_string_lossy().trim(), "LARDER_TOKEN").map(Some);
+    }
+    let file = invocation.text("token-file")?.map(Into::into).or_else(|| variable("LARDER_TOKEN_FILE"));
+    let Some(file) = file else { return Ok(None) };
+    let shown = std::path::Path::new(&file).display();
+    let text = std::fs::read_to_string(&file)
+        .map_err(|error| Failure::plain(format!("cannot read the token file {shown}: {error}")))?;
+    checked_token(text.trim(), &shown.to_string()).map(Some)
+}
+
+fn checked_token(token: &str, source: &str) -> Result<String, Failure> {
+    if token.is_empty() || !token.bytes().all(|byte| byte.is_ascii_graphic()) {
+        return Err(Failure::plain(format!("{source} holds no token")));
+    }
+    Ok(token.to_owned())
+}
+
+/// Copies a body to where it goes; an error says which side it was.
+pub fn copy(from: &mut impl Read, to: &mut impl Write, mut each: impl FnMut(usize)) -> Result<(), Failure> {
+    let mut buffer = vec![0; 64 * 1024];
+    loop {
+        let count = match from.read(&mut buffer) {
+            Ok(0) => return Ok(()),
+            Ok(count) => count,
+            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => continue,
+            Err(error) => return Err(Failure::new(UNREACHABLE, format!("the answer was cut: {error}"))),
+        };
+        to.write_all(&buffer[..count]).map_err(|error| Failure::plain(format!("cannot write: {error}")))?;
+        each(count);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn urls_are_plain_http_with_a_host() {
+        assert_eq!(check_url("http://pi:8080/").unwrap(), "http://pi:8080");
+        assert_eq!(check_url("pi:8080").unwrap(), "http://pi:8080");
+        assert_eq!(check_url("http://pi/base/").unwrap(), "http://pi/base");
+        for url in ["https://pi", "", "http://", "ftp://pi", "http://user@pi", "http://pi?x", "http:///x"] {
+            assert!(check_url(url).is_err(), "{url}");
+        }
+    }
+
+    #[test]
+    fn a_token_is_one_word() {
+        assert!(checked_token("ldr_a_b", "x").is_ok());
+        assert!(checked_token("", "x").is_err());
+        assert!(checked_token("a\r\nHost: b", "x").is_err());
+    }
+}

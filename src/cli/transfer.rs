@@ -1,0 +1,213 @@
+//! `larder export` and `import`: NDJSON as the server writes and reads it, in constant memory.
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::process::ExitCode;
+
+use serde::Deserialize;
+use serde_json::{Value, json};
+use ureq::http::Method;
+
+use super::client::{Client, Payload};
+use super::exit::{FAILED, Failure, UNREACHABLE};
+use super::output::{Output, open_input};
+use super::parse::{Invocation, usage};
+use super::path::with_query;
+use super::progress::Progress;
+use super::{complain, say};
+
+/// Failed lines that are told one by one.
+const FAILURES_SHOWN: usize = 20;
+/// A longer line is no value of larder.
+const LINE_BYTES_MAX: u64 = 192 * 1024 * 1024;
+
+/// The last line of an export.
+#[derive(Debug, Deserialize, PartialEq, Eq)]
+pub struct EndLine {
+    /// Always true.
+    pub end: bool,
+    /// Values before it.
+    pub items: u64,
+    /// The version of the store at its moment.
+    pub version: u64,
+}
+
+/// An export on its way, line by line.
+pub struct ExportLines {
+    input: Box<dyn BufRead>,
+    line: Vec<u8>,
+    items: u64,
+}
+
+/// A line of an export.
+pub enum ExportLine<'a> {
+    /// A value, with its line break.
+    Item(&'a [u8]),
+    /// The end: the export is complete.
+    End(EndLine, &'a [u8]),
+}
+
+impl ExportLines {
+    /// Asks for an export.
+    pub fn request(client: &Client, invocation: &Invocation, collections: bool) -> Result<ExportLines, Failure> {
+        let text = |name: &str| Ok::<_, Failure>(invocation.text(name)?.map(str::to_owned));
+        let since = invocation.text("since")?.map(str::parse::<u64>).transpose();
+        let since = since.map_err(|_| usage(invocation, "--since takes a version: a whole number".to_owned()))?;
+        let collection = if collections { text("collection")? } else { None };
+        if collection.is_some() && invocation.text("namespace")?.is_none() {
+            return Err(usage(invocation, "--collection goes with --namespace".to_owned()));
+        }
+        let parameters = [
+            ("namespace", text("namespace")?),
+            ("collection", collection),
+            ("since", since.map(|since| since.to_string())),
+        ];
+        let target = with_query("/api/v1/export", &parameters);
+        let fields = [("Accept", "application/x-ndjson"), ("Accept-Encoding", "gzip")];
+        let reply = client.send(Method::GET, &target, &fields, Payload::None)?;
+        let gzip = reply.field("Content-Encoding").is_some_and(|coding| coding.eq_ignore_ascii_case("gzip"));
+        let reader = reply.into_reader();
+        let input: Box<dyn BufRead> = match gzip {
+            true => Box::new(BufReader::with_capacity(64 * 1024, flate2::read::GzDecoder::new(reader))),
+            false => Box::new(BufReader::with_capacity(64 * 1024, reader)),
+        };
+        Ok(ExportLines { input, line: Vec::new(), items: 0 })
+    }
+
+    /// The next line. An export that stops before its end line is a failure.
+    pub fn next_line(&mut self) -> Result<ExportLine<'_>, Failure> {
+        self.line.clear();
+        let cut = |why: String| Failure::plain(format!("the export was cut: {why}"));
+        let read = self.input.by_ref().take(LINE_BYTES_MAX).read_until(b'\n', &mut self.line);
+        read.map_err(|error| Failure::new(UNREACHABLE, format!("the export was cut: {error}")))?;
+        if self.line.last() != Some(&b'\n') {
+            return Err(cut(format!("it stops after {} values", self.items)));
+        }
+        // A value's line begins with its namespace or key: only the last one has to be looked at as a whole.
+        if !self.line.starts_with(b"{\"end\":true") {
+            self.items += 1;
+            return Ok(ExportLine::Item(&self.line));
+        }
+        let end: EndLine = serde_json::from_slice(&self.line).map_err(|error| cut(error.to_string()))?;
+        if end.items != self.items {
+            return Err(cut(format!("its end speaks of {} values, and {} came", end.items, self.items)));
+        }
+        Ok(ExportLine::End(end, &self.line))
+    }
+}
+
+/// Writes the store as NDJSON.
+pub fn export(invocation: &Invocation) -> Result<ExitCode, Failure> {
+    let client = Client::new(invocation)?;
+    let mut lines = ExportLines::request(&client, invocation, true)?;
+    let name = invocation.text("output")?.unwrap_or("-");
+    let mut output = Output::open(name)?;
+    let mut progress = Progress::new("export");
+    let wrote = |error: std::io::Error| Failure::plain(format!("cannot write: {error}"));
+    let end = loop {
+        match lines.next_line()? {
+            ExportLine::Item(line) => {
+                output.write_all(line).map_err(wrote)?;
+                progress.add(1, line.len() as u64);
+            }
+            ExportLine::End(end, line) => {
+                output.write_all(line).map_err(wrote)?;
+                break end;
+            }
+        }
+    };
+    output.finish()?;
+    drop(progress);
+    // Stdout is the data itself: a summary there would spoil it.
+    if name != "-" && invocation.has("json") {
+        say(&format!("{}\n", json!({"items": end.items, "version": end.version})));
+    } else if name != "-" {
+        complain(&format!("{} values at version {}", end.items, end.version));
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Reads NDJSON into the store.
+pub fn import(invocation: &Invocation) -> Result<ExitCode, Failure> {
+    let input = open_input(invocation.operand(0)?.unwrap_or("-"))?;
+    let answer = send_import(&Client::new(invocation)?, Counted::new(input, "import"), invocation.has("partial"))?;
+    report_import(invocation, &answer)
+}
+
+/// Sends lines to be imported.
+pub fn send_import(client: &Client, lines: impl Read + 'static, partial: bool) -> Result<Value, Failure> {
+    let target = with_query("/api/v1/import", &[("partial", partial.then(|| "true".to_owned()))]);
+    let fields = [("Content-Type", "application/x-ndjson")];
+    client.send(Method::POST, &target, &fields, Payload::Stream(Box::new(lines)))?.into_json()
+}
+
+/// Tells how an import went; any line that failed makes it a failure.
+pub fn report_import(invocation: &Invocation, answer: &Value) -> Result<ExitCode, Failure> {
+    let none = Vec::new();
+    let failed = answer["failed"].as_array().unwrap_or(&none);
+    if invocation.has("json") {
+        say(&format!("{answer}\n"));
+    } else {
+        for line in failed.iter().take(FAILURES_SHOWN) {
+            let text = |name: &str| line[name].as_str().unwrap_or_default().to_owned();
+            complain(&format!("line {}: {}: {}", line["line"], text("code"), text("message")));
+        }
+        if failed.len() > FAILURES_SHOWN {
+            complain(&format!("… and {} more", failed.len() - FAILURES_SHOWN));
+        }
+        complain(&format!("{} values imported, {} failed", answer["imported"], failed.len()));
+    }
+    Ok(if failed.is_empty() { ExitCode::SUCCESS } else { ExitCode::from(FAILED) })
+}
+
+/// A reader that shows how much has passed.
+pub struct Counted<R> {
+    input: R,
+    progress: Progress,
+}
+
+impl<R: Read> Counted<R> {
+    /// Counts what is read.
+    pub fn new(input: R, what: &'static str) -> Counted<R> {
+        Counted { input, progress: Progress::new(what) }
+    }
+}
+
+impl<R: Read> Read for Counted<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+        let count = self.input.read(buffer)?;
+        self.progress.add(0, count as u64);
+        Ok(count)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn lines(text: &'static str) -> Result<(u64, EndLine), Failure> {
+        let mut lines = ExportLines { input: Box::new(text.as_bytes()), line: Vec::new(), items: 0 };
+        let mut items = 0;
+        loop {
+            match lines.next_line()? {
+                ExportLine::Item(_) => items += 1,
+                ExportLine::End(end, _) => return Ok((items, end)),
+            }
+        }
+    }
+
+    #[test]
+    fn an_export_is_complete_with_its_end_line_and_not_before() {
+        let end = lines("{\"key\":\"a\"}\n{\"end\":true,\"items\":1,\"version\":9}\n").unwrap();
+        assert_eq!(end, (1, EndLine { end: true, items: 1, version: 9 }));
+        for text in [
+            "",
+            "{\"key\":\"a\"}\n",
+            "{\"key\":\"a\"}",
+            "{\"end\":true,\"items\":1,\"version\":9}\n",
+            "{\"end\":true,\"items\":0,\"version\":9}",
+            "{\"end\":true}\n",
+        ] {
+            assert!(lines(text).is_err(), "{text}");
+        }
+    }
+}

@@ -1,0 +1,161 @@
+//! `larder get`, `put`, `del`, `incr`: one value.
+
+use std::io::{Read, Write};
+use std::process::ExitCode;
+
+use base64::Engine as _;
+use serde_json::{Value, json};
+use ureq::http::Method;
+
+use super::client::{Client, Payload, Reply, copy};
+use super::exit::{Failure, UNREACHABLE};
+use super::output::{Output, open_input};
+use super::parse::{Invocation, usage};
+use super::path::{Place, value_target, with_query};
+use super::{complain, say};
+use crate::config::units::parse_duration;
+
+/// Reads a value.
+pub fn get(invocation: &Invocation) -> Result<ExitCode, Failure> {
+    let target = value_target(invocation)?;
+    let reply = Client::new(invocation)?.send(Method::GET, &target, &[], Payload::None)?;
+    if invocation.has("json") {
+        say(&format!("{}\n", describe(reply)?));
+        return Ok(ExitCode::SUCCESS);
+    }
+    let mut output = Output::open(invocation.text("output")?.unwrap_or("-"))?;
+    copy(&mut reply.into_reader(), &mut output, |_| {})?;
+    output.finish()?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn describe(reply: Reply) -> Result<Value, Failure> {
+    let mut document = json!({
+        "version": reply.version(),
+        "content_type": reply.field("Content-Type"),
+        "modified": reply.field("Last-Modified"),
+        "ttl": reply.field("Larder-Ttl").and_then(|ttl| ttl.parse::<f64>().ok()),
+    });
+    let mut bytes = Vec::new();
+    let cut = |error| Failure::new(UNREACHABLE, format!("the answer was cut: {error}"));
+    reply.into_reader().read_to_end(&mut bytes).map_err(cut)?;
+    document["size"] = bytes.len().into();
+    match String::from_utf8(bytes) {
+        Ok(text) => document["value"] = text.into(),
+        Err(error) => {
+            let encoded = base64::engine::general_purpose::STANDARD.encode(error.as_bytes());
+            document["value_base64"] = encoded.into();
+        }
+    }
+    Ok(document)
+}
+
+/// Writes a value.
+pub fn put(invocation: &Invocation) -> Result<ExitCode, Failure> {
+    let target = with_query(&value_target(invocation)?, &write_parameters(invocation)?);
+    let (value, guessed) = value_to_put(invocation)?;
+    let content_type = invocation.text("type")?.unwrap_or(guessed);
+    let condition = condition(invocation)?;
+    let mut fields = vec![("Content-Type", content_type)];
+    fields.extend(condition.as_ref().map(|(name, value)| (*name, value.as_str())));
+    let reply = Client::new(invocation)?.send(Method::PUT, &target, &fields, Payload::Bytes(value))?;
+    if invocation.has("json") {
+        let created = reply.status() == 201;
+        let durability = reply.field("Larder-Durability");
+        say(&format!("{}\n", json!({"created": created, "version": reply.version(), "durability": durability})));
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The value and the type it seems to have.
+fn value_to_put(invocation: &Invocation) -> Result<(Vec<u8>, &'static str), Failure> {
+    let (file, operand) = (invocation.text("file")?, invocation.operands.get(1));
+    let input = match (file, operand) {
+        (Some(_), Some(_)) => return Err(usage(invocation, "VALUE and --file are two values".to_owned())),
+        (Some(file), None) => open_input(file)?,
+        (None, Some(value)) if value != "-" => {
+            let value = value.as_encoded_bytes().to_vec();
+            let is_json = serde_json::from_slice::<serde::de::IgnoredAny>(&value).is_ok();
+            return Ok((value, if is_json { "application/json" } else { "text/plain; charset=utf-8" }));
+        }
+        (None, _) => open_input("-")?,
+    };
+    let mut value = Vec::new();
+    let mut input = input;
+    input.read_to_end(&mut value).map_err(|error| Failure::plain(format!("cannot read the value: {error}")))?;
+    Ok((value, "application/octet-stream"))
+}
+
+/// The query of a write.
+fn write_parameters(invocation: &Invocation) -> Result<[(&'static str, Option<String>); 2], Failure> {
+    let ttl = invocation.text("ttl")?.map(parse_duration).transpose();
+    let ttl = ttl.map_err(|message| usage(invocation, format!("--ttl: {message}")))?;
+    let durability = invocation.text("durability")?.map(str::to_owned);
+    Ok([("ttl", ttl.map(|ttl| ttl.as_secs_f64().to_string())), ("durability", durability)])
+}
+
+/// The precondition that `--if-version` asks for.
+fn condition(invocation: &Invocation) -> Result<Option<(&'static str, String)>, Failure> {
+    let Some(text) = invocation.text("if-version")? else { return Ok(None) };
+    let version: u64 =
+        text.parse().map_err(|_| usage(invocation, format!("--if-version: `{text}` is no version: a whole number")))?;
+    Ok(Some(match version {
+        0 => ("If-None-Match", "*".to_owned()),
+        version => ("If-Match", format!("\"{version}\"")),
+    }))
+}
+
+/// Removes a value, or those with a prefix, or a collection.
+pub fn del(invocation: &Invocation) -> Result<ExitCode, Failure> {
+    let text = invocation.operand(0)?.unwrap_or_default();
+    let place = Place::parse(text);
+    let (prefix, all) = (invocation.text("prefix")?, invocation.has("all"));
+    if prefix.is_none() && !all {
+        if place.key.is_none() {
+            let message = format!("`{text}` names no single value; --prefix TEXT or --all removes many");
+            return Err(usage(invocation, message));
+        }
+        return del_one(invocation);
+    }
+    if place.key.is_some() || place.collection.is_none() || (prefix.is_some() && all) || invocation.has("if-version") {
+        let message = "many values are removed by NAMESPACE/COLLECTION with either --prefix TEXT or --all";
+        return Err(usage(invocation, message.to_owned()));
+    }
+    let durability = invocation.text("durability")?.map(str::to_owned);
+    let parameters = [("prefix", prefix.map(str::to_owned)), ("durability", durability)];
+    let target = with_query(&place.collection_target(), &parameters);
+    let answer = Client::new(invocation)?.send(Method::DELETE, &target, &[], Payload::None)?.into_json()?;
+    if invocation.has("json") {
+        say(&format!("{answer}\n"));
+    } else {
+        complain(&format!("removed {} values", answer["deleted"]));
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn del_one(invocation: &Invocation) -> Result<ExitCode, Failure> {
+    let durability = invocation.text("durability")?.map(str::to_owned);
+    let target = with_query(&value_target(invocation)?, &[("durability", durability)]);
+    let condition = condition(invocation)?;
+    let fields: Vec<_> = condition.iter().map(|(name, value)| (*name, value.as_str())).collect();
+    let reply = Client::new(invocation)?.send(Method::DELETE, &target, &fields, Payload::None)?;
+    if invocation.has("json") {
+        let version = reply.field("Larder-Version").and_then(|version| version.parse::<u64>().ok());
+        say(&format!("{}\n", json!({"deleted": 1, "version": version})));
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Adds to a counter.
+pub fn incr(invocation: &Invocation) -> Result<ExitCode, Failure> {
+    let target = format!("{}/incr", value_target(invocation)?);
+    let target = with_query(&target, &write_parameters(invocation)?);
+    let by = invocation.operand(1)?.unwrap_or("1");
+    let by: i64 = by.parse().map_err(|_| usage(invocation, format!("`{by}` is no whole number of 64 bits")))?;
+    let body = Payload::Bytes(json!({"by": by}).to_string().into_bytes());
+    let fields = [("Content-Type", "application/json")];
+    let answer = Client::new(invocation)?.send(Method::POST, &target, &fields, body)?.into_json()?;
+    let text = if invocation.has("json") { answer.to_string() } else { answer["value"].to_string() };
+    writeln!(std::io::stdout().lock(), "{text}").map_err(|error| Failure::plain(format!("cannot write: {error}")))?;
+    Ok(ExitCode::SUCCESS)
+}
