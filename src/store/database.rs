@@ -218,7 +218,8 @@ impl Database {
         self.shared.space.figures()
     }
 
-    /// How long the committer has been working on the group in hand; `None` while it waits for requests. For a watchdog.
+    /// How long the committer has been at work on the group or the sync in hand; `None` while it waits for requests. For
+    /// a watchdog.
     pub fn busy_for(&self) -> Option<Duration> {
         self.shared.busy_since.lock().map(|since| since.elapsed())
     }

@@ -124,7 +124,11 @@ impl Committer {
     /// Runs until the queue is closed and empty. A panic stops all writes for good; nobody is left without an answer.
     pub(super) fn run(mut self) -> Result<(), StoreError> {
         match catch_unwind(AssertUnwindSafe(|| self.serve())) {
-            Ok(()) => self.finish(),
+            Ok(()) => {
+                let result = self.finish();
+                self.shared.set_busy(false);
+                result
+            }
             Err(_) => {
                 let error = StoreError::Io(PANICKED.into());
                 self.metrics.panics.inc();
@@ -145,18 +149,18 @@ impl Committer {
                 Some(request) => Next::Request(request),
                 None => self.source.next(self.next_duty()),
             };
+            self.shared.set_busy(true);
             match next {
                 Next::Request(first) => {
-                    self.shared.set_busy(true);
                     self.correct_expiries();
                     let group = self.take_group(first);
                     self.process(group);
-                    self.do_duties();
-                    self.shared.set_busy(false);
                 }
-                Next::TimedOut => self.do_duties(),
+                Next::TimedOut => {}
                 Next::Closed => return,
             }
+            self.do_duties();
+            self.shared.set_busy(false);
         }
     }
 

@@ -150,3 +150,16 @@ fn a_mixed_group_is_synced_and_says_so_to_all() {
     assert_eq!(end(durable).unwrap().durability, Durability::Sync);
     assert!(scene.take().contains(&Event::Commit(2, true)));
 }
+
+#[test]
+fn an_idle_store_that_compacts_gets_a_new_snapshot_of_the_same_instant() {
+    let scene = Scene::new();
+    let database = scene.start(options());
+    write(&database, vec![put("a", "1")]);
+    let instant = database.view().instant;
+    scene.take();
+    scene.compactions.store(1, std::sync::atomic::Ordering::SeqCst);
+    eventually("the renewal", || scene.take() == [Event::Snapshot]);
+    assert_eq!(database.view().instant, instant);
+    assert_eq!(read(&database, "a").as_deref(), Some("1"));
+}

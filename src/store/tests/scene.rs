@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use crossbeam::channel::{Receiver, Sender, unbounded};
 use parking_lot::Mutex;
@@ -34,6 +34,8 @@ pub(super) struct Scene {
     has_entered: Receiver<()>,
     release: Sender<()>,
     may_go: Receiver<()>,
+    /// What the store says it has compacted.
+    pub(super) compactions: AtomicU64,
     /// Keys whose announcement panics.
     pub(super) panic_on: Mutex<Option<String>>,
 }
@@ -47,8 +49,8 @@ impl Scene {
         let (entered, has_entered) = unbounded();
         let (release, may_go) = unbounded();
         let (memory, events, panic_on) = (MemoryStore::new(), Mutex::default(), Mutex::default());
-        let gated = AtomicBool::new(false);
-        Arc::new(Scene { memory, events, gated, entered, has_entered, release, may_go, panic_on })
+        let (gated, compactions) = (AtomicBool::new(false), AtomicU64::new(0));
+        Arc::new(Scene { memory, events, gated, compactions, entered, has_entered, release, may_go, panic_on })
     }
 
     pub(super) fn start(self: &Arc<Self>, options: DatabaseOptions) -> Arc<Database> {
@@ -143,7 +145,7 @@ impl Store for Watched {
     }
 
     fn figures(&self) -> StoreFigures {
-        self.0.memory.figures()
+        StoreFigures { compactions: self.0.compactions.load(Ordering::SeqCst), ..StoreFigures::default() }
     }
 }
 
