@@ -16,7 +16,7 @@ use crate::api::access::Access;
 use crate::api::{Api, Parts};
 use crate::board::{self, notify};
 use crate::cache::Cache;
-use crate::config::{Config, EngineKind, ListenAddress};
+use crate::config::{Config, ConfigError, EngineKind, ListenAddress};
 use crate::http::epoll::Epoll;
 use crate::http::listener::Listener;
 use crate::http::tiny::TinyHttp;
@@ -29,6 +29,26 @@ use crate::metrics::Registry;
 const EXIT_RESTART: u8 = 75;
 /// Something that a new start with the same settings will not mend.
 const EXIT_FAILURE: u8 = 1;
+/// Something in the configuration: a new start is of no use before it is changed (`EX_CONFIG`).
+const EXIT_CONFIG: u8 = 78;
+
+/// Why a start came to nothing.
+struct Refusal {
+    code: u8,
+    reason: String,
+}
+
+impl From<String> for Refusal {
+    fn from(reason: String) -> Refusal {
+        Refusal { code: EXIT_FAILURE, reason }
+    }
+}
+
+impl From<ConfigError> for Refusal {
+    fn from(error: ConfigError) -> Refusal {
+        Refusal { code: EXIT_CONFIG, reason: error.to_string() }
+    }
+}
 
 /// Serves with this configuration until told to stop; the exit code says how it ended.
 pub fn run(config: Config) -> ExitCode {
@@ -40,14 +60,14 @@ pub fn run(config: Config) -> ExitCode {
             ExitCode::SUCCESS
         }
         Ok(Ended::Exhausted) => ExitCode::from(EXIT_RESTART),
-        Err(reason) => {
-            log::error!("{reason}");
-            ExitCode::from(EXIT_FAILURE)
+        Err(refusal) => {
+            log::error!("{}", refusal.reason);
+            ExitCode::from(refusal.code)
         }
     }
 }
 
-fn serve(config: Config) -> Result<Ended, String> {
+fn serve(config: Config) -> Result<Ended, Refusal> {
     let config = Arc::new(config);
     let listeners = listen(&config)?;
     let drain = DrainSignal::default();
@@ -57,7 +77,8 @@ fn serve(config: Config) -> Result<Ended, String> {
     board::process::register(&registry, &config.data_dir);
     board::process::register_build(&registry, crate::api::health::engine_name(config.engine));
     let limits = Arc::new(LiveLimits::new(config.limits.clone()));
-    let access = Access::open(&config, &registry).map_err(|error| error.to_string())?;
+    let access = Access::open(&config, &registry)?;
+    check_exposure(&config, &listeners, access.has_tokens())?;
     let cache = Arc::new(Cache::new(config.cache_bytes, board::cores(), &registry));
     let api = Arc::new(Api::new(Parts {
         config: config.clone(),
@@ -85,7 +106,8 @@ fn serve(config: Config) -> Result<Ended, String> {
     drain.start();
     background.stop();
     opening::close(&api, store)?;
-    ended.map_err(|error| format!("the {} engine stopped: {error}", crate::api::health::engine_name(config.engine)))
+    let engine = crate::api::health::engine_name(config.engine);
+    Ok(ended.map_err(|error| format!("the {engine} engine stopped: {error}"))?)
 }
 
 fn listen(config: &Config) -> Result<Vec<Listener>, String> {
@@ -102,6 +124,16 @@ fn listen(config: &Config) -> Result<Vec<Listener>, String> {
         return Err("there is no socket to listen on; fd:// needs a systemd socket unit".to_owned());
     }
     Ok(listeners)
+}
+
+/// Looks at the addresses as they are: those that systemd bound stand in no configuration.
+fn check_exposure(config: &Config, listeners: &[Listener], tokens: bool) -> Result<(), ConfigError> {
+    for listener in listeners {
+        let Listener::Tcp(socket) = listener else { continue };
+        let Ok(address) = socket.local_addr() else { continue };
+        config.check_exposure(address, tokens).map_err(|message| ConfigError { source: None, message })?;
+    }
+    Ok(())
 }
 
 fn inherited() -> std::io::Result<Vec<Listener>> {

@@ -1,5 +1,5 @@
 //! The small duties that nobody else has: the cache's size under memory pressure, the trust in the wall clock, the end
-//! of writes that wait too long, the watchdog.
+//! of writes that wait too long, tokens that come and go, the watchdog.
 
 use std::io;
 use std::sync::Arc;
@@ -42,6 +42,7 @@ pub fn start(api: &Arc<Api>) -> io::Result<Background> {
         for round in 0u32.. {
             heartbeat.beat();
             wire::set_clock_trusted(keeper.store().is_none_or(|db| db.clock().is_set()));
+            refresh_tokens(&keeper);
             if round % MEMORY_EVERY == 0 {
                 budget.adjust(&keeper);
             }
@@ -55,6 +56,15 @@ pub fn start(api: &Arc<Api>) -> io::Result<Background> {
         None => None,
     };
     Ok(Background { api: api.clone(), stop, threads: vec![ending, keeping], watchdog })
+}
+
+/// Takes up tokens that `larder token` has made or removed. One look at the file's metadata where nothing changed.
+fn refresh_tokens(api: &Api) {
+    match api.access.refresh() {
+        None => {}
+        Some(Ok(tokens)) => log::info!("the tokens have changed: there are {tokens} now"),
+        Some(Err(error)) => log::error!("the tokens stay as they are: {error}"),
+    }
 }
 
 impl Background {

@@ -12,6 +12,7 @@ use super::exit::{FAILED, Failure};
 use super::frames::{Damaged, End, FORMAT, Frame, FrameReader, FrameWriter, Header};
 use super::output::{Output, open_input};
 use super::parse::Invocation;
+use super::path::with_query;
 use super::progress::Progress;
 use super::transfer::{Counted, ExportLine, ExportLines, report_import, send_import};
 use super::{complain, say};
@@ -146,14 +147,23 @@ fn refuse_part(header: &Header, merge: bool) -> Result<(), Failure> {
 }
 
 fn refuse_full(client: &Client) -> Result<(), Failure> {
-    let answer = client.document("/api/v1/kv")?;
-    let namespaces = answer["namespaces"].as_array().map(Vec::len);
-    match namespaces {
-        Some(0) => Ok(()),
-        Some(_) => Err(Failure::plain(
-            "the store is not empty; --merge restores over what is there (the backup's values win, all others stay)",
-        )),
-        None => Err(Failure::plain(format!("the server's list of namespaces is not understood: {answer}"))),
+    let mut cursor: Option<String> = None;
+    loop {
+        let mut answer = client.document(&with_query("/api/v1/kv", &[("cursor", cursor)]))?;
+        match answer["items"].as_array().map(Vec::is_empty) {
+            Some(true) => {}
+            Some(false) => {
+                return Err(Failure::plain(
+                    "the store is not empty; --merge restores over what is there (the backup's values win, all others stay)",
+                ));
+            }
+            None => return Err(Failure::plain("the server's list of namespaces is not understood")),
+        }
+        // A page may be empty and not the last: what has expired lies there until it is swept.
+        match answer["next"].take() {
+            Value::String(next) => cursor = Some(next),
+            _ => return Ok(()),
+        }
     }
 }
 

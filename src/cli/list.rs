@@ -56,17 +56,11 @@ fn list_names<W: Write>(
     place: &Place<'_>,
     lines: &mut Lines<W>,
 ) -> Result<(), Failure> {
-    let member = if place.namespace.is_some() { "collections" } else { "namespaces" };
-    let answer = client.document(&place.collection_target())?;
-    let names = answer[member].as_array().ok_or_else(|| Failure::plain("the answer is no list of names"))?;
-    for name in names {
-        let name = name.as_str().or_else(|| name["name"].as_str()).unwrap_or_default();
-        let line = if invocation.has("json") { Value::from(name).to_string() } else { name.to_owned() };
-        if !lines.push(&line)? {
-            break;
-        }
-    }
-    Ok(())
+    let json = invocation.has("json");
+    list_pages(client, place, &[], lines, |name| {
+        let name = name.as_str().unwrap_or_default();
+        if json { Value::from(name).to_string() } else { name.to_owned() }
+    })
 }
 
 fn list_keys<W: Write>(
@@ -75,26 +69,32 @@ fn list_keys<W: Write>(
     place: &Place<'_>,
     lines: &mut Lines<W>,
 ) -> Result<(), Failure> {
+    let parameters =
+        [("prefix", place.key.map(str::to_owned)), ("values", invocation.has("values").then(|| "true".to_owned()))];
+    list_pages(client, place, &parameters, lines, |item| match (invocation.has("json"), invocation.has("long")) {
+        (true, _) => item.to_string(),
+        (false, true) => long_line(item),
+        (false, false) => plain(item["key"].as_str().unwrap_or_default()),
+    })
+}
+
+/// Asks for page after page and writes each item.
+fn list_pages<W: Write>(
+    client: &Client,
+    place: &Place<'_>,
+    parameters: &[(&str, Option<String>)],
+    lines: &mut Lines<W>,
+    line: impl Fn(&Value) -> String,
+) -> Result<(), Failure> {
     let mut cursor: Option<String> = None;
     while lines.left > 0 {
-        let target = with_query(
-            &place.collection_target(),
-            &[
-                ("prefix", place.key.map(str::to_owned)),
-                ("limit", Some(PAGE_ITEMS.min(lines.left).to_string())),
-                ("values", invocation.has("values").then(|| "true".to_owned())),
-                ("cursor", cursor),
-            ],
-        );
-        let mut page = client.document(&target)?;
-        let items = page["items"].as_array().ok_or_else(|| Failure::plain("the answer is no list of keys"))?;
+        let mut parameters = parameters.to_vec();
+        parameters.push(("limit", Some(PAGE_ITEMS.min(lines.left).to_string())));
+        parameters.push(("cursor", cursor));
+        let mut page = client.document(&with_query(&place.collection_target(), &parameters))?;
+        let items = page["items"].as_array().ok_or_else(|| Failure::plain("the answer is no list"))?;
         for item in items {
-            let line = match (invocation.has("json"), invocation.has("long")) {
-                (true, _) => item.to_string(),
-                (false, true) => long_line(item),
-                (false, false) => plain(item["key"].as_str().unwrap_or_default()),
-            };
-            lines.push(&line)?;
+            lines.push(&line(item))?;
         }
         match page["next"].take() {
             Value::String(next) => cursor = Some(next),

@@ -1,0 +1,173 @@
+//! The command line as a client of a real larder: what it prints, and the exit codes that scripts rely on.
+
+mod support;
+
+use std::io::Write;
+use std::process::{Command, Output, Stdio};
+
+use support::Server;
+
+struct Ran {
+    code: i32,
+    out: Vec<u8>,
+    err: String,
+}
+
+impl Ran {
+    fn text(&self) -> &str {
+        std::str::from_utf8(&self.out).expect("text")
+    }
+
+    fn json(&self) -> serde_json::Value {
+        serde_json::from_slice(&self.out).unwrap_or_else(|error| panic!("{error}: {} {}", self.text(), self.err))
+    }
+
+    #[track_caller]
+    fn ok(self) -> Ran {
+        assert_eq!(self.code, 0, "{}", self.err);
+        self
+    }
+}
+
+/// Runs a client command with something on stdin.
+fn run(environment: &[(&str, &str)], words: &[&str], stdin: &[u8]) -> Ran {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_larder"));
+    command.args(words).env_clear().envs(environment.iter().copied());
+    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn().expect("larder can be run");
+    // A command that does not read stdin may end before it is written.
+    let _ = child.stdin.take().expect("a pipe").write_all(stdin);
+    let Output { status, stdout, stderr } = child.wait_with_output().expect("larder ends");
+    let err = String::from_utf8(stderr).expect("larder writes UTF-8");
+    Ran { code: status.code().expect("larder ends by itself"), out: stdout, err }
+}
+
+fn at(server: &Server, words: &[&str]) -> Ran {
+    run(&[("LARDER_URL", &server.url())], words, b"")
+}
+
+#[test]
+fn values_go_in_and_come_out_as_they_are() {
+    let server = Server::builder().start();
+    let bytes: Vec<u8> = (0..=255).collect();
+    run(&[("LARDER_URL", &server.url())], &["put", "a/b/bytes"], &bytes).ok();
+    assert_eq!(at(&server, &["get", "a/b/bytes"]).ok().out, bytes);
+    run(&[("LARDER_URL", &server.url())], &["put", "a/b/stdin", "-"], b"").ok();
+    assert_eq!(at(&server, &["get", "a/b/stdin"]).ok().out, b"");
+
+    at(&server, &["put", "a/b/kitchen/temp 1", "{\"c\": 21}"]).ok();
+    let shown = at(&server, &["get", "a/b/kitchen/temp 1", "--json"]).ok().json();
+    assert_eq!(
+        (shown["content_type"].as_str(), shown["value"].as_str()),
+        (Some("application/json"), Some("{\"c\": 21}"))
+    );
+    at(&server, &["put", "a/b/text", "hello", "--ttl", "1h"]).ok();
+    let shown = at(&server, &["get", "a/b/text", "--json"]).ok().json();
+    assert_eq!(shown["content_type"], "text/plain; charset=utf-8");
+    assert!(shown["ttl"].as_f64().is_some_and(|ttl| ttl > 3000.0), "{shown}");
+    let shown = at(&server, &["get", "a/b/bytes", "--json"]).ok().json();
+    assert!(shown["value_base64"].as_str().is_some_and(|text| text.starts_with("AAECAw")), "{shown}");
+}
+
+#[test]
+fn a_file_is_written_whole_or_not_at_all() {
+    let server = Server::builder().start();
+    let folder = tempfile::tempdir().expect("a folder for the test");
+    let (source, target) = (folder.path().join("in"), folder.path().join("out"));
+    std::fs::write(&source, "from a file").expect("a file for the test");
+    let (source, target) = (source.to_str().expect("text"), target.to_str().expect("text"));
+    at(&server, &["put", "a/b/c", "--file", source, "--type", "text/markdown"]).ok();
+    at(&server, &["get", "a/b/c", "--output", target]).ok();
+    assert_eq!(std::fs::read(target).expect("the file"), b"from a file");
+    assert_eq!(at(&server, &["get", "a/b/none", "-o", target]).code, 3);
+    assert_eq!(std::fs::read(target).expect("the file"), b"from a file");
+    assert_eq!(std::fs::read_dir(folder.path()).expect("the folder").count(), 2);
+}
+
+#[test]
+fn exit_codes_tell_apart_what_went_wrong() {
+    let server = Server::builder().start();
+    at(&server, &["put", "a/b/c", "1"]).ok();
+    let version = at(&server, &["get", "a/b/c", "--json"]).ok().json()["version"].to_string();
+    for (words, code, part) in [
+        (&["get", "a/b/none"][..], 3, "NOT_FOUND: "),
+        (&["del", "a/b/none"], 3, "NOT_FOUND: "),
+        (&["put", "a/b/c", "2", "--if-version", "0"], 4, "PRECONDITION_FAILED: "),
+        (&["put", "a/b/c", "2", "--if-version", "999999"], 4, "PRECONDITION_FAILED: "),
+        (&["del", "a/b/c", "--if-version", "999999"], 4, "PRECONDITION_FAILED: "),
+        (&["put", "a/b/c", "2", "--ttl", "0s"], 1, "INVALID_TTL: "),
+        (&["get", "a/_b/c"], 1, "INVALID_COLLECTION: "),
+        (&["get", "a/b"], 2, "NAMESPACE/COLLECTION/KEY"),
+        (&["put", "a/b/c", "2", "--if-version", "x"], 2, "--if-version"),
+        (&["put", "a/b/c", "2", "--file", "x"], 2, "two values"),
+        (&["del", "a/b"], 2, "--prefix TEXT or --all"),
+        (&["del", "a/b/c", "--all"], 2, "--prefix TEXT or --all"),
+        (&["get", "a/b/c", "--url", "https://x"], 2, "plain http"),
+        (&["get", "a/b/c", "--url", "http://127.0.0.1:1"], 5, "no answer from http://127.0.0.1:1"),
+        (&["get", "a/b/c", "--token-file", "/none"], 1, "cannot read the token file"),
+    ] {
+        let ran = at(&server, words);
+        assert_eq!((ran.code, ran.text()), (code, ""), "{words:?}: {}", ran.err);
+        assert!(ran.err.contains(part), "{words:?}: {}", ran.err);
+    }
+    let put = at(&server, &["put", "a/b/c", "2", "--if-version", &version, "--json"]).ok().json();
+    assert_eq!((&put["created"], &put["durability"]), (&false.into(), &"synced".into()));
+    assert_eq!(at(&server, &["get", "a/b/c"]).ok().text(), "2");
+    assert!(at(&server, &["del", "a/b/c", "--json"]).ok().json()["version"].is_u64());
+    at(&server, &["put", "a/b/c", "3", "--if-version", "0"]).ok();
+}
+
+#[test]
+fn a_counter_counts_up_and_down() {
+    let server = Server::builder().start();
+    for (words, value) in [
+        (&["incr", "a/b/n"][..], "1\n"),
+        (&["incr", "a/b/n", "41"], "42\n"),
+        (&["incr", "a/b/n", "-50"], "-8\n"),
+        (&["incr", "a/b/n", "--durability", "relaxed", "-1"], "-9\n"),
+    ] {
+        assert_eq!(at(&server, words).ok().text(), value, "{words:?}");
+    }
+    assert_eq!(at(&server, &["incr", "a/b/n", "many"]).code, 2);
+    at(&server, &["put", "a/b/text", "no number"]).ok();
+    let ran = at(&server, &["incr", "a/b/text"]);
+    assert_eq!(ran.code, 1);
+    assert!(ran.err.contains("NOT_AN_INTEGER"), "{}", ran.err);
+}
+
+#[test]
+fn a_token_opens_what_it_is_for_and_is_taken_up_while_larder_runs() {
+    let server = Server::builder().start();
+    let url = server.url();
+    let data = server.data().to_str().expect("text");
+    let token = |words: &[&str]| run(&[("LARDER_DATA_DIR", data)], words, b"").ok();
+    let made = token(&["token", "add", "reader", "--scope", "read", "--namespace", "home"]).text().trim().to_owned();
+    let everything = token(&["token", "add", "boss", "--scope", "admin"]).text().trim().to_owned();
+    let refused = || at(&server, &["get", "home/b/c"]);
+    // The file is looked at once a second.
+    for _ in 0..300 {
+        if refused().err.contains("UNAUTHORIZED") {
+            break;
+        }
+        std::thread::sleep(std::time::Duration::from_millis(100));
+    }
+    let ran = refused();
+    assert_eq!(ran.code, 1);
+    assert!(ran.err.contains("UNAUTHORIZED"), "{}", ran.err);
+
+    let boss = |words: &[&str]| run(&[("LARDER_URL", &url), ("LARDER_TOKEN", &everything)], words, b"");
+    boss(&["put", "home/b/c", "1"]).ok();
+    boss(&["put", "other/b/c", "1"]).ok();
+    let file = server.data().join("token");
+    std::fs::write(&file, format!("{made}\n")).expect("a file for the test");
+    let reader =
+        |words: &[&str]| run(&[("LARDER_URL", &url), ("LARDER_TOKEN_FILE", file.to_str().expect("text"))], words, b"");
+    assert_eq!(reader(&["get", "home/b/c"]).ok().text(), "1");
+    for words in [&["get", "other/b/c"][..], &["put", "home/b/c", "2"], &["del", "home/b/c"]] {
+        let ran = reader(words);
+        assert_eq!(ran.code, 1, "{words:?}");
+        assert!(ran.err.contains("FORBIDDEN"), "{words:?}: {}", ran.err);
+        assert!(!ran.err.contains(&made[4..]), "{}", ran.err);
+    }
+    assert!(!server.log().contains(&made[20..]), "no secret in the log");
+}
