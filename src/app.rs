@@ -104,6 +104,7 @@ fn serve(config: Config) -> Result<Ended, Refusal> {
 
     notify::stopping("draining");
     drain.start();
+    api.chores.stop();
     background.stop();
     opening::close(&api, store)?;
     let engine = crate::api::health::engine_name(config.engine);

@@ -9,7 +9,7 @@ use super::access::Grant;
 use super::ratelimit::RateKey;
 use super::routes::{self, Endpoint, Openness};
 use super::target::ValueTarget;
-use super::{Api, batch, create, error, health, identify, kv};
+use super::{Api, batch, collection, create, error, health, identify, kv};
 
 impl Handler for Api {
     fn admit(&self, request: &Request, trace: &mut Trace) -> Admission {
@@ -77,8 +77,21 @@ impl Handler for Api {
                 Ok(target) => kv::update::incr(self, db, &request, responder, &target),
             },
             Endpoint::Batch => batch::batch(self, db, &request, responder),
-            Endpoint::Collection if request.method == Method::Post => {
-                create::create(self, db, &request, responder, found.parameters);
+            Endpoint::Collection => match request.method {
+                Method::Get | Method::Head => {
+                    let response = collection::read::list(self, db, &request, responder.trace(), found.parameters);
+                    responder.send(response);
+                }
+                Method::Delete => collection::remove::remove(self, db, &request, responder, found.parameters),
+                _ => create::create(self, db, &request, responder, found.parameters),
+            },
+            Endpoint::Namespace | Endpoint::Namespaces => {
+                let namespace = (endpoint == Endpoint::Namespace).then_some(found.parameters[0]);
+                let response = match self.guard(&request, &found) {
+                    Ok(grant) => collection::read::names(self, db, &request, &grant, namespace),
+                    Err(problem) => problem.into(),
+                };
+                responder.send(response);
             }
             _ => responder.send(nothing_here()),
         }

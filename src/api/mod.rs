@@ -8,6 +8,8 @@ pub mod batch;
 pub mod cache_rules;
 pub mod cached;
 pub mod catalog;
+pub mod chores;
+pub mod collection;
 pub mod cors;
 pub mod counter;
 pub mod create;
@@ -25,6 +27,7 @@ pub mod names;
 pub mod observer;
 pub mod ratelimit;
 pub mod routes;
+pub mod streams;
 pub mod target;
 
 use std::sync::{Arc, OnceLock};
@@ -40,9 +43,11 @@ use crate::store::recovery::RecoveryReport;
 
 use access::Access;
 use cached::Cached;
+use chores::Chores;
 use cors::Cors;
 use deadline::Deadlines;
 use ratelimit::RateLimiter;
+use streams::Streams;
 
 /// Everything the routes work with. Built once, shared by all threads.
 pub struct Api {
@@ -60,6 +65,10 @@ pub struct Api {
     pub figures: Figures,
     /// The writes that wait.
     pub deadlines: Arc<Deadlines>,
+    /// The streams that are open.
+    pub streams: Streams,
+    /// The thread for work in many steps.
+    pub chores: Chores,
     /// How often.
     pub rates: RateLimiter,
     /// From which web pages.
@@ -123,6 +132,8 @@ impl Api {
             registry,
             figures: Figures { store_read },
             deadlines: Arc::default(),
+            streams: Streams::default(),
+            chores: Chores::default(),
             drain,
             started_at: Instant::now(),
             made_keys: create::MadeKeys::default(),

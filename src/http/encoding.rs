@@ -12,6 +12,7 @@ use flate2::write::GzEncoder;
 
 use super::headers::{Head, HeaderName};
 use super::media;
+use super::message::Puller;
 use super::problem::Problem;
 
 /// The level at which larder compresses: what gzip itself does by default.
@@ -166,6 +167,30 @@ pub fn gzip(bytes: &[u8]) -> Vec<u8> {
     let mut encoder = GzEncoder::new(out, Compression::new(GZIP_LEVEL));
     let written = encoder.write_all(bytes).and_then(|()| encoder.finish());
     written.expect("writing to a vector does not fail")
+}
+
+/// Compresses a body while it is pulled; holds one piece and the compressor's window, whatever the body's length.
+pub fn gzip_puller(mut pull: Puller) -> Puller {
+    let mut encoder = GzEncoder::new(Vec::new(), Compression::new(GZIP_LEVEL));
+    let mut piece = Vec::new();
+    let mut ended = false;
+    Box::new(move |out| {
+        // A piece may vanish in the compressor: go on until there is something to send.
+        while !ended {
+            piece.clear();
+            let more = pull(&mut piece)?;
+            encoder.write_all(&piece)?;
+            if !more {
+                encoder.try_finish()?;
+                ended = true;
+            }
+            if !encoder.get_ref().is_empty() {
+                break;
+            }
+        }
+        out.append(encoder.get_mut());
+        Ok(!ended)
+    })
 }
 
 /// The coding of a request's body.
@@ -325,6 +350,29 @@ mod tests {
         let form = gzip(b"hello");
         assert_eq!(form, gzip(b"hello"));
         assert_eq!(&form[4..8], [0; 4]);
+    }
+
+    #[test]
+    fn a_pulled_body_is_compressed_piece_by_piece_and_its_failure_passes_through() {
+        let mut left = 50;
+        let pieces: Puller = Box::new(move |out| {
+            out.extend_from_slice(format!("line {left}\n").repeat(1000).as_bytes());
+            left -= 1;
+            Ok(left > 0)
+        });
+        let (mut pull, mut coded) = (gzip_puller(pieces), Vec::new());
+        loop {
+            let before = coded.len();
+            let more = pull(&mut coded).unwrap();
+            assert!(coded.len() > before, "a pull without bytes would look like the end");
+            if !more {
+                break;
+            }
+        }
+        let body = decoded("gzip", &coded, 1 << 20).unwrap();
+        assert!(body.starts_with(b"line 50\n") && body.ends_with(b"line 1\n"));
+        let mut failing = gzip_puller(Box::new(|_| Err(io::Error::other("cut"))));
+        assert!(failing(&mut Vec::new()).is_err());
     }
 
     #[test]

@@ -13,12 +13,10 @@ mod beneath;
 mod name;
 
 use std::fs::File;
-use std::io::{self, Write};
+use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
-use flate2::Compression;
-use flate2::write::GzEncoder;
 use rustix::fs::Stat;
 use rustix::io::Errno;
 
@@ -269,7 +267,7 @@ fn body_of(method: Method, form: Form, content_type: &str, wanted: RangeVerdict)
     }
     let reader = Reader { file: form.file.file, at: start, left: count };
     response.body = match (form.encode, method) {
-        (true, _) => Body::Pull { length: None, pull: Box::new(gzip_puller(reader)) },
+        (true, _) => Body::Pull { length: None, pull: encoding::gzip_puller(Box::new(puller(reader))) },
         (false, Method::Head) => {
             response.length_only = Some(count);
             Body::Empty
@@ -315,30 +313,6 @@ impl Reader {
 
 fn puller(mut reader: Reader) -> impl FnMut(&mut Vec<u8>) -> io::Result<bool> + Send {
     move |out| reader.read(out)
-}
-
-/// Compresses while it is pulled; holds one piece and the compressor's window, whatever the size of the file.
-fn gzip_puller(mut reader: Reader) -> impl FnMut(&mut Vec<u8>) -> io::Result<bool> + Send {
-    let mut encoder = GzEncoder::new(Vec::new(), Compression::new(6));
-    let mut piece = Vec::new();
-    let mut ended = false;
-    move |out| {
-        // A piece may vanish in the compressor: go on until there is something to send.
-        while !ended {
-            piece.clear();
-            let more = reader.read(&mut piece)?;
-            encoder.write_all(&piece)?;
-            if !more {
-                encoder.try_finish()?;
-                ended = true;
-            }
-            if !encoder.get_ref().is_empty() {
-                break;
-            }
-        }
-        out.append(encoder.get_mut());
-        Ok(!ended)
-    }
 }
 
 fn redirect(path: &FilePath, query: &str) -> Response {

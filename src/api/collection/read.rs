@@ -1,0 +1,104 @@
+//! GET of a collection, of a namespace, and of all namespaces. Reads the disk; never waits for a write.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use crate::http::encoding::{self, Coding};
+use crate::http::{Body, HeaderName, Problem, Request, Response, Trace, media};
+use crate::store::Database;
+
+use super::super::access::Grant;
+use super::super::catalog::{self, NamesQuery};
+use super::super::listing::{self, LineOptions, Lines, ListQuery, PageBudget};
+use super::super::{Api, error, names};
+
+/// The content type that asks for a stream.
+const NDJSON: &str = "application/x-ndjson";
+
+/// One page of a collection, or with `Accept: application/x-ndjson` all of it.
+pub fn list(api: &Api, db: &Arc<Database>, request: &Request, trace: &mut Trace, parameters: [&str; 3]) -> Response {
+    let answer = super::place(parameters).and_then(|place| {
+        if media::accepts_explicitly(&request.head, NDJSON) {
+            trace.timed = false;
+            stream(api, db, request, place)
+        } else {
+            page(api, db, request, place)
+        }
+    });
+    // What a collection holds depends on who asks for which form.
+    answer.map_or_else(Response::from, |response| response.field("Vary", "Accept, Accept-Encoding"))
+}
+
+fn page(api: &Api, db: &Database, request: &Request, place: (&str, &str)) -> Result<Response, Problem> {
+    let query = ListQuery::parse(request.head.query(), place.0, place.1)?;
+    let view = db.view();
+    let now_ms = db.clock().expiry_now_ms();
+    match listing::page(&*view.snapshot, place, &query, now_ms, PageBudget::default()) {
+        Ok(json) => json_answer(api, request, json),
+        Err(failure) => Ok(error::read_error(&failure)),
+    }
+}
+
+fn stream(api: &Api, db: &Arc<Database>, request: &Request, place: (&str, &str)) -> Result<Response, Problem> {
+    let query = ListQuery::parse_stream(request.head.query(), place.0, place.1)?;
+    let coding = encoding::accept_encoding(&request.head).choose(may_compress(request))?;
+    let limits = api.limits.get();
+    let permit = api.streams.enter(limits.streams_max)?;
+    // IMPORTANT: the version is asked before the view: the end line promises every change up to it.
+    let version = db.last_version();
+    let view = db.view();
+    let pairs: Box<dyn Iterator<Item = _> + Send> = match query.bounds(place.0, place.1) {
+        Some(range) => listing::walk(&*view.snapshot, &range, query.reverse),
+        None => Box::new(std::iter::empty()),
+    };
+    let deadline = Instant::now() + limits.snapshot_age;
+    let options = LineOptions { paths: false, values: query.values, since: 0, version, deadline };
+    let clock = db.clone();
+    let mut lines = Lines::new(pairs, Box::new(move || clock.clock().expiry_now_ms()), options);
+    let pull = Box::new(move |out: &mut Vec<u8>| {
+        let _open = &permit;
+        lines.pull(out)
+    });
+    let mut response = Response::new(200).field("Content-Type", NDJSON).field("Cache-Control", "no-store");
+    response.body = match coding {
+        Coding::Identity => Body::Pull { length: None, pull },
+        Coding::Gzip => {
+            response.push_field("Content-Encoding", b"gzip");
+            Body::Pull { length: None, pull: encoding::gzip_puller(pull) }
+        }
+    };
+    Ok(response)
+}
+
+/// The namespaces, or the collections of one: those that the grant reaches.
+pub fn names(api: &Api, db: &Database, request: &Request, grant: &Grant, namespace: Option<&str>) -> Response {
+    let answer = || {
+        let namespace = namespace.map(names::namespace).transpose()?;
+        let query = NamesQuery::parse(request.head.query(), namespace)?;
+        let view = db.view();
+        // Collections of a namespace are seen by whoever reaches it, which the guard has checked.
+        let visible = |name: &str| namespace.is_some() || grant.reaches(name);
+        let now_ms = db.clock().expiry_now_ms();
+        match catalog::page(&*view.snapshot, &query, visible, now_ms, PageBudget::default()) {
+            Ok(json) => json_answer(api, request, json),
+            Err(failure) => Ok(error::read_error(&failure)),
+        }
+    };
+    answer().map_or_else(Response::from, |response| response.field("Vary", "Accept-Encoding"))
+}
+
+fn may_compress(request: &Request) -> bool {
+    !request.head.has(HeaderName::XNoCompression)
+}
+
+/// A 200 with JSON made for this request, in the form that the client takes. The caller adds `Vary`.
+pub fn json_answer(api: &Api, request: &Request, json: Vec<u8>) -> Result<Response, Problem> {
+    let worth_it = json.len() >= api.config.compress_threshold_bytes && may_compress(request);
+    let response = match encoding::accept_encoding(&request.head).choose(worth_it)? {
+        Coding::Identity => Response::with_body(200, "application/json", json),
+        Coding::Gzip => {
+            Response::with_body(200, "application/json", encoding::gzip(&json)).field("Content-Encoding", "gzip")
+        }
+    };
+    Ok(response.field("Cache-Control", "no-cache"))
+}

@@ -1,0 +1,186 @@
+//! DELETE of a collection, or of the keys with a prefix: in steps, each a request of its own to the committer, so that
+//! others' writes go between them.
+//!
+//! It is not atomic: keys written behind the place it has reached stay. An answer with `"complete": false` says that the
+//! time of the request was over first; the same request again goes on.
+//!
+//! Invariant: at most one step is under way, and it holds at most 100 operations and about 1 MiB.
+
+use std::ops::Bound;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use crossbeam::channel::{RecvTimeoutError, bounded};
+use parking_lot::Mutex;
+
+use crate::http::query::Query;
+use crate::http::{Body, DrainSignal, Problem, Request, Responder, Response, Written};
+use crate::limits::{CHUNK_OPERATIONS, GROUP_BYTES_MAX};
+use crate::store::{
+    Action, Database, Durability, OpOutcome, Precondition, Preread, StoreError, WriteError, WriteOp, WriteOutcome,
+    WriteRequest,
+};
+
+use super::super::listing::{KeyRange, ListQuery, is_expired, record_of, walk};
+use super::super::{Api, error};
+
+/// How long a step waits before it is tried again while the committer's queue is full.
+const BUSY_PAUSE: Duration = Duration::from_millis(50);
+
+/// Removes a collection's records, on the thread for chores.
+pub fn remove(api: &Api, db: &Arc<Database>, request: &Request, mut responder: Responder, parameters: [&str; 3]) {
+    let received_at = responder.trace().received_at;
+    let timeout = api.limits.get().request_timeout;
+    let (range, durability) = match parse(api, request, parameters) {
+        Ok(asked) => asked,
+        Err(problem) => return responder.send(problem.into()),
+    };
+    let removal = Removal {
+        db: db.clone(),
+        drain: api.drain.clone(),
+        range,
+        durability,
+        max_loss: api.max_loss.clone(),
+        // A third of the time is left for the last step and the answer.
+        stop_at: received_at + timeout * 2 / 3,
+        give_up_at: received_at + timeout,
+    };
+    // A job that the queue does not take is dropped there: whoever comes first takes the responder out of the cell.
+    let cell = Arc::new(Mutex::new(Some(responder)));
+    let inside = cell.clone();
+    let job = Box::new(move || {
+        let responder = inside.lock().take();
+        if let Some(responder) = responder {
+            responder.send(removal.run());
+        }
+    });
+    if api.chores.submit(job).is_err()
+        && let Some(responder) = cell.lock().take()
+    {
+        responder.send(error::write_error(&WriteError::Overloaded));
+    }
+}
+
+/// The range and the durability that a request asks for.
+fn parse(api: &Api, request: &Request, parameters: [&str; 3]) -> Result<(KeyRange, Durability), Problem> {
+    let (namespace, collection) = super::place(parameters)?;
+    let query = Query::parse(request.head.query(), &["prefix", "durability"])?;
+    let durability = match query.get("durability") {
+        None => api.config.durability,
+        Some("sync") => Durability::Sync,
+        Some("relaxed") => Durability::Relaxed,
+        Some(_) => return Err(Problem::new(400, "INVALID_QUERY", "durability is sync or relaxed")),
+    };
+    let prefix = query.get("prefix").unwrap_or_default().to_owned();
+    let range = ListQuery { prefix, ..ListQuery::default() }.bounds(namespace, collection);
+    // A prefix alone never makes an empty range.
+    let nothing = || (Bound::Excluded(Bytes::new()), Bound::Excluded(Bytes::new()));
+    Ok((range.unwrap_or_else(nothing), durability))
+}
+
+/// A removal on its way.
+struct Removal {
+    db: Arc<Database>,
+    drain: DrainSignal,
+    range: KeyRange,
+    durability: Durability,
+    max_loss: Arc<str>,
+    /// No step begins after this.
+    stop_at: Instant,
+    /// No answer comes after this.
+    give_up_at: Instant,
+}
+
+/// What goes to the committer at once.
+struct Step {
+    ops: Vec<WriteOp>,
+    /// The last key that was looked at.
+    last: Bytes,
+}
+
+impl Removal {
+    fn run(mut self) -> Response {
+        let (mut deleted, mut done) = (0, Durability::Sync);
+        while Instant::now() < self.stop_at && !self.drain.is_set() {
+            let step = match self.next_step() {
+                Ok(Some(step)) => step,
+                Ok(None) => return self.answer(deleted, true, done),
+                Err(_) if deleted > 0 => break,
+                Err(failure) => return failed(error::read_error(&failure), deleted),
+            };
+            match self.submit(step.ops) {
+                Ok(outcome) => {
+                    deleted += outcome.results.iter().filter(|end| matches!(end, OpOutcome::Deleted { .. })).count();
+                    if outcome.durability == Durability::Relaxed {
+                        done = Durability::Relaxed;
+                    }
+                    self.range.0 = Bound::Excluded(step.last);
+                }
+                Err(WriteError::Overloaded) => std::thread::sleep(BUSY_PAUSE),
+                // Some steps are done: the client hears of them, and of the trouble when it goes on.
+                Err(failure) if deleted > 0 && failure != WriteError::OutcomeUnknown => break,
+                Err(failure) => return failed(error::write_error(&failure), deleted),
+            }
+        }
+        self.answer(deleted, false, done)
+    }
+
+    /// The next keys that are there, from a view of this moment; `None` behind the last.
+    fn next_step(&self) -> Result<Option<Step>, StoreError> {
+        let view = self.db.view();
+        let now_ms = self.db.clock().expiry_now_ms();
+        let (mut ops, mut last, mut held_bytes) = (Vec::new(), None, 0);
+        for pair in walk(&*view.snapshot, &self.range, false) {
+            let (key, record) = record_of(pair?)?;
+            last = Some(key.shared());
+            // What has expired is the sweeper's.
+            if !is_expired(record.expires_ms, now_ms) {
+                held_bytes += record.value.len();
+                let preread = Some(Preread { instant: view.instant, record: Some(record) });
+                ops.push(WriteOp { key, action: Action::Delete, precondition: Precondition::default(), preread });
+            }
+            if ops.len() == CHUNK_OPERATIONS || held_bytes >= GROUP_BYTES_MAX || Instant::now() >= self.stop_at {
+                break;
+            }
+        }
+        Ok(last.map(|last| Step { ops, last }))
+    }
+
+    fn submit(&self, ops: Vec<WriteOp>) -> Result<WriteOutcome, WriteError> {
+        if ops.is_empty() {
+            return Ok(WriteOutcome { results: Vec::new(), failed: None, durability: Durability::Sync });
+        }
+        let (sender, receiver) = bounded(1);
+        let reply = Box::new(move |outcome| {
+            // Nobody listens any more if the time was over first.
+            let _ = sender.try_send(outcome);
+        });
+        let deadline = Some(self.give_up_at);
+        self.db.submit(WriteRequest { ops, atomic: false, durability: self.durability, deadline, reply });
+        match receiver.recv_deadline(self.give_up_at) {
+            Ok(outcome) => outcome,
+            Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => Err(WriteError::OutcomeUnknown),
+        }
+    }
+
+    fn answer(&self, deleted: usize, complete: bool, done: Durability) -> Response {
+        let json = format!("{{\"deleted\":{deleted},\"complete\":{complete}}}");
+        let durability = match done {
+            Durability::Sync => "synced",
+            Durability::Relaxed => &self.max_loss,
+        };
+        Response::with_body(200, "application/json", json).field("Larder-Durability", durability)
+    }
+}
+
+/// Completes an error: nothing was written, or (its outcome being unknown) so much was removed before it.
+fn failed(mut response: Response, deleted: usize) -> Response {
+    if let Body::Problem(problem) = &mut response.body {
+        problem.written.get_or_insert(Written::No);
+        if deleted > 0 {
+            problem.extra.get_or_insert_default().insert("deleted".into(), deleted.into());
+        }
+    }
+    response
+}
