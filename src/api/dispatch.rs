@@ -40,7 +40,7 @@ impl Handler for Api {
             Endpoint::Value => self.quick_value(request, &found),
             Endpoint::Health => Some(health::health(self)),
             Endpoint::Live => Some(health::live()),
-            Endpoint::Files => Some(nothing_here()),
+            Endpoint::Files if self.files.is_none() => Some(nothing_here()),
             _ => None,
         }
     }
@@ -53,7 +53,11 @@ impl Handler for Api {
         let endpoint = Endpoint::of(found.route.id);
         match endpoint {
             Endpoint::Metrics => return responder.send(health::metrics(self)),
-            Endpoint::Files | Endpoint::Health | Endpoint::Live => return responder.send(nothing_here()),
+            Endpoint::Files => {
+                let files = self.files.as_ref();
+                return responder.send(files.map_or_else(nothing_here, |files| files.respond(&request)));
+            }
+            Endpoint::Health | Endpoint::Live => return responder.send(nothing_here()),
             _ => {}
         }
         let Some(db) = self.store() else {

@@ -36,6 +36,7 @@ use std::time::Instant;
 use crate::cache::Cache;
 use crate::config::Config;
 use crate::http::DrainSignal;
+use crate::http::static_files::StaticFiles;
 use crate::limits::LiveLimits;
 use crate::metrics::{Distribution, Registry};
 use crate::store::Database;
@@ -65,6 +66,8 @@ pub struct Api {
     pub figures: Figures,
     /// The writes that wait.
     pub deadlines: Arc<Deadlines>,
+    /// The files of `www.dir`.
+    pub files: Option<StaticFiles>,
     /// The streams that are open.
     pub streams: Streams,
     /// The thread for work in many steps.
@@ -106,6 +109,8 @@ pub struct Parts {
     pub access: Arc<Access>,
     /// The figures.
     pub registry: Registry,
+    /// The files of `www.dir`.
+    pub files: Option<StaticFiles>,
     /// Set when larder is stopping.
     pub drain: DrainSignal,
 }
@@ -113,7 +118,7 @@ pub struct Parts {
 impl Api {
     /// Joins the parts. The store is attached later, when it is open.
     pub fn new(parts: Parts) -> Api {
-        let Parts { config, limits, cache, access, registry, drain } = parts;
+        let Parts { config, limits, cache, access, registry, files, drain } = parts;
         let store_read = registry.distribution(
             "larder_store_read_seconds",
             "Time to read one value from the store after a miss in the cache.",
@@ -132,6 +137,7 @@ impl Api {
             registry,
             figures: Figures { store_read },
             deadlines: Arc::default(),
+            files,
             streams: Streams::default(),
             chores: Chores::default(),
             drain,

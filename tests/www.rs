@@ -1,0 +1,106 @@
+//! The files of `www.dir` from outside, on every engine: that they are reached, streamed, guarded and kept inside.
+#![allow(clippy::unwrap_used)]
+
+mod support;
+
+use std::fs;
+use std::path::Path;
+
+use support::Server;
+
+fn on_every_engine(settings: &str, fill: impl Fn(&Path), test: impl Fn(&Server)) {
+    for engine in support::engines() {
+        let outer = tempfile::tempdir().unwrap();
+        let root = outer.path().join("www");
+        fs::create_dir(&root).unwrap();
+        fs::write(outer.path().join("secret"), "secret").unwrap();
+        fill(&root);
+        let config = format!("[www]\ndir = {:?}\n{settings}", root.to_str().unwrap());
+        let server = Server::builder().engine(&engine).config(&config).start();
+        test(&server);
+    }
+}
+
+#[test]
+fn files_are_served_beside_the_store_and_never_in_its_place() {
+    let fill = |root: &Path| {
+        fs::write(root.join("index.html"), "<p>hello").unwrap();
+        fs::create_dir_all(root.join("api/v1/kv")).unwrap();
+        fs::write(root.join("api/v1/kv/x"), "not me").unwrap();
+        fs::write(root.join("health"), "not me").unwrap();
+        fs::write(root.join("m.wasm"), "x").unwrap();
+    };
+    on_every_engine("public = true\n", fill, |server| {
+        let index = server.get("/").expect(200);
+        assert_eq!(
+            (index.text().as_str(), index.header("Content-Type")),
+            ("<p>hello", Some("text/html; charset=utf-8"))
+        );
+        assert_eq!(server.get("/m.wasm").expect(200).header("Content-Type"), Some("application/wasm"));
+        let tag = index.header("ETag").unwrap();
+        assert!(server.send("GET", "/", &[("If-None-Match", tag)], b"").expect(304).body.is_empty());
+        assert_eq!(server.send("GET", "/", &[("Range", "bytes=3-4")], b"").expect(206).text(), "he");
+        assert!(server.get("/health").json()["status"].is_string());
+        assert!(server.get("/api/v1/kv/x").json()["items"].is_array());
+        assert_eq!(server.get("/api/v1/nothing").expect(404).code(), "NOT_FOUND");
+        assert_eq!(server.send("PUT", "/index.html", &[], b"x").expect(405).code(), "METHOD_NOT_ALLOWED");
+        assert!(server.send("HEAD", "/", &[], b"").expect(200).body.is_empty());
+    });
+}
+
+#[test]
+fn no_path_on_the_wire_leads_out() {
+    let fill = |root: &Path| {
+        fs::write(root.join("a"), "inside").unwrap();
+        std::os::unix::fs::symlink("../secret", root.join("out")).unwrap();
+    };
+    on_every_engine("public = true\n", fill, |server| {
+        for path in [
+            "/../secret",
+            "/%2e%2e/secret",
+            "/..%2fsecret",
+            "/out",
+            "//secret",
+            "/a%00",
+            "/./../secret",
+            "/a/../../secret",
+        ] {
+            let mut connection = server.connect();
+            connection.write(format!("GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n").as_bytes());
+            let bytes = connection.read_to_end();
+            let text = String::from_utf8_lossy(&bytes);
+            assert!(text.starts_with("HTTP/1.1 40"), "{path}: {text}");
+            assert!(!text.contains("\r\n\r\nsecret"), "{path}");
+        }
+        assert_eq!(server.get("/a").expect(200).text(), "inside");
+    });
+}
+
+#[test]
+fn a_large_file_arrives_whole_and_in_order() {
+    let content: Vec<u8> = (0..5_000_000u32).flat_map(u32::to_le_bytes).collect();
+    let fill = |root: &Path| fs::write(root.join("large.bin"), &content).unwrap();
+    on_every_engine("public = true\n", fill, |server| {
+        let answer = server.get("/large.bin").expect(200);
+        assert_eq!(answer.header("Content-Length"), Some("20000000"));
+        assert!(answer.body == content, "the bytes differ");
+    });
+}
+
+#[test]
+fn navigations_of_a_single_page_get_its_index() {
+    let fill = |root: &Path| fs::write(root.join("index.html"), "app").unwrap();
+    on_every_engine("public = true\nspa = true\n", fill, |server| {
+        let html = [("Accept", "text/html,*/*;q=0.8")];
+        assert_eq!(server.send("GET", "/users/42", &html, b"").expect(200).text(), "app");
+        server.send("GET", "/missing.js", &[("Accept", "*/*")], b"").expect(404);
+        server.send("GET", "/api/v1/missing", &html, b"").expect(404);
+    });
+}
+
+#[test]
+fn a_folder_that_is_not_there_stops_the_start() {
+    let outcome = Server::builder().config("[www]\ndir = \"/nonexistent/folder\"\n").try_start();
+    let reason = outcome.err().expect("larder must not start");
+    assert!(reason.contains("www.dir"), "{reason}");
+}
