@@ -184,3 +184,93 @@ fn failed(mut response: Response, deleted: usize) -> Response {
     }
     response
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::metrics::Registry;
+    use crate::store::memory::MemoryStore;
+    use crate::store::{DatabaseOptions, FullKey, NoObserver, Record, Space, Store, record};
+
+    const SYNC: Duration = Duration::from_millis(30);
+
+    /// A store on a slow card with this many records of 1 KiB.
+    fn database(records: usize) -> Arc<Database> {
+        let store = MemoryStore::with_sync_delay(SYNC);
+        let value = Bytes::from(vec![b'x'; 1024]);
+        let changes = (0..records).map(|n| {
+            let content_type = Bytes::from_static(b"text/plain");
+            let record = Record { version: 1, modified_ms: 0, expires_ms: 0, content_type, value: value.clone() };
+            let key = FullKey::new("a", "b", &format!("{n:05}"));
+            (Space::Data, key.shared(), Some(record::encode(&record)))
+        });
+        store.commit(changes.collect(), true).unwrap();
+        Database::start(store, Arc::new(NoObserver), &Registry::default(), DatabaseOptions::default()).unwrap()
+    }
+
+    fn removal(db: &Arc<Database>, time: Duration) -> Removal {
+        let range = ListQuery::default().bounds("a", "b").unwrap();
+        let now = Instant::now();
+        Removal {
+            db: db.clone(),
+            drain: DrainSignal::default(),
+            range,
+            durability: Durability::Sync,
+            max_loss: "relaxed".into(),
+            stop_at: now + time,
+            give_up_at: now + Duration::from_secs(60),
+        }
+    }
+
+    /// How many were removed, and whether that was all.
+    fn said(response: &Response) -> (u64, bool) {
+        let Body::Bytes(body) = &response.body else { panic!("an error") };
+        let body: serde_json::Value = serde_json::from_slice(body).unwrap();
+        (body["deleted"].as_u64().unwrap(), body["complete"].as_bool().unwrap())
+    }
+
+    #[test]
+    fn a_removal_that_runs_out_of_time_says_so_and_goes_on_when_asked_again() {
+        let db = database(1000);
+        // Ten steps need ten syncs: they cannot fit into the time of three.
+        let (mut total, complete) = said(&removal(&db, 3 * SYNC).run());
+        assert!(!complete && total < 1000, "{total}");
+        let (rest, complete) = said(&removal(&db, Duration::from_secs(60)).run());
+        total += rest;
+        assert!(complete);
+        assert_eq!(total, 1000);
+        assert_eq!(said(&removal(&db, Duration::from_secs(60)).run()), (0, true));
+        db.stop().unwrap();
+    }
+
+    #[test]
+    fn a_step_holds_a_bounded_number_of_operations() {
+        let db = database(250);
+        let mut removal = removal(&db, Duration::from_secs(60));
+        let mut sizes = Vec::new();
+        while let Some(step) = removal.next_step().unwrap() {
+            sizes.push(step.ops.len());
+            removal.range.0 = Bound::Excluded(step.last);
+        }
+        assert_eq!(sizes, [100, 100, 50]);
+        db.stop().unwrap();
+    }
+
+    #[test]
+    fn a_removal_ends_between_steps_when_larder_stops() {
+        let db = database(10);
+        let removal = removal(&db, Duration::from_secs(60));
+        removal.drain.start();
+        assert_eq!(said(&removal.run()), (0, false));
+        db.stop().unwrap();
+    }
+
+    #[test]
+    fn a_store_that_takes_no_writes_is_an_error_that_says_nothing_was_written() {
+        let db = database(10);
+        db.stop().unwrap();
+        let response = removal(&db, Duration::from_secs(60)).run();
+        let Body::Problem(problem) = &response.body else { panic!("no error") };
+        assert_eq!((problem.status, problem.code, problem.written), (503, "DRAINING", Some(Written::No)));
+    }
+}
