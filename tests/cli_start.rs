@@ -154,3 +154,40 @@ fn a_token_is_shown_once_and_kept_as_a_hash() {
     assert_eq!(run(&["token", "rm", "sensor"]).code, 0);
     assert_eq!(run(&["token", "ls", "--json"]).out, "[]\n");
 }
+
+#[test]
+fn bash_completes_commands_options_and_choices() {
+    let script = larder(&["completions", "bash"]);
+    assert_eq!(script.code, 0, "{}", script.err);
+    let complete = |words: &[&str]| {
+        let words: Vec<String> = words.iter().map(|word| format!("'{word}'")).collect();
+        let count = words.len() - 1;
+        let line = format!(
+            "{}\nCOMP_WORDS=({}); COMP_CWORD={count}; _larder; printf '%s ' \"${{COMPREPLY[@]}}\"",
+            script.out,
+            words.join(" ")
+        );
+        let output = Command::new("bash").args(["--norc", "-c", &line]).output().expect("bash");
+        assert!(output.stderr.is_empty(), "{}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).expect("text").trim_end().to_owned()
+    };
+    assert_eq!(complete(&["larder", "s"]), "serve");
+    assert_eq!(complete(&["larder", "serve", "--engine", ""]), "tiny_http epoll");
+    assert_eq!(complete(&["larder", "serve", "--l"]), "--listen");
+    assert_eq!(complete(&["larder", "token", "a"]), "add");
+    assert_eq!(complete(&["larder", "token", "add", "x", "--scope", "w"]), "write");
+    assert_eq!(complete(&["larder", "completions", ""]), "bash zsh fish --help");
+    assert_eq!(larder(&["completions", "tcsh"]).code, 2);
+}
+
+#[test]
+fn the_manual_page_names_every_command() {
+    let page = larder(&["man"]);
+    assert_eq!(page.code, 0, "{}", page.err);
+    assert!(page.out.starts_with(".TH LARDER 1"), "{}", page.out);
+    for command in
+        ["serve", "check", "token add", "get", "put", "del", "ls", "incr", "export", "import", "backup", "restore"]
+    {
+        assert!(page.out.contains(&format!(".SS larder {command}\n")), "{command}");
+    }
+}

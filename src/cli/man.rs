@@ -30,6 +30,8 @@ const EXITS: &[(&str, &str)] = &[
     ("78", "The configuration makes no sense."),
 ];
 
+const LINE: usize = 79;
+
 /// The page in roff.
 pub fn render() -> String {
     let mut text = format!(".TH LARDER 1 \"\" \"larder {}\" \"User Commands\"\n", env!("CARGO_PKG_VERSION"));
@@ -72,11 +74,24 @@ fn spelling(option: &Opt) -> String {
     format!("{short}\\fB\\-\\-{}\\fR{value}", escape(option.long))
 }
 
-/// Text that roff takes as text.
+/// Text that roff takes as text, in lines of a width that its checkers like.
 fn escape(text: &str) -> String {
-    let text = text.replace('\\', "\\e").replace('-', "\\-");
-    // A line that begins with a dot or an apostrophe would be a request.
-    if text.starts_with(['.', '\'']) { format!("\\&{text}") } else { text }
+    let mut lines = vec![String::new()];
+    for word in text.split(' ') {
+        let word = word.replace('\\', "\\e").replace('-', "\\-");
+        let line = lines.last_mut().filter(|line| line.is_empty() || line.len() + 1 + word.len() < LINE);
+        match line {
+            Some(line) if line.is_empty() => line.push_str(&guard(&word)),
+            Some(line) => line.extend([" ", &word]),
+            None => lines.push(guard(&word)),
+        }
+    }
+    lines.join("\n")
+}
+
+/// A line that begins with a dot or an apostrophe would be a request.
+fn guard(word: &str) -> String {
+    if word.starts_with(['.', '\'']) { format!("\\&{word}") } else { word.to_owned() }
 }
 
 #[cfg(test)]
@@ -87,7 +102,7 @@ mod tests {
     fn every_command_and_option_is_on_the_page() {
         let page = render();
         for (path, command) in all_commands() {
-            assert!(page.contains(&escape(&path.join(" "))), "{path:?}");
+            assert!(page.contains(&format!(".SS {}\n", escape(&path.join(" ")))), "{path:?}");
             for option in command.options {
                 assert!(page.contains(&format!("\\-\\-{}", escape(option.long))), "{path:?} {}", option.long);
             }
@@ -96,6 +111,7 @@ mod tests {
 
     #[test]
     fn text_stays_text() {
+        assert_eq!(escape(&"'tis ".repeat(40)).matches("\n\\&'tis").count(), 2);
         assert_eq!(escape(".a\\b-c"), "\\&.a\\eb\\-c");
     }
 }

@@ -1,0 +1,181 @@
+//! Who is let in, from outside: the same table on every engine.
+
+mod support;
+
+use std::process::Command;
+
+use support::{Server, client::Answer};
+
+const ENGINES: [&str; 2] = ["tiny_http", "epoll"];
+const VALUE: &str = "/api/v1/kv/home/c/k";
+
+/// Makes a token in the data folder of a server that is not running yet.
+fn token(data: &std::path::Path, words: &[&str]) -> String {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_larder"));
+    command.args(["token", "add"]).args(words).arg("--data").arg(data);
+    let output = command.output().expect("larder can be run");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).expect("text").trim().to_owned()
+}
+
+fn bearer(token: &str) -> String {
+    format!("Bearer {token}")
+}
+
+fn challenge(answer: &Answer) -> bool {
+    answer.code() == "UNAUTHORIZED"
+        && answer.header("WWW-Authenticate").is_some_and(|value| value.starts_with("Bearer"))
+}
+
+#[test]
+fn without_tokens_only_this_machine_is_served_and_no_proxy_or_foreign_page() {
+    for engine in ENGINES {
+        let server = Server::builder().engine(engine).start();
+        for (fields, let_in) in [
+            (&[][..], true),
+            (&[("Host", "127.0.0.1:1234")], true),
+            (&[("Host", "[::1]")], true),
+            (&[("Origin", "http://localhost")], true),
+            (&[("Sec-Fetch-Site", "same-origin")], true),
+            (&[("Host", "larder.example")], false),
+            (&[("Host", "192.168.1.2:8080")], false),
+            (&[("Forwarded", "for=1.2.3.4")], false),
+            (&[("Via", "1.1 proxy")], false),
+            (&[("X-Forwarded-For", "1.2.3.4")], false),
+            (&[("X-Forwarded-Host", "a.example")], false),
+            (&[("X-Forwarded-Port", "443")], false),
+            (&[("Origin", "http://a.example")], false),
+            (&[("Origin", "null")], false),
+            (&[("Origin", "http://a.example"), ("Content-Type", "text/plain")], false),
+            (&[("Sec-Fetch-Site", "cross-site")], false),
+            (&[("Authorization", "Bearer ldr_none")], false),
+        ] {
+            for (method, path, good) in
+                [("PUT", VALUE, &[201, 204][..]), ("GET", VALUE, &[200]), ("GET", "/metrics", &[200])]
+            {
+                let answer = server.send(method, path, fields, if method == "PUT" { b"1" } else { b"" });
+                if let_in {
+                    assert!(good.contains(&answer.status), "{engine} {method} {path} {fields:?}: {answer:?}");
+                } else {
+                    assert_eq!(answer.status, 401, "{engine} {method} {path} {fields:?}");
+                    assert!(challenge(&answer), "{answer:?}");
+                }
+            }
+            let health = server.send("GET", "/health", fields, b"");
+            assert_eq!(health.status, 200, "{engine}: health is open to all");
+        }
+        assert!(server.metric("larder_access_refused_total{reason=\"missing\"}") > 10.0);
+        assert!(server.metric("larder_access_refused_total{reason=\"malformed\"}") > 0.0);
+    }
+}
+
+#[test]
+fn a_token_may_do_what_it_is_for_and_nothing_else() {
+    let folder = tempfile::tempdir().expect("a folder for the test");
+    let read = bearer(&token(folder.path(), &["read", "--scope", "read"]));
+    let home = bearer(&token(folder.path(), &["home", "--scope", "write", "--namespace", "home"]));
+    let admin = bearer(&token(folder.path(), &["admin", "--scope", "admin"]));
+    let ended = bearer(&token(folder.path(), &["ended", "--scope", "admin", "--expires", "0s"]));
+    for engine in ENGINES {
+        let server = Server::builder().engine(engine).data(folder.path()).start();
+        let other = "/api/v1/kv/other/c/k";
+        server.send("PUT", VALUE, &[("Authorization", &admin)], b"1");
+        server.send("PUT", other, &[("Authorization", &admin)], b"1");
+        for (token, method, path, status) in [
+            (&read, "GET", VALUE, 200),
+            (&read, "HEAD", other, 200),
+            (&read, "PUT", VALUE, 403),
+            (&read, "DELETE", VALUE, 403),
+            (&read, "PATCH", VALUE, 403),
+            (&read, "POST", "/api/v1/import", 403),
+            (&read, "GET", "/api/v1/export", 403),
+            (&read, "GET", "/metrics", 200),
+            (&home, "GET", VALUE, 200),
+            (&home, "PUT", VALUE, 204),
+            (&home, "GET", other, 403),
+            (&home, "PUT", other, 403),
+            (&home, "PUT", "/api/v1/kv/%68ome/c/k", 403),
+            (&home, "GET", "/api/v1/export", 403),
+            (&admin, "PUT", other, 204),
+            (&ended, "GET", VALUE, 401),
+        ] {
+            let body: &[u8] = if matches!(method, "PUT" | "POST" | "PATCH") { b"1" } else { b"" };
+            let answer = server.send(method, path, &[("Authorization", token)], body);
+            assert_eq!(answer.status, status, "{engine} {method} {path}: {answer:?}");
+            if status == 403 && method != "HEAD" {
+                assert_eq!(answer.code(), "FORBIDDEN", "{engine} {method} {path}");
+            }
+        }
+        let anonymous = server.get(VALUE);
+        assert!(anonymous.status == 401 && challenge(&anonymous), "{engine}: {anonymous:?}");
+        let twice = server.send("GET", VALUE, &[("Authorization", &admin), ("Authorization", &admin)], b"");
+        assert!(matches!(twice.status, 400 | 401), "{engine}: {twice:?}");
+        assert!(server.stop().success());
+    }
+}
+
+#[test]
+fn public_namespaces_are_read_by_anyone_from_anywhere() {
+    let folder = tempfile::tempdir().expect("a folder for the test");
+    let admin = bearer(&token(folder.path(), &["admin", "--scope", "admin"]));
+    for engine in ENGINES {
+        let config = "[auth]\npublic_read = [\"site\"]\n";
+        let server = Server::builder().engine(engine).config(config).data(folder.path()).start();
+        let (public, private) = ("/api/v1/kv/site/c/k", VALUE);
+        server.send("PUT", public, &[("Authorization", &admin)], b"1");
+        server.send("PUT", private, &[("Authorization", &admin)], b"1");
+        let far = [("Host", "larder.example"), ("X-Forwarded-For", "1.2.3.4")];
+        assert_eq!(server.send("GET", public, &far, b"").status, 200, "{engine}");
+        assert_eq!(server.send("PUT", public, &far, b"2").status, 401, "{engine}");
+        assert_eq!(server.send("DELETE", public, &far, b"").status, 401, "{engine}");
+        assert_eq!(server.send("GET", private, &far, b"").status, 401, "{engine}");
+        let bad = server.send("GET", public, &[("Authorization", "Bearer none")], b"");
+        assert_eq!(bad.status, 401, "{engine}: a bad token is not served as none");
+        assert!(server.stop().success());
+    }
+}
+
+#[test]
+fn too_many_requests_get_429_with_the_time_to_come_again() {
+    for engine in ENGINES {
+        let config = "[rate]\nper_second = 0.01\nburst = 3\n";
+        let server = Server::builder().engine(engine).config(config).start();
+        for _ in 0..3 {
+            assert_eq!(server.get("/api/v1/kv/a/b/none").status, 404, "{engine}");
+        }
+        let read = server.get("/api/v1/kv/a/b/none");
+        assert_eq!((read.status, read.code().as_str()), (429, "TOO_MANY_REQUESTS"), "{engine}");
+        assert_eq!(read.json()["written"], serde_json::Value::Null, "{engine}");
+        let again: u64 = read.header("Retry-After").and_then(|text| text.parse().ok()).expect("Retry-After");
+        assert!((90..=100).contains(&again), "{engine}: {again}");
+        let write = server.put(VALUE, b"1");
+        assert_eq!((write.status, write.json()["written"].as_str()), (429, Some("no")), "{engine}");
+    }
+}
+
+#[test]
+fn browsers_are_told_which_pages_may_use_larder() {
+    let app = "https://app.example";
+    for engine in ENGINES {
+        let server = Server::builder().engine(engine).config(&format!("[cors]\norigins = [\"{app}\"]\n")).start();
+        server.put(VALUE, b"1");
+        let preflight = [("Origin", app), ("Access-Control-Request-Method", "PUT")];
+        let answer = server.send("OPTIONS", VALUE, &preflight, b"");
+        assert_eq!(answer.status, 204, "{engine}: {answer:?}");
+        assert_eq!(answer.header("Access-Control-Allow-Origin"), Some(app), "{engine}");
+        assert!(
+            answer.header("Access-Control-Allow-Methods").is_some_and(|methods| methods.contains("PUT")),
+            "{engine}"
+        );
+        assert!(answer.header("Access-Control-Allow-Headers").is_some_and(|names| names.contains("Authorization")));
+        assert_eq!(answer.header("Access-Control-Allow-Credentials"), None);
+        let answer = server.send("GET", VALUE, &[("Origin", app)], b"");
+        assert_eq!((answer.status, answer.header("Access-Control-Allow-Origin")), (200, Some(app)), "{engine}");
+        assert!(answer.header("Access-Control-Expose-Headers").is_some_and(|names| names.contains("ETag")), "{engine}");
+        let error = server.send("GET", "/api/v1/kv/home/c/none", &[("Origin", app)], b"");
+        assert_eq!((error.status, error.header("Access-Control-Allow-Origin")), (404, Some(app)), "{engine}");
+        let foreign = [("Origin", "https://evil.example"), ("Access-Control-Request-Method", "PUT")];
+        let answer = server.send("OPTIONS", VALUE, &foreign, b"");
+        assert_eq!((answer.status, answer.header("Access-Control-Allow-Origin")), (204, None), "{engine}");
+    }
+}
