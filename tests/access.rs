@@ -75,6 +75,7 @@ fn a_token_may_do_what_it_is_for_and_nothing_else() {
     let read = bearer(&token(folder.path(), &["read", "--scope", "read"]));
     let home = bearer(&token(folder.path(), &["home", "--scope", "write", "--namespace", "home"]));
     let admin = bearer(&token(folder.path(), &["admin", "--scope", "admin"]));
+    let part = bearer(&token(folder.path(), &["part", "--scope", "admin", "--namespace", "home"]));
     let ended = bearer(&token(folder.path(), &["ended", "--scope", "admin", "--expires", "0s"]));
     for engine in ENGINES {
         let server = Server::builder().engine(engine).data(folder.path()).start();
@@ -97,6 +98,9 @@ fn a_token_may_do_what_it_is_for_and_nothing_else() {
             (&home, "PUT", "/api/v1/kv/%68ome/c/k", 403),
             (&home, "GET", "/api/v1/export", 403),
             (&admin, "PUT", other, 204),
+            (&part, "PUT", VALUE, 204),
+            (&part, "GET", "/api/v1/export", 403),
+            (&part, "POST", "/api/v1/import", 403),
             (&ended, "GET", VALUE, 401),
         ] {
             let body: &[u8] = if matches!(method, "PUT" | "POST" | "PATCH") { b"1" } else { b"" };

@@ -153,7 +153,11 @@ impl Api {
         }
         // Names need no decoding to be compared: one that is percent-encoded is no valid name and fits no token.
         let namespace = Some(found.parameters[0]).filter(|name| !name.is_empty());
-        self.access.authorize(&request.head, request.peer, request.method, scope, namespace)
+        let grant = self.access.authorize(&request.head, request.peer, request.method, scope, namespace)?;
+        if matches!(endpoint, Endpoint::Export | Endpoint::Import) {
+            grant.require_whole()?;
+        }
+        Ok(grant)
     }
 
     fn rate(&self, request: &Request, granted: &Result<Grant, Problem>) -> Result<(), Problem> {

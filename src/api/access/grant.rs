@@ -59,6 +59,15 @@ impl Grant {
         }
     }
 
+    /// Whether it reaches the whole store, as what reads or writes all of it must. `Err` is a 403.
+    pub fn require_whole(&self) -> Result<(), Problem> {
+        if !self.is_restricted() {
+            return Ok(());
+        }
+        let message = "this token reaches only some namespaces, and this needs one that reaches all";
+        Err(Problem::new(403, "FORBIDDEN", message))
+    }
+
     /// The token it came from, for rate limits and logs.
     pub fn token_id(&self) -> Option<&str> {
         match &self.reach {
