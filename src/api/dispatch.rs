@@ -9,7 +9,7 @@ use super::access::Grant;
 use super::ratelimit::RateKey;
 use super::routes::{self, Endpoint, Openness};
 use super::target::ValueTarget;
-use super::{Api, batch, collection, create, error, health, identify, kv};
+use super::{Api, batch, collection, create, error, health, identify, kv, transfer};
 
 impl Handler for Api {
     fn admit(&self, request: &Request, trace: &mut Trace) -> Admission {
@@ -81,6 +81,11 @@ impl Handler for Api {
                 Ok(target) => kv::update::incr(self, db, &request, responder, &target),
             },
             Endpoint::Batch => batch::batch(self, db, &request, responder),
+            Endpoint::Import => transfer::import(self, db, request, responder),
+            Endpoint::Export => {
+                let response = transfer::export(self, db, &request, responder.trace());
+                responder.send(response);
+            }
             Endpoint::Collection => match request.method {
                 Method::Get | Method::Head => {
                     let response = collection::read::list(self, db, &request, responder.trace(), found.parameters);

@@ -117,6 +117,35 @@ pub fn push_time(out: &mut Vec<u8>, ms: u64) {
     let _ = write!(out, "\"{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{milli:03}Z\"");
 }
 
+/// Reads a time as [`push_time`] writes it (the fraction may have 0 to 9 digits; only `Z`). Times before 1970 are none.
+pub fn parse_time(text: &str) -> Option<u64> {
+    let (date, time) = text.strip_suffix('Z')?.split_once('T')?;
+    let number = |text: &str, digits: usize| {
+        (text.len() == digits && text.bytes().all(|byte| byte.is_ascii_digit())).then(|| text.parse::<u64>().ok())?
+    };
+    let mut date = date.splitn(3, '-');
+    let (year, month, day) = (number(date.next()?, 4)?, number(date.next()?, 2)?, number(date.next()?, 2)?);
+    let (time, fraction) = time.split_once('.').unwrap_or((time, ""));
+    let mut time = time.splitn(3, ':');
+    let (hour, minute, second) = (number(time.next()?, 2)?, number(time.next()?, 2)?, number(time.next()?, 2)?);
+    if fraction.len() > 9 || hour > 23 || minute > 59 || second > 59 || year < 1970 {
+        return None;
+    }
+    let milli = number(&format!("{fraction:0<9}"), 9)? / 1_000_000;
+    let days = days_to(year, month, day);
+    // A day that its month does not have is none.
+    (date_of(days) == (year, month, day)).then_some(((days * 24 + hour) * 60 + minute) * 60_000 + second * 1000 + milli)
+}
+
+/// Days since 1970 of a date; the reverse of [`date_of`].
+fn days_to(year: u64, month: u64, day: u64) -> u64 {
+    let (year, months_since_march) = if month > 2 { (year, month - 3) } else { (year - 1, month + 9) };
+    let (era, year_of_era) = (year / 400, year % 400);
+    let day_of_year = (153 * (months_since_march % 12) + 2) / 5 + day.max(1) - 1;
+    let day_of_era = year_of_era * 365 + year_of_era / 4 - year_of_era / 100 + day_of_year;
+    (era * 146_097 + day_of_era).saturating_sub(719_468)
+}
+
 /// Year, month and day of a day since 1970, by counting in eras of 400 years that begin in March.
 fn date_of(days: u64) -> (u64, u64, u64) {
     const DAYS_OF_ERA: u64 = 146_097;
@@ -138,6 +167,30 @@ mod tests {
     use serde_json::Value;
 
     use super::*;
+
+    #[test]
+    fn a_time_reads_back_and_a_day_that_is_none_does_not() {
+        for ms in [0, 1, 951_782_400_123, 1_709_164_800_000, 1_783_000_000_999, 4_102_444_800_000] {
+            let mut out = Vec::new();
+            push_time(&mut out, ms);
+            let text = String::from_utf8(out).unwrap();
+            assert_eq!(parse_time(text.trim_matches('"')), Some(ms), "{text}");
+        }
+        assert_eq!(parse_time("2030-01-31T12:00:00Z"), Some(1_896_091_200_000));
+        for bad in [
+            "",
+            "2030-02-30T00:00:00Z",
+            "2030-13-01T00:00:00Z",
+            "2030-01-00T00:00:00Z",
+            "2030-1-1T0:0:0Z",
+            "2030-01-01 00:00:00Z",
+            "2030-01-01T24:00:00Z",
+            "2030-01-01T00:00:00+01:00",
+            "1969-12-31T23:59:59Z",
+        ] {
+            assert_eq!(parse_time(bad), None, "{bad}");
+        }
+    }
 
     fn record(content_type: &str, value: &[u8]) -> Record {
         Record {

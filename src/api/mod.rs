@@ -29,6 +29,7 @@ pub mod ratelimit;
 pub mod routes;
 pub mod streams;
 pub mod target;
+pub mod transfer;
 
 use std::sync::{Arc, OnceLock};
 use std::time::Instant;

@@ -82,6 +82,8 @@ pub enum Ttl {
     Keep,
     /// So long after the write, by the expiry clock.
     After(Duration),
+    /// At this time of the expiry clock, ms (imports).
+    At(u64),
 }
 
 /// Versions named by a precondition.

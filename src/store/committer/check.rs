@@ -175,6 +175,7 @@ impl Check<'_> {
         *self.modified_ms = self.clock.modified_ms(previous_ms);
         let expires_ms = match ttl {
             Ttl::Clear => 0,
+            Ttl::At(expires_ms) => expires_ms.max(1),
             Ttl::Keep => present.map_or(0, |record| record.expires_ms),
             Ttl::After(time) => self.now_ms.saturating_add(u64::try_from(time.as_millis()).unwrap_or(u64::MAX)).max(1),
         };

@@ -1,0 +1,68 @@
+//! GET /api/v1/export: every record of one snapshot, a line each, with the end line behind them.
+//!
+//! Deletions are not told: an export with `since` holds what was written after that version and still stands.
+
+use std::ops::Bound;
+use std::sync::Arc;
+use std::time::Instant;
+
+use crate::http::encoding::{self, Coding};
+use crate::http::query::Query;
+use crate::http::{Body, HeaderName, Problem, Request, Response, Trace};
+use crate::store::{Database, TYPE_RECORD};
+
+use super::super::listing::{self, KeyRange, LineOptions, Lines};
+use super::super::{Api, names};
+
+/// Answers an export.
+pub fn export(api: &Api, db: &Arc<Database>, request: &Request, trace: &mut Trace) -> Response {
+    trace.timed = false;
+    stream(api, db, request).map_or_else(Response::from, |response| response.field("Vary", "Accept-Encoding"))
+}
+
+fn stream(api: &Api, db: &Arc<Database>, request: &Request) -> Result<Response, Problem> {
+    let query = Query::parse(request.head.query(), &["namespace", "collection", "since"])?;
+    let namespace = query.get("namespace").map(names::namespace).transpose()?;
+    let collection = query.get("collection").map(names::collection).transpose()?;
+    if collection.is_some() && namespace.is_none() {
+        return Err(Problem::new(400, "INVALID_QUERY", "collection needs namespace beside it"));
+    }
+    let since = query.u64("since", 0..=u64::MAX >> 11)?.unwrap_or(0);
+    let may_compress = !request.head.has(HeaderName::XNoCompression);
+    let coding = encoding::accept_encoding(&request.head).choose(may_compress)?;
+    let limits = api.limits.get();
+    let permit = api.streams.enter(limits.streams_max)?;
+    // IMPORTANT: the version is asked before the view: the end line promises every change up to it.
+    let version = db.last_version();
+    let view = db.view();
+    let pairs = listing::walk(&*view.snapshot, &records_of(namespace, collection), false);
+    let deadline = Instant::now() + limits.snapshot_age;
+    let options = LineOptions { paths: true, values: true, since, version, deadline };
+    let clock = db.clone();
+    let mut lines = Lines::new(pairs, Box::new(move || clock.clock().expiry_now_ms()), options);
+    let pull = Box::new(move |out: &mut Vec<u8>| {
+        let _open = &permit;
+        lines.pull(out)
+    });
+    let mut response =
+        Response::new(200).field("Content-Type", "application/x-ndjson").field("Cache-Control", "no-store");
+    response.body = match coding {
+        Coding::Identity => Body::Pull { length: None, pull },
+        Coding::Gzip => {
+            response.push_field("Content-Encoding", b"gzip");
+            Body::Pull { length: None, pull: encoding::gzip_puller(pull) }
+        }
+    };
+    Ok(response)
+}
+
+/// The stored keys of all records, of a namespace's, or of a collection's.
+fn records_of(namespace: Option<&str>, collection: Option<&str>) -> KeyRange {
+    let mut low = vec![TYPE_RECORD];
+    for name in [namespace, collection].into_iter().flatten() {
+        low.extend_from_slice(name.as_bytes());
+        low.push(0);
+    }
+    let high = listing::successor(&low);
+    (Bound::Included(low.into()), Bound::Excluded(high))
+}

@@ -1,0 +1,263 @@
+//! POST /api/v1/import, on a thread of the import lane, which may wait for the client and for the card.
+//!
+//! Unless `partial=true`, nothing is applied before the end line has come and its count is right: the lines wait in a
+//! spool until then. Lines that are wrong in themselves are reported and do not hinder the others.
+
+use std::io::{self, BufRead, BufReader};
+use std::sync::Arc;
+use std::time::Duration;
+
+use crossbeam::channel::{Receiver, bounded};
+use serde_json::{Value, json};
+
+use crate::http::query::Query;
+use crate::http::{Problem, Request, RequestBody, Responder, Response, Written, encoding, media};
+use crate::limits::CHUNK_OPERATIONS;
+use crate::store::{
+    Action, Database, Durability, FullKey, Precondition, Preread, Ttl, WriteError, WriteOp, WriteOutcome, WriteRequest,
+};
+
+use super::super::{Api, error};
+use super::line::{self, EndLine, ImportRecord, NextLine};
+use super::spool::Spool;
+
+/// Failures listed in the answer; the count goes on.
+const FAILURES_LISTED_MAX: usize = 1000;
+/// Bytes of values in one chunk, besides its number of operations.
+const CHUNK_BYTES: usize = 512 * 1024;
+/// How long an import waits before it asks again whether an overloaded committer has room.
+const BACK_OFF: Duration = Duration::from_millis(200);
+
+/// Answers an import.
+pub fn import(api: &Api, db: &Arc<Database>, request: Request, responder: Responder) {
+    let response = match run(api, db, request) {
+        Ok(report) => {
+            Response::with_body(200, "application/json", report.to_string()).field("Cache-Control", "no-store")
+        }
+        Err(problem) => problem.into(),
+    };
+    responder.send(response);
+}
+
+fn run(api: &Api, db: &Arc<Database>, request: Request) -> Result<Value, Problem> {
+    let query = Query::parse(request.head.query(), &["partial", "durability"])?;
+    let partial = query.bool("partial")?.unwrap_or(false);
+    let durability = match query.get("durability") {
+        None => api.config.durability,
+        Some("sync") => Durability::Sync,
+        Some("relaxed") => Durability::Relaxed,
+        Some(_) => return Err(Problem::new(400, "INVALID_QUERY", "durability is sync or relaxed")),
+    };
+    media::expect_type(&request.head, &["application/x-ndjson", "application/ndjson"])?;
+    let body: Box<dyn io::Read + Send> = match request.body {
+        RequestBody::Reader(reader) => reader,
+        RequestBody::Bytes(bytes) => Box::new(io::Cursor::new(bytes)),
+    };
+    let mut lines = BufReader::with_capacity(64 * 1024, encoding::decode_reader(&request.head, body)?);
+    let mut import = Import::new(api, db, durability);
+    if partial {
+        import.apply_all(&mut lines)?;
+    } else {
+        let spool = spool_whole(api, &mut lines)?;
+        let reader = spool.into_reader().map_err(|failure| spool_failed(&failure))?;
+        import.apply_all(&mut BufReader::new(reader))?;
+    }
+    Ok(import.report())
+}
+
+/// Reads everything, and refuses what does not end with the right end line.
+fn spool_whole(api: &Api, lines: &mut impl BufRead) -> Result<Spool, Problem> {
+    let mut spool = Spool::new(&api.config.data_dir);
+    let (mut buffer, mut records, mut end) = (Vec::new(), 0, None);
+    loop {
+        match line::next_line(lines, &mut buffer).map_err(|failure| broken(&failure))? {
+            NextLine::End => break,
+            NextLine::TooLong => {
+                records += 1;
+                end = None;
+                // An empty object stands for it: a record that will be refused under its own number.
+                spool.write(b"{}\n").map_err(|failure| spool_failed(&failure))?;
+            }
+            NextLine::Line => {
+                if !buffer.trim_ascii().is_empty() {
+                    end = EndLine::parse(&buffer).map(|end| (end.items, records));
+                    records += u64::from(end.is_none());
+                }
+                buffer.push(b'\n');
+                spool.write(&buffer).map_err(|failure| spool_failed(&failure))?;
+            }
+        }
+    }
+    let refusal = match end {
+        Some((items, found)) if items == found => return Ok(spool),
+        Some((items, found)) => format!("the end line tells of {items} records, but {found} came"),
+        None => "the end line is missing, so the file was cut".to_owned(),
+    };
+    let message =
+        format!("{refusal}; nothing was imported. Send the whole file, or partial=true to take what there is");
+    Err(Problem::new(400, "BAD_REQUEST", message))
+}
+
+fn broken(failure: &io::Error) -> Problem {
+    let message = match failure.kind() {
+        io::ErrorKind::InvalidInput | io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof => {
+            "the body was cut, or is not the gzip it says it is; what was imported until then stays"
+        }
+        _ => "the body did not come to its end; what was imported until then stays",
+    };
+    Problem::new(400, "BAD_REQUEST", message)
+}
+
+fn spool_failed(failure: &io::Error) -> Problem {
+    log::error!("an import could not be kept until its end: {failure}");
+    match failure.kind() {
+        io::ErrorKind::StorageFull => error::write_problem(&WriteError::InsufficientStorage),
+        _ => Problem::new(500, "INTERNAL", "the lines could not be kept until their end; nothing was imported")
+            .written(Written::No),
+    }
+}
+
+/// A chunk on its way to the committer.
+struct Sent {
+    lines: Vec<u64>,
+    reply: Receiver<Result<WriteOutcome, WriteError>>,
+}
+
+struct Import<'a> {
+    db: &'a Arc<Database>,
+    durability: Durability,
+    value_bytes_max: u64,
+    chunk: Vec<WriteOp>,
+    chunk_lines: Vec<u64>,
+    chunk_bytes: usize,
+    sent: Option<Sent>,
+    imported: u64,
+    expired: u64,
+    failures: u64,
+    listed: Vec<Value>,
+}
+
+impl<'a> Import<'a> {
+    fn new(api: &Api, db: &'a Arc<Database>, durability: Durability) -> Import<'a> {
+        Import {
+            db,
+            durability,
+            value_bytes_max: api.limits.get().value_bytes_max,
+            chunk: Vec::new(),
+            chunk_lines: Vec::new(),
+            chunk_bytes: 0,
+            sent: None,
+            imported: 0,
+            expired: 0,
+            failures: 0,
+            listed: Vec::new(),
+        }
+    }
+
+    fn apply_all(&mut self, lines: &mut impl BufRead) -> Result<(), Problem> {
+        let mut buffer = Vec::new();
+        for number in 1.. {
+            match line::next_line(lines, &mut buffer).map_err(|failure| broken(&failure))? {
+                NextLine::End => break,
+                NextLine::TooLong => {
+                    let message = format!("a line holds at most {} bytes", line::LINE_BYTES_MAX);
+                    self.fail(number, &Problem::new(413, "VALUE_TOO_LARGE", message));
+                }
+                NextLine::Line if buffer.trim_ascii().is_empty() || EndLine::parse(&buffer).is_some() => {}
+                NextLine::Line => match line::parse(&buffer, self.value_bytes_max) {
+                    Ok(record) => self.add(number, record)?,
+                    Err(problem) => self.fail(number, &problem),
+                },
+            }
+        }
+        self.send()?;
+        self.settle()
+    }
+
+    fn fail(&mut self, line: u64, problem: &Problem) {
+        self.failures += 1;
+        if self.listed.len() < FAILURES_LISTED_MAX {
+            self.listed.push(json!({"line": line, "code": problem.code, "message": problem.message}));
+        }
+    }
+
+    fn add(&mut self, line: u64, record: ImportRecord) -> Result<(), Problem> {
+        let ttl = match record.expires_ms {
+            None => Ttl::Clear,
+            Some(expires_ms) if expires_ms > self.db.clock().expiry_now_ms() => Ttl::At(expires_ms),
+            Some(_) => {
+                self.expired += 1;
+                return Ok(());
+            }
+        };
+        let key = FullKey::new(&record.namespace, &record.collection, &record.key);
+        let view = self.db.view();
+        let preread = view.read(&key).ok().map(|record| Preread { instant: view.instant, record });
+        self.chunk_bytes += record.value.len() + key.as_bytes().len();
+        let action = Action::Put { content_type: record.content_type, value: record.value, ttl };
+        self.chunk.push(WriteOp { key, action, precondition: Precondition::default(), preread });
+        self.chunk_lines.push(line);
+        if self.chunk.len() >= CHUNK_OPERATIONS || self.chunk_bytes >= CHUNK_BYTES {
+            self.send()?;
+        }
+        Ok(())
+    }
+
+    /// Hands the chunk over and reads on while it is being committed; the one before it must have ended.
+    fn send(&mut self) -> Result<(), Problem> {
+        if self.chunk.is_empty() {
+            return Ok(());
+        }
+        self.settle()?;
+        self.chunk_bytes = 0;
+        let (ops, lines) = (std::mem::take(&mut self.chunk), std::mem::take(&mut self.chunk_lines));
+        let (tell, reply) = bounded(1);
+        self.db.submit(WriteRequest {
+            ops,
+            atomic: false,
+            durability: self.durability,
+            deadline: None,
+            reply: Box::new(move |outcome| {
+                // Nobody listens any more when the import has been given up.
+                let _ = tell.send(outcome);
+            }),
+        });
+        self.sent = Some(Sent { lines, reply });
+        Ok(())
+    }
+
+    fn settle(&mut self) -> Result<(), Problem> {
+        let Some(sent) = self.sent.take() else { return Ok(()) };
+        match sent.reply.recv() {
+            Ok(Ok(outcome)) => {
+                self.imported += outcome.results.len() as u64;
+                Ok(())
+            }
+            Ok(Err(WriteError::Overloaded)) => {
+                for line in sent.lines {
+                    self.fail(line, &error::write_problem(&WriteError::Overloaded));
+                }
+                std::thread::sleep(BACK_OFF);
+                Ok(())
+            }
+            Ok(Err(failure)) => Err(self.stopped(&error::write_problem(&failure))),
+            Err(_) => Err(self.stopped(&error::write_problem(&WriteError::OutcomeUnknown))),
+        }
+    }
+
+    /// The store takes no more: what came before stays, and the answer says how much that was.
+    fn stopped(&self, problem: &Problem) -> Problem {
+        problem.clone().with("imported", self.imported.into())
+    }
+
+    fn report(self) -> Value {
+        let mut report = json!({"imported": self.imported, "failed": self.listed});
+        if self.failures > FAILURES_LISTED_MAX as u64 {
+            report["failed_total"] = self.failures.into();
+        }
+        if self.expired > 0 {
+            report["expired"] = self.expired.into();
+        }
+        report
+    }
+}

@@ -1,0 +1,192 @@
+//! One line of an import: a record, or the end line.
+
+use std::io::{self, BufRead, Read};
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use bytes::Bytes;
+use serde::{Deserialize, Deserializer};
+use serde_json::value::RawValue;
+
+use crate::http::{Problem, media};
+use crate::limits::MIB;
+
+use super::super::{item, names};
+
+/// Bytes of one line: the largest value in base64, with room for everything beside it.
+pub const LINE_BYTES_MAX: usize = 2 * MIB;
+
+/// A record as a line tells it.
+#[derive(Debug)]
+pub struct ImportRecord {
+    /// The namespace.
+    pub namespace: String,
+    /// The collection.
+    pub collection: String,
+    /// The key.
+    pub key: String,
+    /// The content type.
+    pub content_type: Bytes,
+    /// The value.
+    pub value: Bytes,
+    /// When it expires, ms by the expiry clock; `None` if never.
+    pub expires_ms: Option<u64>,
+}
+
+/// The last line of an export.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct EndLine {
+    /// Always true.
+    pub end: bool,
+    /// How many records stand before it.
+    pub items: u64,
+    /// The version of the snapshot.
+    #[serde(default, rename = "version")]
+    pub _version: Option<u64>,
+}
+
+impl EndLine {
+    /// Reads an end line; `None` if the line is something else.
+    pub fn parse(line: &[u8]) -> Option<EndLine> {
+        serde_json::from_slice::<EndLine>(line).ok().filter(|end| end.end)
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawLine<'a> {
+    namespace: String,
+    collection: String,
+    key: String,
+    #[serde(borrow, default, deserialize_with = "present")]
+    value: Option<&'a RawValue>,
+    value_base64: Option<String>,
+    content_type: Option<String>,
+    expires: Option<String>,
+    // What an export tells besides; a store gives its own.
+    #[serde(rename = "version")]
+    _version: Option<u64>,
+    #[serde(rename = "size")]
+    _size: Option<u64>,
+    #[serde(rename = "modified")]
+    _modified: Option<String>,
+}
+
+fn present<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<&'de RawValue>, D::Error> {
+    <&RawValue>::deserialize(deserializer).map(Some)
+}
+
+/// Reads and checks a record's line.
+pub fn parse(line: &[u8], value_bytes_max: u64) -> Result<ImportRecord, Problem> {
+    let invalid = |message: String| Problem::new(400, "INVALID_JSON", message);
+    let raw: RawLine<'_> = serde_json::from_slice(line).map_err(|error| invalid(format!("no record: {error}")))?;
+    names::namespace(&raw.namespace)?;
+    names::collection(&raw.collection)?;
+    names::decoded_key(&raw.key)?;
+    let (default_type, value) = match (raw.value, raw.value_base64) {
+        (Some(json), None) => ("application/json", Bytes::copy_from_slice(json.get().as_bytes())),
+        (None, Some(text)) => {
+            let bytes = STANDARD.decode(&text).map_err(|_| invalid("value_base64 is no padded base64".to_owned()))?;
+            ("application/octet-stream", bytes.into())
+        }
+        _ => return Err(invalid("a record has either value or value_base64".to_owned())),
+    };
+    if value.len() as u64 > value_bytes_max {
+        let message = format!("a value holds at most {value_bytes_max} bytes");
+        return Err(Problem::new(413, "VALUE_TOO_LARGE", message));
+    }
+    let content_type = raw.content_type.as_deref().unwrap_or(default_type);
+    media::validate(content_type)?;
+    let expires_ms = match &raw.expires {
+        None => None,
+        Some(text) => Some(item::parse_time(text).ok_or_else(|| {
+            invalid("expires is null or an RFC 3339 time in UTC, for example 2030-01-31T12:00:00.000Z".to_owned())
+        })?),
+    };
+    Ok(ImportRecord {
+        content_type: Bytes::copy_from_slice(content_type.as_bytes()),
+        namespace: raw.namespace,
+        collection: raw.collection,
+        key: raw.key,
+        value,
+        expires_ms,
+    })
+}
+
+/// What reading a line found.
+pub enum NextLine {
+    /// A line, without its end, in the buffer.
+    Line,
+    /// A line longer than [`LINE_BYTES_MAX`]; it was read past.
+    TooLong,
+    /// Nothing more.
+    End,
+}
+
+/// Reads the next line into `buffer` (cleared first), never holding more than the limit.
+pub fn next_line(reader: &mut impl BufRead, buffer: &mut Vec<u8>) -> io::Result<NextLine> {
+    buffer.clear();
+    let limit = LINE_BYTES_MAX as u64 + 1;
+    if reader.by_ref().take(limit).read_until(b'\n', buffer)? == 0 {
+        return Ok(NextLine::End);
+    }
+    if buffer.last() == Some(&b'\n') {
+        buffer.pop();
+        return Ok(NextLine::Line);
+    }
+    if buffer.len() <= LINE_BYTES_MAX {
+        return Ok(NextLine::Line);
+    }
+    buffer.clear();
+    skip_line(reader)?;
+    Ok(NextLine::TooLong)
+}
+
+fn skip_line(reader: &mut impl BufRead) -> io::Result<()> {
+    loop {
+        let available = reader.fill_buf()?;
+        let (used, found) = match available.iter().position(|&byte| byte == b'\n') {
+            Some(at) => (at + 1, true),
+            None => (available.len(), available.is_empty()),
+        };
+        reader.consume(used);
+        if found {
+            return Ok(());
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lines_are_told_apart_and_long_ones_passed_over() {
+        let long = vec![b'x'; LINE_BYTES_MAX + 5];
+        let text = [b"one\n".as_slice(), &long, b"\n\nlast"].concat();
+        let mut reader = std::io::BufReader::with_capacity(100, &text[..]);
+        let mut buffer = Vec::new();
+        let mut seen = Vec::new();
+        loop {
+            match next_line(&mut reader, &mut buffer).unwrap() {
+                NextLine::Line => seen.push(String::from_utf8(buffer.clone()).unwrap()),
+                NextLine::TooLong => seen.push("(long)".to_owned()),
+                NextLine::End => break,
+            }
+        }
+        assert_eq!(seen, ["one", "(long)", "", "last"]);
+    }
+
+    #[test]
+    fn a_record_and_an_end_line_are_what_they_say() {
+        let line = br#"{"namespace":"a","collection":"b","key":"k","version":7,"size":1,"content_type":"application/json","modified":"2026-01-01T00:00:00.000Z","expires":null,"value":1}"#;
+        let record = parse(line, 10).unwrap();
+        assert_eq!((&*record.key, &record.value[..], record.expires_ms), ("k", &b"1"[..], None));
+        assert_eq!(parse(line, 0).unwrap_err().code, "VALUE_TOO_LARGE");
+        assert_eq!(parse(b"{", 10).unwrap_err().code, "INVALID_JSON");
+        assert!(EndLine::parse(line).is_none());
+        assert_eq!(EndLine::parse(br#"{"end":true,"items":3,"version":9}"#).unwrap().items, 3);
+        assert!(EndLine::parse(br#"{"end":false,"items":3}"#).is_none());
+    }
+}
