@@ -171,3 +171,35 @@ fn a_token_opens_what_it_is_for_and_is_taken_up_while_larder_runs() {
     }
     assert!(!server.log().contains(&made[20..]), "no secret in the log");
 }
+
+#[test]
+fn lists_show_every_name_once_whatever_the_pages() {
+    let server = Server::builder().start();
+    let mut client = server.client();
+    for number in 0..1203 {
+        client.send("PUT", &format!("/api/v1/kv/big/keys/k{number:05}?durability=relaxed"), &[], b"1");
+    }
+    client.send("PUT", "/api/v1/kv/big/other/a%0Ab", &[], b"12345");
+    client.send("PUT", "/api/v1/kv/small/keys/x", &[], b"1");
+    let lines = |words: &[&str]| at(&server, words).ok().text().lines().map(str::to_owned).collect::<Vec<_>>();
+    assert_eq!(lines(&["ls"]), ["big", "small"]);
+    assert_eq!(lines(&["ls", "big"]), ["keys", "other"]);
+    let all = lines(&["ls", "big/keys"]);
+    assert_eq!(all.len(), 1203);
+    assert_eq!((all[0].as_str(), all[1202].as_str()), ("k00000", "k01202"));
+    assert_eq!(lines(&["ls", "big/keys", "--limit", "1001"]).len(), 1001);
+    assert_eq!(lines(&["ls", "big/keys/k0120"]), ["k01200", "k01201", "k01202"]);
+    assert_eq!(lines(&["ls", "big/other"]), ["\"a\\nb\""]);
+    let long = lines(&["ls", "-l", "big/other"]);
+    assert!(long[0].contains(" 5 ") && long[0].contains("application/octet-stream"), "{long:?}");
+    let item: serde_json::Value =
+        serde_json::from_str(&lines(&["ls", "big/other", "--json", "--values"])[0]).expect("JSON");
+    assert_eq!((&item["key"], &item["value_base64"]), (&"a\nb".into(), &"MTIzNDU=".into()));
+    assert_eq!(lines(&["ls", "none"]), Vec::<String>::new());
+    assert_eq!(at(&server, &["ls", "big", "--values"]).code, 2);
+
+    let removed = at(&server, &["del", "big/keys", "--prefix", "k001", "--json"]).ok().json();
+    assert_eq!(removed["deleted"], 100);
+    at(&server, &["del", "big/keys", "--all"]).ok();
+    assert_eq!(lines(&["ls", "big"]), ["other"]);
+}
