@@ -221,7 +221,11 @@ impl Connection {
     /// Whether the server has ended the connection with nothing more to say.
     pub fn is_closed(&mut self) -> bool {
         let mut byte = [0];
-        matches!(self.stream.read(&mut byte), Ok(0) | Err(_))
+        match self.stream.read(&mut byte) {
+            Ok(read) => read == 0,
+            // Nothing came, and no end: that is a connection that goes on.
+            Err(error) => !matches!(error.kind(), std::io::ErrorKind::WouldBlock | std::io::ErrorKind::TimedOut),
+        }
     }
 
     /// Everything until the server ends the connection.

@@ -5,6 +5,7 @@
 
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use rustix::event::epoll::{self, EventData, EventFlags};
@@ -82,26 +83,19 @@ impl IoThread {
 
     /// Takes what waits at a listener.
     pub(super) fn accept(&mut self, listener: usize) {
+        let shared = Arc::clone(&self.core.shared);
         for _ in 0..ACCEPTS_PER_TURN {
-            let mut made_room = false;
-            if !self.core.shared.claim_connection(self.core.limits.connections_max) {
-                // Room is made for a connection that waits, not for one that may come.
-                if !self.someone_waits(listener) {
-                    return;
-                }
-                made_room = self.make_room();
-                if !made_room || !self.core.shared.claim_connection(self.core.limits.connections_max) {
-                    self.room_is_taken(made_room);
-                    // One tick, not a growing pause: a connection may end at any moment.
-                    self.accepting.pause_ticks = 0;
-                    return self.pause_accepting();
-                }
+            // Held from the look at the cap to the accept: two threads that see the same connection must not close two
+            // idle ones for it.
+            let turn = shared.accept_turn.lock();
+            if !self.claim_or_make_room(listener) {
+                return;
             }
             let listening = fd_of(&self.listeners[listener]);
             let accepted = acceptfrom_with(listening, SocketFlags::NONBLOCK | SocketFlags::CLOEXEC);
-            self.room_is_taken(made_room);
+            drop(turn);
             if accepted.is_err() {
-                self.core.shared.release_connection();
+                shared.release_connection();
             }
             match accepted {
                 Ok((socket, address)) => {
@@ -117,13 +111,31 @@ impl IoThread {
         }
     }
 
+    /// Claims a connection of the total. At the cap it makes room, but for a connection that waits, not for one that may
+    /// come. False if there is nothing to accept now.
+    fn claim_or_make_room(&mut self, listener: usize) -> bool {
+        let connections_max = self.core.limits.connections_max;
+        if self.core.shared.claim_connection(connections_max) {
+            return true;
+        }
+        if !self.someone_waits(listener) {
+            return false;
+        }
+        let claimed = self.make_room() && self.core.shared.claim_connection(connections_max);
+        if !claimed {
+            // One tick, not a growing pause: a connection may end at any moment.
+            self.accepting.pause_ticks = 0;
+            self.pause_accepting();
+        }
+        claimed
+    }
+
     /// Not this connection but the next ones will fail as well, for a while: descriptors or memory are used up.
     fn accept_failed(&mut self, error: Errno) {
         self.core.shared.stats.accept_errors.inc();
         log::warn!("accept failed: {error}");
         if matches!(error, Errno::MFILE | Errno::NFILE) {
-            let made_room = self.make_room();
-            self.room_is_taken(made_room);
+            self.make_room();
         }
         self.pause_accepting();
     }
@@ -153,31 +165,24 @@ impl IoThread {
         }
     }
 
-    /// Closes the connection that has been idle longest, on whatever thread. True if it was one of ours, and its place is
-    /// free: then [`IoThread::room_is_taken`] follows. Only one thread makes room at a time, and only for one
-    /// connection, so that no idle connection is closed in vain.
+    /// Closes the connection that has been idle longest, on whatever thread. True if it was one of ours; another thread
+    /// is told, and until it has done so nobody makes room.
     fn make_room(&mut self) -> bool {
-        if self.core.shared.making_room.swap(true, Ordering::SeqCst) {
-            return false;
-        }
         self.publish_idle();
-        let views = &self.core.shared.io;
-        let since = |index: usize| views[index].idle_since.load(Ordering::Relaxed);
-        let oldest = (0..views.len()).min_by_key(|&index| since(index)).filter(|&index| since(index) != u32::MAX);
-        if let Some(index) = oldest.filter(|&index| index != self.index) {
-            // That thread says when it is done.
-            views[index].mailbox.send(Message::Evict);
+        let shared = &self.core.shared;
+        if shared.making_room.load(Ordering::SeqCst) {
             return false;
         }
-        let made_room = oldest.is_some() && self.evict_own();
-        self.room_is_taken(!made_room);
-        made_room
-    }
-
-    /// Another thread may make room again.
-    pub(super) fn room_is_taken(&self, was_made: bool) {
-        if was_made {
-            self.core.shared.making_room.store(false, Ordering::SeqCst);
+        let since = |index: usize| shared.io[index].idle_since.load(Ordering::Relaxed);
+        let oldest = (0..shared.io.len()).min_by_key(|&index| since(index)).filter(|&index| since(index) != u32::MAX);
+        match oldest {
+            Some(index) if index == self.index => self.evict_own(),
+            Some(index) => {
+                shared.making_room.store(true, Ordering::SeqCst);
+                shared.io[index].mailbox.send(Message::Evict);
+                false
+            }
+            None => false,
         }
     }
 }

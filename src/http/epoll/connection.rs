@@ -30,7 +30,7 @@ const ANSWERS_PER_TURN: usize = 16;
 /// Reads that one connection may make before others get their turn.
 const READS_PER_TURN: usize = 16;
 /// How long a refused client may go on sending, so that it sees the answer instead of a reset.
-const LINGER: Duration = Duration::from_secs(5);
+const LINGER: Duration = Duration::from_secs(2);
 /// How many bytes a refused client may go on sending.
 const LINGER_BYTES: usize = 8 * 1024 * 1024;
 /// Buffers that a thread keeps for the connections that become active.

@@ -162,7 +162,7 @@ impl IoThread {
             }
             Message::Evict => {
                 self.evict_own();
-                self.room_is_taken(true);
+                self.core.shared.making_room.store(false, Ordering::SeqCst);
             }
             Message::Drain => self.drain(),
             Message::Cut => self.cut(),
@@ -249,21 +249,28 @@ impl IoThread {
 
     /// Closes the connection that has been idle longest. False if none is idle.
     pub(super) fn evict_own(&mut self) -> bool {
-        while let Some((slot, _)) = self.idle.longest() {
-            // Those that have become active since leave the order here, and come back when they are idle again.
-            self.idle.remove(slot);
-            let Some(token) = self.connections.token_at(slot) else { continue };
+        let Some((slot, _)) = self.longest_idle() else { return false };
+        let Some(token) = self.connections.token_at(slot) else { return false };
+        self.close(token, CloseReason::Evicted);
+        true
+    }
+
+    /// The slot that has been idle longest, and since when. Connections that have become active since they were put into
+    /// the order leave it here, and come back when they are idle again: this is cheaper than to do it on every request.
+    fn longest_idle(&mut self) -> Option<(u32, u32)> {
+        while let Some((slot, since)) = self.idle.longest() {
+            let token = self.connections.token_at(slot)?;
             if self.connections.get(token).is_some_and(|connection| connection.is_idle()) {
-                self.close(token, CloseReason::Evicted);
-                return true;
+                return Some((slot, since));
             }
+            self.idle.remove(slot);
         }
-        false
+        None
     }
 
     /// Lets the other threads know since when our longest idle connection is idle.
-    pub(super) fn publish_idle(&self) {
-        let since = self.idle.longest().map_or(u32::MAX, |(_, since)| since);
+    pub(super) fn publish_idle(&mut self) {
+        let since = self.longest_idle().map_or(u32::MAX, |(_, since)| since);
         self.core.shared.io[self.index].idle_since.store(since, Ordering::Relaxed);
     }
 

@@ -28,7 +28,9 @@ pub struct Shared {
     pub queue: Queue,
     /// Import lanes that are open.
     pub imports: AtomicUsize,
-    /// A thread is closing an idle connection, so that one that waits can be accepted.
+    /// Held while one connection is accepted.
+    pub accept_turn: Mutex<()>,
+    /// A thread was told to close an idle connection for one that waits, and has not done so yet.
     pub making_room: AtomicBool,
     /// The I/O threads, as others see them.
     pub io: Vec<IoThreadView>,
@@ -58,6 +60,7 @@ impl Shared {
             stats,
             queue: Queue::default(),
             imports: AtomicUsize::new(0),
+            accept_turn: Mutex::new(()),
             making_room: AtomicBool::new(false),
             io,
             epoch: Instant::now(),
