@@ -287,10 +287,10 @@ pub struct WriteRequest {
     pub reply: Reply,
 }
 
-/// What the committer tells the cache, in the order that keeps every hit fresh: `announce` before the commit,
-/// then `publish` or `abort` after the new snapshot is in place. Each is called once a key of the group.
+/// What the committer tells the cache, in the order that keeps every hit fresh: `announce` after the commit and before
+/// the new snapshot is in place, then `publish` or `abort`. Each is called once a key of the group.
 pub trait CommitObserver: Send + Sync + 'static {
-    /// A write of this key is about to be committed: forget it, and let no reader fill it.
+    /// A write of this key is about to be seen: forget it, and let no reader fill it.
     fn announce(&self, key: &FullKey);
     /// The write is committed and visible; `record` is what now stands (`None`: deleted).
     fn publish(&self, key: &FullKey, record: Option<&Arc<Record>>);

@@ -14,6 +14,7 @@ mod queue;
 mod recent;
 mod renewal;
 
+use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -36,7 +37,9 @@ use renewal::Renewal;
 use super::database::{DatabaseOptions, Shared};
 use super::versions::{Versions, number};
 use super::view::View;
-use super::{Change, CommitObserver, FullKey, Space, Store, StoreError, TYPE_META, WriteError, WriteRequest, record};
+use super::{
+    Change, CommitObserver, FullKey, Snapshot, Space, Store, StoreError, TYPE_META, WriteError, WriteRequest, record,
+};
 
 /// Why writes stopped, in words for clients: the error itself is for the log, it may name paths.
 const WRITE_FAILED: &str = "a write to the storage device failed";
@@ -60,6 +63,8 @@ pub(super) struct Committer {
     value_bytes_max: u64,
     /// A request that did not fit the last group.
     carried: Option<Pending>,
+    /// Keys of the group being committed that the cache does not know of yet.
+    in_hand: VecDeque<FullKey>,
     /// Keys announced to the cache and not yet published or aborted.
     announced: Vec<FullKey>,
     /// The number of the last commit.
@@ -97,6 +102,7 @@ pub(super) fn committer(
         sync_interval: options.sync_interval,
         value_bytes_max: options.value_bytes_max,
         carried: None,
+        in_hand: VecDeque::new(),
         announced: Vec::new(),
         instant: 0,
         unsynced_since: None,
@@ -170,15 +176,18 @@ impl Committer {
     }
 
     /// IMPORTANT: this order is the whole correctness. A reply before the commit returned acknowledges what can be
-    /// lost; an announcement after it lets a reader fill the cache with the past; so does a publication before the
-    /// snapshot is swapped.
+    /// lost; an announcement after the swap of the snapshot lets a reader fill the cache with the past; so does a
+    /// publication before it. Announced before the commit, hot keys that are written often would be kept out of the
+    /// cache for as long as the card syncs, for nothing: until the swap all readers see the old value anyway.
     fn carry_out(&mut self, computed: Computed) {
         if computed.overlay.is_empty() {
             return computed.answer(false);
         }
-        self.announce(&computed.overlay);
-        match self.commit(&computed).and_then(|()| self.swap_snapshot(&computed.overlay)) {
-            Ok(()) => {
+        self.in_hand.extend(computed.overlay.changes().map(|(key, _)| key.clone()));
+        match self.commit(&computed).and_then(|()| self.store.snapshot()) {
+            Ok(snapshot) => {
+                self.announce();
+                self.swap(snapshot, &computed.overlay);
                 self.publish(&computed.overlay);
                 self.answer(computed);
                 self.maintain();
@@ -266,10 +275,11 @@ impl Committer {
         Some(Computed { overlay: check.overlay, held })
     }
 
-    fn announce(&mut self, overlay: &Overlay) {
-        for (key, _) in overlay.changes() {
+    /// Tells the cache which keys the next snapshot changes.
+    fn announce(&mut self) {
+        while let Some(key) = self.in_hand.pop_front() {
             self.announced.push(key.clone());
-            self.observer.announce(key);
+            self.observer.announce(&key);
         }
     }
 
@@ -299,8 +309,7 @@ impl Committer {
     }
 
     /// Lets readers see what was committed.
-    fn swap_snapshot(&mut self, overlay: &Overlay) -> Result<(), StoreError> {
-        let snapshot = self.store.snapshot()?;
+    fn swap(&mut self, snapshot: Arc<dyn Snapshot>, overlay: &Overlay) {
         self.instant += 1;
         for (key, record) in overlay.changes() {
             self.recent.note(key, self.instant);
@@ -315,7 +324,6 @@ impl Committer {
         let before = self.shared.last_version.swap(self.versions.last(), Ordering::AcqRel);
         self.metrics.versions.add(self.versions.last() - before);
         self.renewal.committed(Instant::now());
-        Ok(())
     }
 
     fn publish(&mut self, overlay: &Overlay) {
@@ -352,6 +360,8 @@ impl Committer {
     /// Stops all writes for good. What was announced is handed back to the readers, who see what the store now holds:
     /// a failed commit may be there or not.
     fn give_up(&mut self, reason: &str, error: &StoreError) {
+        // Whether the group in hand was applied nobody knows: the snapshot below may show it.
+        self.announce();
         self.metrics.failures.inc();
         log::error!("the store takes no more writes: {reason}: {error}");
         self.shared.switches.stop_writes(reason);

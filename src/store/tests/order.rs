@@ -25,7 +25,7 @@ fn send_noted(scene: &std::sync::Arc<Scene>, database: &Database, ops: Vec<Write
 }
 
 #[test]
-fn keys_are_announced_before_the_commit_and_published_after_the_snapshot_and_replies_come_last() {
+fn keys_are_announced_after_the_commit_and_published_after_the_swap_and_replies_come_last() {
     let scene = Scene::new();
     let database = scene.start(options());
     send_noted(&scene, &database, vec![put("a", "1"), put("b", "2"), put("a", "3"), op("c", Action::Delete)], "done");
@@ -33,10 +33,10 @@ fn keys_are_announced_before_the_commit_and_published_after_the_snapshot_and_rep
     assert_eq!(
         scene.take(),
         [
-            Event::Announce(name("a")),
-            Event::Announce(name("b")),
             Event::Commit(2, true),
             Event::Snapshot,
+            Event::Announce(name("a")),
+            Event::Announce(name("b")),
             Event::Publish(name("a"), some("3")),
             Event::Publish(name("b"), some("2")),
             Event::Reply("done"),
@@ -46,9 +46,9 @@ fn keys_are_announced_before_the_commit_and_published_after_the_snapshot_and_rep
     assert_eq!(
         scene.take(),
         [
-            Event::Announce(name("b")),
             Event::Commit(1, true),
             Event::Snapshot,
+            Event::Announce(name("b")),
             Event::Publish(name("b"), None),
             Event::Reply("gone")
         ]
@@ -67,9 +67,9 @@ fn after_a_failed_commit_a_fresh_snapshot_comes_before_the_aborts_and_those_befo
     assert_eq!(
         scene.take(),
         [
+            Event::CommitFailed,
             Event::Announce(name("a")),
             Event::Announce(name("b")),
-            Event::CommitFailed,
             Event::Snapshot,
             Event::Abort(name("a")),
             Event::Abort(name("b")),
