@@ -203,3 +203,65 @@ fn lists_show_every_name_once_whatever_the_pages() {
     at(&server, &["del", "big/keys", "--all"]).ok();
     assert_eq!(lines(&["ls", "big"]), ["other"]);
 }
+
+#[test]
+fn a_store_moves_to_another_by_backup_and_by_export() {
+    let from = Server::builder().start();
+    let folder = tempfile::tempdir().expect("a folder for the test");
+    let path = |name: &str| folder.path().join(name).to_str().expect("text").to_owned();
+    let bytes: Vec<u8> = (0..=255).cycle().take(100_000).collect();
+    run(&[("LARDER_URL", &from.url())], &["put", "a/b/bytes", "--type", "image/png"], &bytes).ok();
+    at(&from, &["put", "a/b/json", "{\"x\": [1, 2.50]}"]).ok();
+    at(&from, &["put", "a/b/gone", "1", "--ttl", "1h"]).ok();
+    run(&[("LARDER_URL", &from.url())], &["put", "other/c/k ü", "-"], b"").ok();
+
+    let saved = at(&from, &["backup", &path("full"), "--json"]).ok().json();
+    assert_eq!(saved["items"], 4);
+    let version = saved["version"].to_string();
+    at(&from, &["put", "a/b/later", "2"]).ok();
+    let part = at(&from, &["backup", &path("part"), "--since", &version, "--json"]).ok().json();
+    assert_eq!(part["items"], 1, "only what was written since");
+    at(&from, &["restore", "--check", &path("full")]).ok();
+
+    let to = Server::builder().engine("epoll").start();
+    at(&to, &["restore", &path("full")]).ok();
+    assert_eq!(at(&to, &["get", "a/b/later"]).code, 3);
+    assert_eq!(at(&to, &["restore", &path("full")]).code, 1, "the store is not empty any more");
+    at(&to, &["restore", "--merge", &path("part")]).ok();
+    assert_eq!(at(&to, &["get", "a/b/bytes"]).ok().out, bytes);
+    for name in ["a/b/bytes", "a/b/json", "a/b/later", "other/c/k ü"] {
+        let shown = |server| {
+            let mut shown = at(server, &["get", name, "--json"]).ok().json();
+            shown["version"].take();
+            shown
+        };
+        assert_eq!(shown(&from)["value"], shown(&to)["value"], "{name}");
+        assert_eq!(shown(&from)["content_type"], shown(&to)["content_type"], "{name}");
+    }
+    let ttl = at(&to, &["get", "a/b/gone", "--json"]).ok().json()["ttl"].as_f64().expect("a time to live");
+    assert!((3000.0..=3600.0).contains(&ttl), "{ttl}");
+
+    at(&from, &["export", "--output", &path("lines"), "--namespace", "a"]).ok();
+    let third = Server::builder().start();
+    at(&third, &["import", &path("lines")]).ok();
+    assert_eq!(at(&third, &["get", "a/b/bytes"]).ok().out, bytes);
+    assert_eq!(at(&third, &["ls"]).ok().text(), "a\n");
+    let piped = at(&from, &["export"]).ok();
+    run(&[("LARDER_URL", &third.url())], &["import", "-"], &piped.out).ok();
+    assert_eq!(at(&third, &["ls"]).ok().text(), "a\nother\n");
+}
+
+#[test]
+fn an_import_tells_what_failed_and_refuses_a_file_that_was_cut() {
+    let server = Server::builder().start();
+    let import = |words: &[&str], text: &str| run(&[("LARDER_URL", &server.url())], words, text.as_bytes());
+    let good = "{\"namespace\":\"a\",\"collection\":\"b\",\"key\":\"k\",\"value\":1}\n";
+    let cut = import(&["import"], good);
+    assert_eq!(cut.code, 1, "{}", cut.err);
+    import(&["import", "--partial"], good).ok();
+    let mixed = format!("{good}{{\"namespace\":\"_\",\"collection\":\"b\",\"key\":\"k\",\"value\":1}}\n");
+    let ran = import(&["import", "--partial"], &mixed);
+    assert_eq!(ran.code, 1, "{}", ran.err);
+    assert!(ran.err.contains("line 2: INVALID_NAMESPACE"), "{}", ran.err);
+    assert!(ran.err.contains("1 values imported, 1 failed"), "{}", ran.err);
+}

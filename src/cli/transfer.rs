@@ -135,8 +135,10 @@ pub fn import(invocation: &Invocation) -> Result<ExitCode, Failure> {
 
 /// Sends lines to be imported.
 pub fn send_import(client: &Client, lines: impl Read + 'static, partial: bool) -> Result<Value, Failure> {
-    let target = with_query("/api/v1/import", &[("partial", partial.then(|| "true".to_owned()))]);
     let fields = [("Content-Type", "application/x-ndjson")];
+    // An import of nothing first: a refusal that comes while a body is on its way shows only as a broken connection.
+    client.send(Method::POST, "/api/v1/import?partial=true", &fields, Payload::Bytes(Vec::new()))?;
+    let target = with_query("/api/v1/import", &[("partial", partial.then(|| "true".to_owned()))]);
     client.send(Method::POST, &target, &fields, Payload::Stream(Box::new(lines)))?.into_json()
 }
 
