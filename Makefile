@@ -5,7 +5,7 @@ DATA ?= ./larder-data
 LISTEN ?= 127.0.0.1:8080
 
 .PHONY: help run build test need fmt-check clippy test-rust test-release test-contract torture fuzz bench bench-peers \
-        size budget deploy clean-data
+        size budget deploy rollback test-board clean-data
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{ printf "  %-16s %s\n", $$1, $$2 }'
@@ -38,6 +38,15 @@ test-contract: ## the served OpenAPI document against the running server
 
 torture: ## a thousand kill -9 rounds with a ledger of acknowledged writes
 	TORTURE_ROUNDS=1000 $(CARGO) test --locked --profile fast --test torture -- --nocapture
+
+deploy: ## put larder on a board: HOST=user@board [PORT=22] [ENGINE=tiny_http|epoll] [TUNE=1] [BIN=path]
+	@HOST='$(HOST)' PORT='$(PORT)' ENGINE='$(ENGINE)' TUNE='$(TUNE)' BIN='$(BIN)' systemd/deploy.sh deploy
+
+rollback: ## put back what ran on the board before the last deploy: HOST=user@board [PORT=22]
+	@HOST='$(HOST)' PORT='$(PORT)' systemd/deploy.sh rollback
+
+test-board: ## deploy to a container that is like a board, and look (root, mmdebstrap, systemd-container; minutes)
+	@BIN='$(BIN)' tests/board/run.sh
 
 size: build ## the size of the release binary
 	@stat -c 'larder: %s bytes' target/release/larder
