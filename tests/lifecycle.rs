@@ -200,3 +200,23 @@ fn the_sync_returns_before_the_answer_leaves() {
         server.wait();
     }
 }
+
+#[test]
+fn tokens_made_and_removed_while_it_runs_count_within_seconds() {
+    let server = Server::builder().start();
+    server.put("/api/v1/kv/a/b/c", b"x").expect(201);
+    let file = server.data().join("tokens.jsonl");
+    let token = |arguments: &[&str]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_larder"));
+        let output = command.arg("token").args(arguments).env("LARDER_AUTH_TOKENS_FILE", &file).output().unwrap();
+        assert!(output.status.success(), "{output:?}");
+        String::from_utf8(output.stdout).unwrap().trim().to_owned()
+    };
+    let secret = token(&["add", "one", "--scope", "read"]);
+    let header = format!("Bearer {secret}");
+    let status = |headers: &[(&str, &str)]| server.send("GET", "/api/v1/kv/a/b/c", headers, b"").status;
+    support::eventually("nobody is served without a token", || status(&[]) == 401);
+    assert_eq!(status(&[("Authorization", &header)]), 200);
+    token(&["rm", "one"]);
+    support::eventually("a removed token is refused", || status(&[("Authorization", &header)]) == 401);
+}

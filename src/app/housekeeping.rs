@@ -16,6 +16,8 @@ use crate::http::wire;
 const INTERVAL: Duration = Duration::from_secs(1);
 /// Looks at the memory come every so many intervals.
 const MEMORY_EVERY: u32 = 30;
+/// A look at the tokens file comes every so many intervals: `larder token` promises seconds.
+const TOKENS_EVERY: u32 = 2;
 /// The cache never shrinks below this share of its budget.
 const CACHE_SHARE_MIN: u64 = 8;
 
@@ -45,6 +47,9 @@ pub fn start(api: &Arc<Api>) -> io::Result<Background> {
             refresh_tokens(&keeper);
             if round % MEMORY_EVERY == 0 {
                 budget.adjust(&keeper);
+            }
+            if round % TOKENS_EVERY == 0 {
+                take_up_tokens(&keeper);
             }
             if stopped.recv_timeout(INTERVAL).is_err_and(|error| error.is_disconnected()) {
                 return;
@@ -79,6 +84,15 @@ impl Background {
                 log::error!("the thread {name} panicked");
             }
         }
+    }
+}
+
+/// Puts in force what `larder token add` or `rm` has changed since the last look.
+fn take_up_tokens(api: &Api) {
+    match api.access.refresh() {
+        None => {}
+        Some(Ok(tokens)) => log::info!("the tokens have changed: there are {tokens} now"),
+        Some(Err(error)) => log::error!("the tokens stay as they are: {error}"),
     }
 }
 
