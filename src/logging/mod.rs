@@ -53,8 +53,12 @@ pub fn set_level(level: LevelFilter) {
     log::set_max_level(level);
 }
 
-/// Libraries speak at `info` of what matters to their authors: below `debug` only their warnings are shown.
+/// Libraries speak at `info` of what matters to their authors: below `debug` only their warnings are shown. tiny_http calls
+/// it an error when its accept loop ends, also where we end it to stop; the engine says in its own words what matters.
 fn level_for(target: &str, level: LevelFilter) -> LevelFilter {
+    if target == "tiny_http" && level < LevelFilter::Debug {
+        return LevelFilter::Off;
+    }
     let ours = target.strip_prefix("larder").is_some_and(|rest| rest.is_empty() || rest.starts_with("::"));
     if ours || level >= LevelFilter::Debug { level } else { level.min(LevelFilter::Warn) }
 }
@@ -71,6 +75,8 @@ mod tests {
         assert_eq!(level_for("fjall::db", LevelFilter::Info), LevelFilter::Warn);
         assert_eq!(level_for("fjall::db", LevelFilter::Debug), LevelFilter::Debug);
         assert_eq!(level_for("fjall::db", LevelFilter::Error), LevelFilter::Error);
+        assert_eq!(level_for("tiny_http", LevelFilter::Info), LevelFilter::Off);
+        assert_eq!(level_for("tiny_http", LevelFilter::Debug), LevelFilter::Debug);
     }
 
     #[test]
