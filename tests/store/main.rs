@@ -5,5 +5,7 @@
 #![allow(clippy::unwrap_used, missing_docs)]
 
 mod contract;
+mod load;
 mod recovery;
+mod space;
 mod support;

@@ -6,9 +6,10 @@
 //! Invariant: memtables are rotated by [`Store::maintain`], both keyspaces together, and never by fjall, whose own
 //! rotation comes late and can deadlock; so no more than one commit beyond the limit is ever held active.
 //!
-//! Limits: a key has 1 to 65 535 bytes, a value less than 4 GiB; anything else is refused before it reaches fjall,
-//! which would panic or cut lengths silently. Of several changes of one key in one commit the last one counts.
+//! Limits: a key has 1 to 65 535 bytes and lies between the edges (above `00`, below sixteen `ff`), a value has less
+//! than 4 GiB; anything else is refused before it reaches fjall, which would panic or cut lengths silently. Of several changes of one key in one commit the last one counts.
 
+mod edges;
 mod error;
 mod options;
 mod reclaim;
@@ -103,6 +104,9 @@ impl FjallStore {
         .map_err(from_fjall)?;
         let open_keyspace = |name: &str| db.keyspace(name, || options.keyspace()).map_err(from_fjall);
         let keyspaces = Keyspaces { data: open_keyspace(DATA_KEYSPACE)?, log: open_keyspace(LOG_KEYSPACE)? };
+        for keyspace in keyspaces.both() {
+            edges::plant(keyspace)?;
+        }
         Ok(FjallStore {
             reclaimer: Reclaimer::new(db.clone(), keyspaces.clone()),
             keyspaces,
@@ -118,6 +122,11 @@ impl FjallStore {
     /// What the start found and repaired.
     pub fn recovery(&self) -> &RecoveryReport {
         &self.report
+    }
+
+    /// Whether space is being given back at the moment.
+    pub fn is_reclaiming(&self) -> bool {
+        self.reclaimer.is_running()
     }
 
     /// Whether fjall refuses writes after a failed write, sync, flush or compaction. Only a new start clears that.
@@ -179,7 +188,7 @@ impl Store for FjallStore {
             return if sync { self.sync() } else { Ok(()) };
         }
         for (_, key, value) in &changes {
-            check_lengths(key, value.as_deref())?;
+            check_change(key, value.as_deref())?;
         }
         // fdatasync is enough also when the journal grows: it writes the file's size along, as POSIX asks.
         let mode = if sync { PersistMode::SyncData } else { PersistMode::Buffer };
@@ -198,11 +207,10 @@ impl Store for FjallStore {
     }
 
     fn maintain(&self) -> Result<(), StoreError> {
-        if !self.memtable_over_limit() {
-            return Ok(());
+        if self.memtable_over_limit() {
+            self.wait_for_room()?;
+            self.rotate()?;
         }
-        self.wait_for_room()?;
-        self.rotate()?;
         self.reclaimer.start_if_worthwhile();
         Ok(())
     }
@@ -231,16 +239,18 @@ impl Store for FjallStore {
             memtable_bytes: self.db.write_buffer_size(),
             tables: keyspaces.iter().map(|keyspace| keyspace.table_count() as u64).sum(),
             compactions: self.db.compactions_completed() as u64,
-            keys_estimate: self.keyspaces.data.approximate_len() as u64,
+            keys_estimate: (self.keyspaces.data.approximate_len() as u64).saturating_sub(2),
         }
     }
 }
 
-fn check_lengths(key: &[u8], value: Option<&[u8]>) -> Result<(), StoreError> {
+fn check_change(key: &[u8], value: Option<&[u8]>) -> Result<(), StoreError> {
     let value_bytes = value.map_or(0, <[u8]>::len);
-    if key.is_empty() || key.len() > KEY_BYTES_MAX || u32::try_from(value_bytes).is_err() {
+    if !edges::spans(key) || key.len() > KEY_BYTES_MAX || u32::try_from(value_bytes).is_err() {
         let key_bytes = key.len();
-        return Err(StoreError::Io(format!("fjall stores no key of {key_bytes} bytes with {value_bytes} of value")));
+        return Err(StoreError::Io(format!(
+            "cannot store such a key of {key_bytes} bytes with {value_bytes} of value"
+        )));
     }
     Ok(())
 }
@@ -297,4 +307,20 @@ fn journal_bytes(database_dir: &Path) -> u64 {
         .filter_map(|entry| entry.metadata().ok())
         .map(|metadata| metadata.blocks() * 512)
         .sum()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_store_on_the_card_does_what_every_store_must_do() {
+        let dirs = std::cell::RefCell::new(Vec::new());
+        crate::store::scripts::run_all(|| {
+            let dir = tempfile::tempdir().unwrap();
+            let store = FjallStore::open(dir.path(), FjallOptions::default()).unwrap();
+            dirs.borrow_mut().push(dir);
+            Arc::new(store)
+        });
+    }
 }

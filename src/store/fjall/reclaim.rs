@@ -5,13 +5,13 @@
 //! the last one, step by step on a thread of its own, until no tombstone hides anything.
 //! It is not the sweeper: it deletes nothing that a reader could still see.
 //!
-//! Policy: it starts by itself when, at a rotation of the memtables, the tables hold at least [`TOMBSTONES_MIN`]
-//! tombstones above the last level and these are at least [`TOMBSTONE_SHARE`] of all items (so that a byte rewritten
-//! stands for a good share of a byte given back), and when asked. One run at a time; after each step it rests as long
-//! as the step took, so that it never has more than half of the card.
+//! Policy: it starts when asked, and by itself when after some commit the tables are found to hold at least
+//! [`TOMBSTONES_MIN`] tombstones above the last level and these are one in [`TOMBSTONE_SHARE`] of all items (so that a
+//! byte rewritten stands for a good share of a byte given back). One run at a time; after each step it rests as long as
+//! the step took, so that it never has more than half of the card.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -29,6 +29,8 @@ const TOMBSTONE_SHARE: u64 = 4;
 const LAST_LEVEL: usize = 6;
 /// fjall takes at most so many tables' worth of bytes into one step.
 const STEP_TABLES_MAX: u64 = 50;
+/// Steps in a row that change nothing, with nobody else at work, before a run tries larger ones.
+const IDLE_STEPS_MAX: u32 = 5;
 const REST_MAX: Duration = Duration::from_secs(10);
 const WAIT_STEP: Duration = Duration::from_millis(20);
 /// How long a run waits for the flush of what it rotated out.
@@ -43,6 +45,8 @@ const CLEANUP_PAUSE: Duration = Duration::from_millis(1100);
 /// Starts runs and ends them.
 pub(super) struct Reclaimer {
     shared: Arc<Shared>,
+    /// Both keyspaces' table versions, added, when they were last looked at. Each only grows.
+    versions_seen: AtomicU64,
     thread: Mutex<Option<JoinHandle<()>>>,
 }
 
@@ -56,14 +60,25 @@ struct Shared {
 impl Reclaimer {
     pub(super) fn new(db: Database, keyspaces: Keyspaces) -> Reclaimer {
         let (running, stop) = (AtomicBool::new(false), AtomicBool::new(false));
-        Reclaimer { shared: Arc::new(Shared { db, keyspaces, running, stop }), thread: Mutex::new(None) }
+        let shared = Arc::new(Shared { db, keyspaces, running, stop });
+        Reclaimer { shared, versions_seen: AtomicU64::new(0), thread: Mutex::new(None) }
     }
 
-    /// Starts a run if enough was deleted, unless one is under way.
+    /// Starts a run if enough was deleted, unless one is under way. Cheap while no table comes or goes.
     pub(super) fn start_if_worthwhile(&self) {
-        if !self.shared.running.load(Ordering::Acquire) && self.shared.keyspaces.both().into_iter().any(is_worthwhile) {
+        if self.shared.running.load(Ordering::Acquire) {
+            return;
+        }
+        let newest = |keyspace: &Keyspace| keyspace.tree.current_version().id();
+        let versions = newest(&self.shared.keyspaces.data).wrapping_add(newest(&self.shared.keyspaces.log));
+        let is_new = self.versions_seen.swap(versions, Ordering::AcqRel) != versions;
+        if is_new && self.shared.keyspaces.both().into_iter().any(is_worthwhile) {
             self.start();
         }
+    }
+
+    pub(super) fn is_running(&self) -> bool {
+        self.shared.running.load(Ordering::Acquire)
     }
 
     /// Starts a run, unless one is under way.
@@ -151,19 +166,28 @@ impl Shared {
     /// Merges table after table into the last level, as long as tombstones stand above it.
     fn merge_down(&self, keyspace: &Keyspace) -> fjall::Result<()> {
         let mut table_bytes = TABLE_BYTES;
+        let mut idle_steps = 0;
         while tombstones_above_last_level(keyspace) > 0 && !self.is_stopped() {
             let version = keyspace.tree.current_version().id();
             let started = Instant::now();
             let gc_before = self.db.supervisor.snapshot_tracker.get_seqno_safe_to_gc();
             keyspace.tree.compact(Arc::new(merge_everything_down(table_bytes)), gc_before)?;
-            if keyspace.tree.current_version().id() == version {
+            if keyspace.tree.current_version().id() != version {
+                idle_steps = 0;
+                self.rest(started.elapsed().min(REST_MAX));
+                continue;
+            }
+            // fjall's own compaction may just hold the tables that a step needs.
+            self.rest(WAIT_STEP);
+            idle_steps = if self.db.active_compactions() == 0 { idle_steps + 1 } else { 0 };
+            if idle_steps >= IDLE_STEPS_MAX {
                 // Nothing fits one step: a table of tombstones spans too much of the last level.
                 if table_bytes * STEP_TABLES_MAX > 2 * keyspace.disk_space() {
                     break;
                 }
                 table_bytes *= 2;
+                idle_steps = 0;
             }
-            self.rest(started.elapsed().min(REST_MAX));
         }
         Ok(())
     }

@@ -9,6 +9,7 @@ use std::ops::Bound;
 use bytes::Bytes;
 use fjall::Readable;
 
+use super::edges;
 use super::error::from_fjall;
 use super::options::BLOCK_BYTES;
 use super::{Keyspaces, Space};
@@ -27,6 +28,9 @@ impl FjallSnapshot {
 
 impl Snapshot for FjallSnapshot {
     fn get(&self, space: Space, key: &[u8]) -> Result<Option<Bytes>, StoreError> {
+        if !edges::spans(key) {
+            return Ok(None);
+        }
         let stored = self.view.get(self.keyspaces.of(space), key).map_err(from_fjall)?;
         Ok(stored.map(Bytes::from).map(own_small))
     }
@@ -37,6 +41,7 @@ impl Snapshot for FjallSnapshot {
         range: (Bound<&[u8]>, Bound<&[u8]>),
         reverse: bool,
     ) -> Box<dyn Iterator<Item = Result<Pair, StoreError>> + Send> {
+        let range = edges::within(range);
         if is_empty(range) {
             return Box::new(std::iter::empty());
         }
