@@ -1,5 +1,6 @@
 //! A heavy load must neither fill the memory of a small board nor come to a standstill.
 
+use std::ops::Bound;
 use std::path::Path;
 use std::process::Command;
 use std::sync::mpsc;
@@ -57,7 +58,6 @@ fn load_200_mb(dir: &Path) {
         store.maintain().unwrap();
     }
 }
-
 fn peak_rss_bytes() -> u64 {
     let status = std::fs::read_to_string("/proc/self/status").unwrap();
     let line = status.lines().find(|line| line.starts_with("VmHWM:")).unwrap();
@@ -88,4 +88,33 @@ fn many_small_commits_over_a_small_memtable_do_not_stand_still() {
         assert!(keys > 1000);
         assert_eq!(figures.memtable_bytes, 0, "everything was flushed");
     }
+}
+
+/// fjall keeps every memtable that an open snapshot may have to look into: a forgotten export would take all memory.
+#[test]
+fn a_snapshot_that_is_held_under_heavy_writes_is_revoked_before_it_takes_the_memory() {
+    let dir = tempfile::tempdir().unwrap();
+    let options = FjallOptions { memtable_bytes: MIB as u64 / 4, ..FjallOptions::default() };
+    let store = FjallStore::open(dir.path(), options).unwrap();
+    store.commit((1..200u8).map(|n| put([n, 1], [n])).collect(), true).unwrap();
+    let held = store.snapshot().unwrap();
+    let mut entries = held.range(Space::Data, (Bound::Unbounded, Bound::Unbounded), false);
+    assert_eq!(entries.next().unwrap().unwrap().0[0], 1);
+    // Young snapshots are spared, whatever is written.
+    std::thread::sleep(Duration::from_millis(2100));
+    let mut held_bytes_max = 0;
+    let mut shared = store.snapshot().unwrap();
+    for group in 0..100u32 {
+        let changes =
+            (0..64u32).map(|n| put([9, n as u8, group as u8], noise((group * 64 + n).into(), 1024))).collect();
+        store.commit(changes, false).unwrap();
+        shared = store.snapshot().unwrap();
+        store.maintain().unwrap();
+        held_bytes_max = held_bytes_max.max(store.figures().memtable_bytes);
+    }
+    assert!(held_bytes_max < 4 * MIB as u64, "{held_bytes_max} bytes of 6.5 MiB written");
+    assert!(held.get(Space::Data, &[1, 1]).is_err(), "an error, never an answer from another moment");
+    assert!(entries.next().unwrap().is_err());
+    assert!(held.range(Space::Data, (Bound::Unbounded, Bound::Unbounded), true).next().unwrap().is_err());
+    assert_eq!(shared.get(Space::Data, &[1, 1]).unwrap(), Some(Bytes::from(vec![1])));
 }

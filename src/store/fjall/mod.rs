@@ -11,9 +11,11 @@
 
 mod edges;
 mod error;
+mod memtables;
 mod options;
 mod reclaim;
 mod snapshot;
+mod views;
 
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::path::{Path, PathBuf};
@@ -27,10 +29,11 @@ use ::fjall::{AbstractTree, Database, Keyspace, OwnedWriteBatch, PersistMode};
 use super::recovery::{self, LastStop, RecoveryReport};
 use super::ttl_filter::TtlFilterFactory;
 use super::{Change, Snapshot, Space, Store, StoreError, StoreFigures};
-use error::{from_fjall, from_io, is_journal_damage};
+use error::{from_fjall, from_io, from_lsm, is_journal_damage};
 pub use options::FjallOptions;
 use reclaim::Reclaimer;
 use snapshot::FjallSnapshot;
+use views::Views;
 
 const LOCK_FILE: &str = "larder.lock";
 const DATABASE_DIR: &str = "fjall";
@@ -40,9 +43,11 @@ const LOG_KEYSPACE: &str = "log";
 const KEY_BYTES_MAX: usize = u16::MAX as usize;
 /// `maintain` waits before it seals one memtable more than these. fjall itself would wait at four, without noticing
 /// that nobody is left to flush them.
-const SEALED_MEMTABLES_MAX: usize = 3;
+const SEALED_MEMTABLES_MAX: usize = 2;
 /// `maintain` waits at so many runs in the first level. fjall itself would slow down at 20 and wait for ever at 30.
 const FIRST_LEVEL_RUNS_MAX: usize = 18;
+/// Sealed memtables' worth of memory that views may keep before the oldest one is revoked.
+const HELD_MEMTABLES_MAX: u64 = 8;
 const WAIT_STEP: Duration = Duration::from_millis(5);
 /// How long a clean stop may spend on flushing memtables, so that the next start has no journal to read.
 const CLOSE_FLUSH_MAX: Duration = Duration::from_secs(3);
@@ -71,6 +76,8 @@ impl Keyspaces {
 pub struct FjallStore {
     reclaimer: Reclaimer,
     keyspaces: Keyspaces,
+    views: Arc<Views>,
+    sealed: memtables::Sealed,
     db: Database,
     dir: PathBuf,
     memtable_bytes: u64,
@@ -107,9 +114,12 @@ impl FjallStore {
         for keyspace in keyspaces.both() {
             edges::plant(keyspace)?;
         }
+        let views = Arc::new(Views::default());
         Ok(FjallStore {
-            reclaimer: Reclaimer::new(db.clone(), keyspaces.clone()),
+            reclaimer: Reclaimer::new(db.clone(), keyspaces.clone(), views.clone()),
             keyspaces,
+            views,
+            sealed: memtables::Sealed::default(),
             db,
             dir: dir.to_path_buf(),
             memtable_bytes: options.memtable_bytes,
@@ -136,7 +146,7 @@ impl FjallStore {
     }
 
     fn memtable_over_limit(&self) -> bool {
-        self.keyspaces.both().iter().any(|keyspace| keyspace.tree.active_memtable().size() > self.memtable_bytes)
+        self.keyspaces.both().into_iter().any(|keyspace| memtables::active_bytes(keyspace) > self.memtable_bytes)
     }
 
     /// Waits until the flushers have caught up.
@@ -154,9 +164,21 @@ impl FjallStore {
 
     fn rotate(&self) -> Result<(), StoreError> {
         for keyspace in self.keyspaces.both() {
+            self.sealed.note(&keyspace.tree.active_memtable());
             keyspace.rotate_memtable().map_err(from_fjall)?;
         }
         Ok(())
+    }
+
+    /// Frees what no view can see any more, and revokes views that keep too much of it in memory.
+    fn free_memory(&self) -> Result<(), StoreError> {
+        loop {
+            free_versions(&self.db, &self.keyspaces, &self.views).map_err(from_lsm)?;
+            if self.sealed.bytes() <= self.memtable_bytes * HELD_MEMTABLES_MAX || !self.views.revoke_oldest() {
+                return Ok(());
+            }
+            log::warn!("revoked a snapshot: too much was written since it was opened");
+        }
     }
 
     /// Flushes all memtables; `false` if that took too long.
@@ -171,13 +193,14 @@ impl FjallStore {
             }
             std::thread::sleep(WAIT_STEP);
         }
+        self.free_memory()?;
         Ok(true)
     }
 }
 
 impl Store for FjallStore {
     fn snapshot(&self) -> Result<Arc<dyn Snapshot>, StoreError> {
-        Ok(Arc::new(FjallSnapshot::new(self.db.snapshot(), self.keyspaces.clone())))
+        Ok(Arc::new(FjallSnapshot::new(self.views.open(&self.db), self.keyspaces.clone())))
     }
 
     fn commit(&self, changes: Vec<Change>, sync: bool) -> Result<(), StoreError> {
@@ -207,6 +230,7 @@ impl Store for FjallStore {
     }
 
     fn maintain(&self) -> Result<(), StoreError> {
+        self.free_memory()?;
         if self.memtable_over_limit() {
             self.wait_for_room()?;
             self.rotate()?;
@@ -236,12 +260,27 @@ impl Store for FjallStore {
         StoreFigures {
             disk_bytes: journal_bytes + keyspaces.iter().map(|keyspace| keyspace.disk_space()).sum::<u64>(),
             journal_bytes,
-            memtable_bytes: self.db.write_buffer_size(),
+            memtable_bytes: self.sealed.bytes()
+                + keyspaces.iter().map(|keyspace| memtables::active_bytes(keyspace)).sum::<u64>(),
             tables: keyspaces.iter().map(|keyspace| keyspace.table_count() as u64).sum(),
             compactions: self.db.compactions_completed() as u64,
             keys_estimate: (self.keyspaces.data.approximate_len() as u64).saturating_sub(2),
         }
     }
+}
+
+/// Has fjall forget the states of the tables before the oldest view, and with them memtables and obsolete files.
+///
+/// fjall does so at rotations, by what was open at the one before: with a whole memtable more in memory.
+fn free_versions(db: &Database, keyspaces: &Keyspaces, views: &Views) -> Result<(), ::fjall::LsmError> {
+    for keyspace in keyspaces.both() {
+        if keyspace.tree.version_free_list_len() > 0 {
+            // A view of instant i reads the last state before i, and that one is kept.
+            let instant = views.oldest_instant(db);
+            keyspace.tree.get_version_history_lock().maintenance(keyspace.path(), instant)?;
+        }
+    }
+    Ok(())
 }
 
 fn check_change(key: &[u8], value: Option<&[u8]>) -> Result<(), StoreError> {

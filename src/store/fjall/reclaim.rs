@@ -19,8 +19,9 @@ use fjall::compaction::Leveled;
 use fjall::{AbstractTree, Database, Keyspace};
 use parking_lot::Mutex;
 
-use super::Keyspaces;
 use super::options::TABLE_BYTES;
+use super::views::Views;
+use super::{Keyspaces, free_versions};
 
 /// Fewer tombstones than these are not worth a run.
 const TOMBSTONES_MIN: u64 = 1000;
@@ -35,8 +36,6 @@ const REST_MAX: Duration = Duration::from_secs(10);
 const WAIT_STEP: Duration = Duration::from_millis(20);
 /// How long a run waits for the flush of what it rotated out.
 const FLUSH_MAX: Duration = Duration::from_secs(30);
-/// fjall looks for snapshots that are gone once in so many closed ones.
-const SNAPSHOTS_PER_GC: usize = 10_000;
 /// How often, a bit more than a second apart, a run tries to have the old tables removed: the shared snapshot, which
 /// keeps them, is renewed every second.
 const CLEANUP_ROUNDS: usize = 3;
@@ -53,14 +52,16 @@ pub(super) struct Reclaimer {
 struct Shared {
     db: Database,
     keyspaces: Keyspaces,
+    views: Arc<Views>,
     running: AtomicBool,
+    wanted: AtomicBool,
     stop: AtomicBool,
 }
 
 impl Reclaimer {
-    pub(super) fn new(db: Database, keyspaces: Keyspaces) -> Reclaimer {
-        let (running, stop) = (AtomicBool::new(false), AtomicBool::new(false));
-        let shared = Arc::new(Shared { db, keyspaces, running, stop });
+    pub(super) fn new(db: Database, keyspaces: Keyspaces, views: Arc<Views>) -> Reclaimer {
+        let [running, wanted, stop] = std::array::from_fn(|_| AtomicBool::new(false));
+        let shared = Arc::new(Shared { db, keyspaces, views, running, wanted, stop });
         Reclaimer { shared, versions_seen: AtomicU64::new(0), thread: Mutex::new(None) }
     }
 
@@ -81,9 +82,10 @@ impl Reclaimer {
         self.shared.running.load(Ordering::Acquire)
     }
 
-    /// Starts a run, unless one is under way.
+    /// Starts a run; if one is under way, another follows it.
     pub(super) fn start(&self) {
-        if self.shared.stop.load(Ordering::Acquire) || self.shared.running.swap(true, Ordering::AcqRel) {
+        self.shared.wanted.store(true, Ordering::Release);
+        if self.shared.is_stopped() || self.shared.running.swap(true, Ordering::AcqRel) {
             return;
         }
         let mut thread = self.thread.lock();
@@ -91,11 +93,7 @@ impl Reclaimer {
             let _ = finished.join();
         }
         let shared = self.shared.clone();
-        let spawned = std::thread::Builder::new().name("larder-reclaim".into()).spawn(move || {
-            shared.run();
-            shared.running.store(false, Ordering::Release);
-        });
-        match spawned {
+        match std::thread::Builder::new().name("larder-reclaim".into()).spawn(move || shared.run_while_wanted()) {
             Ok(handle) => *thread = Some(handle),
             Err(error) => {
                 log::warn!("could not start to reclaim space: {error}");
@@ -122,6 +120,19 @@ impl Drop for Reclaimer {
 impl Shared {
     fn is_stopped(&self) -> bool {
         self.stop.load(Ordering::Acquire)
+    }
+
+    fn run_while_wanted(&self) {
+        loop {
+            while self.wanted.swap(false, Ordering::AcqRel) && !self.is_stopped() {
+                self.run();
+            }
+            self.running.store(false, Ordering::Release);
+            // Somebody may have asked between the two, and found a run under way.
+            if !self.wanted.load(Ordering::Acquire) || self.running.swap(true, Ordering::AcqRel) {
+                return;
+            }
+        }
     }
 
     fn run(&self) {
@@ -170,7 +181,7 @@ impl Shared {
         while tombstones_above_last_level(keyspace) > 0 && !self.is_stopped() {
             let version = keyspace.tree.current_version().id();
             let started = Instant::now();
-            let gc_before = self.db.supervisor.snapshot_tracker.get_seqno_safe_to_gc();
+            let gc_before = self.views.oldest_instant(&self.db).saturating_sub(1);
             keyspace.tree.compact(Arc::new(merge_everything_down(table_bytes)), gc_before)?;
             if keyspace.tree.current_version().id() != version {
                 idle_steps = 0;
@@ -192,22 +203,12 @@ impl Shared {
         Ok(())
     }
 
-    /// Removes the files of tables that were merged away; `true` if some are still kept for a snapshot.
-    ///
-    /// fjall does so at the next rotation, which an idle store may not see for days.
+    /// Removes the files of tables that were merged away; `true` if some are still kept for a view.
     fn remove_old_tables(&self) -> bool {
-        for _ in 0..SNAPSHOTS_PER_GC {
-            drop(self.db.snapshot());
+        if let Err(error) = free_versions(&self.db, &self.keyspaces, &self.views) {
+            log::warn!("could not remove old tables: {error}");
         }
-        let gc_before = self.db.supervisor.snapshot_tracker.get_seqno_safe_to_gc();
-        let mut some_left = false;
-        for keyspace in self.keyspaces.both() {
-            if let Err(error) = keyspace.tree.get_version_history_lock().maintenance(keyspace.path(), gc_before) {
-                log::warn!("could not remove old tables: {error}");
-            }
-            some_left |= keyspace.tree.version_free_list_len() > 0;
-        }
-        some_left
+        self.keyspaces.both().iter().any(|keyspace| keyspace.tree.version_free_list_len() > 0)
     }
 
     fn rest(&self, duration: Duration) {

@@ -5,6 +5,7 @@
 //! number also from flushes and compactions, so a snapshot taken while a commit runs can show half of it.
 
 use std::ops::Bound;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use fjall::Readable;
@@ -12,16 +13,17 @@ use fjall::Readable;
 use super::edges;
 use super::error::from_fjall;
 use super::options::BLOCK_BYTES;
+use super::views::{Entries, OpenView};
 use super::{Keyspaces, Space};
 use crate::store::{Pair, Snapshot, StoreError};
 
 pub(super) struct FjallSnapshot {
-    view: fjall::Snapshot,
+    view: Arc<OpenView>,
     keyspaces: Keyspaces,
 }
 
 impl FjallSnapshot {
-    pub(super) fn new(view: fjall::Snapshot, keyspaces: Keyspaces) -> FjallSnapshot {
+    pub(super) fn new(view: Arc<OpenView>, keyspaces: Keyspaces) -> FjallSnapshot {
         FjallSnapshot { view, keyspaces }
     }
 }
@@ -31,7 +33,7 @@ impl Snapshot for FjallSnapshot {
         if !edges::spans(key) {
             return Ok(None);
         }
-        let stored = self.view.get(self.keyspaces.of(space), key).map_err(from_fjall)?;
+        let stored = self.view.with(|view| view.get(self.keyspaces.of(space), key))?.map_err(from_fjall)?;
         Ok(stored.map(Bytes::from).map(own_small))
     }
 
@@ -45,13 +47,16 @@ impl Snapshot for FjallSnapshot {
         if is_empty(range) {
             return Box::new(std::iter::empty());
         }
-        let pairs = self.view.range::<&[u8], _>(self.keyspaces.of(space), range);
-        let pair = |guard: fjall::Guard| {
-            let (key, value) = guard.into_inner().map_err(from_fjall)?;
-            Ok((key.into(), value.into()))
-        };
-        if reverse { Box::new(pairs.rev().map(pair)) } else { Box::new(pairs.map(pair)) }
+        match Entries::open(self.view.clone(), self.keyspaces.of(space), range, reverse) {
+            Ok(entries) => Box::new(entries.map(pair)),
+            Err(error) => Box::new(std::iter::once(Err(error))),
+        }
     }
+}
+
+fn pair(entry: Result<fjall::Guard, StoreError>) -> Result<Pair, StoreError> {
+    let (key, value) = entry?.into_inner().map_err(from_fjall)?;
+    Ok((key.into(), value.into()))
 }
 
 /// Copies a value that is small against the block it came in, which it would else keep in memory as a whole for as long

@@ -1,0 +1,144 @@
+//! The snapshots that are open, so that what none of them can see is freed soon, and so that a forgotten one cannot
+//! take all memory.
+//!
+//! fjall keeps each memtable in memory, flushed or not, for as long as a snapshot may have to look into it: under
+//! writes a snapshot held for minutes costs as much memory as was written since. So snapshots can be *revoked*: one
+//! that has grown old while much was written gives errors from then on, and so do the iterators from it.
+//! It opens no snapshot by itself.
+//! Invariant: [`Views::oldest_instant`] is never above the instant of any snapshot or iterator that still reads.
+
+use std::collections::BTreeMap;
+use std::ops::Bound;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Weak};
+use std::time::{Duration, Instant};
+
+use fjall::{Database, Guard, Iter, Keyspace, Readable};
+use parking_lot::{Mutex, RwLock};
+
+use crate::store::StoreError;
+
+/// Younger snapshots are never revoked: reads that are under way end within this time.
+const REVOCABLE_AGE: Duration = Duration::from_secs(2);
+
+/// The register of open views.
+#[derive(Default)]
+pub(super) struct Views {
+    /// By instant, then in no order. Protects nothing but itself; held for no I/O.
+    open: Mutex<BTreeMap<u64, Vec<Weak<OpenView>>>>,
+}
+
+impl Views {
+    pub(super) fn open(&self, db: &Database) -> Arc<OpenView> {
+        let mut open = self.open.lock();
+        // IMPORTANT: under the lock, so that nobody computes the oldest instant between the two.
+        let view = db.snapshot();
+        let instant = view.seqno();
+        let opened = Arc::new(OpenView {
+            opened_at: Instant::now(),
+            view: RwLock::new(Some(view)),
+            walks: Mutex::default(),
+            revoked: AtomicBool::new(false),
+        });
+        open.retain(|_, views| {
+            views.retain(|view| view.strong_count() > 0);
+            !views.is_empty()
+        });
+        open.entry(instant).or_default().push(Arc::downgrade(&opened));
+        opened
+    }
+
+    /// Versions that no view from this instant on needs may go.
+    pub(super) fn oldest_instant(&self, db: &Database) -> u64 {
+        let open = self.open.lock();
+        let reads = |views: &[Weak<OpenView>]| views.iter().filter_map(Weak::upgrade).any(|view| view.reads());
+        open.iter().find(|(_, views)| reads(views)).map_or_else(|| db.visible_seqno(), |(instant, _)| *instant)
+    }
+
+    /// Revokes the oldest view, if it is old enough; `false` if there is none.
+    pub(super) fn revoke_oldest(&self) -> bool {
+        let oldest = self.open.lock().values().flatten().filter_map(Weak::upgrade).find(|view| view.reads());
+        match oldest {
+            Some(view) if view.opened_at.elapsed() >= REVOCABLE_AGE => {
+                view.revoke();
+                true
+            }
+            _ => false,
+        }
+    }
+}
+
+/// A snapshot of fjall's that can be taken away.
+pub(super) struct OpenView {
+    opened_at: Instant,
+    view: RwLock<Option<fjall::Snapshot>>,
+    walks: Mutex<Vec<Weak<Walk>>>,
+    /// Set when snapshot and iterators are gone.
+    revoked: AtomicBool,
+}
+
+impl OpenView {
+    /// Reads from the snapshot.
+    pub(super) fn with<T>(&self, read: impl FnOnce(&fjall::Snapshot) -> T) -> Result<T, StoreError> {
+        self.view.read().as_ref().map(read).ok_or_else(revoked)
+    }
+
+    fn reads(&self) -> bool {
+        !self.revoked.load(Ordering::Acquire)
+    }
+
+    /// Waits for reads that are under way. Those that come later fail.
+    fn revoke(&self) {
+        drop(self.view.write().take());
+        for walk in self.walks.lock().drain(..).filter_map(|walk| walk.upgrade()) {
+            drop(walk.lock().take());
+        }
+        self.revoked.store(true, Ordering::Release);
+    }
+}
+
+/// An iterator of fjall's. The lock is its owner's all the time, but for a revocation.
+type Walk = Mutex<Option<Iter>>;
+
+/// The entries of a range, for as long as their view is not revoked.
+pub(super) struct Entries {
+    walk: Arc<Walk>,
+    reverse: bool,
+    /// Keeps the view in the register.
+    _view: Arc<OpenView>,
+}
+
+impl Entries {
+    pub(super) fn open(
+        view: Arc<OpenView>,
+        keyspace: &Keyspace,
+        range: (Bound<&[u8]>, Bound<&[u8]>),
+        reverse: bool,
+    ) -> Result<Entries, StoreError> {
+        // IMPORTANT: the snapshot stays locked until the iterator is in the list that a revocation walks.
+        let snapshot = view.view.read();
+        let entries = snapshot.as_ref().ok_or_else(revoked)?.range::<&[u8], _>(keyspace, range);
+        let walk = Arc::new(Mutex::new(Some(entries)));
+        let mut walks = view.walks.lock();
+        walks.retain(|walk| walk.strong_count() > 0);
+        walks.push(Arc::downgrade(&walk));
+        drop((walks, snapshot));
+        Ok(Entries { walk, reverse, _view: view })
+    }
+}
+
+impl Iterator for Entries {
+    type Item = Result<Guard, StoreError>;
+
+    fn next(&mut self) -> Option<Result<Guard, StoreError>> {
+        match self.walk.lock().as_mut() {
+            Some(entries) if self.reverse => entries.next_back().map(Ok),
+            Some(entries) => entries.next().map(Ok),
+            None => Some(Err(revoked())),
+        }
+    }
+}
+
+fn revoked() -> StoreError {
+    StoreError::Io("the snapshot was revoked: too much was written since it was opened".into())
+}
