@@ -5,6 +5,7 @@
 #![allow(clippy::unwrap_used, missing_docs)]
 
 mod contract;
+mod fixture;
 mod load;
 mod recovery;
 mod space;

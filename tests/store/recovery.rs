@@ -10,7 +10,7 @@ use larder::store::recovery::RecoveryReport;
 use larder::store::{Space, Store};
 use tempfile::TempDir;
 
-use crate::support::{all, get, noise, open, put, remove};
+use crate::support::{all, copy_dir, get, noise, open, put, remove};
 
 /// A folder as it stands after a kill, with the journal apart so that it can be damaged.
 struct Scene {
@@ -93,19 +93,6 @@ fn used_bytes(journal: &Path) -> usize {
     let mut head = Vec::new();
     File::open(journal).unwrap().take(1 << 20).read_to_end(&mut head).unwrap();
     head.iter().rposition(|byte| *byte != 0).map_or(0, |place| place + 1)
-}
-
-fn copy_dir(from: &Path, to: &Path) {
-    for entry in fs::read_dir(from).unwrap() {
-        let entry = entry.unwrap();
-        let target = to.join(entry.file_name());
-        if entry.file_type().unwrap().is_dir() {
-            fs::create_dir(&target).unwrap();
-            copy_dir(&entry.path(), &target);
-        } else {
-            fs::copy(entry.path(), &target).unwrap();
-        }
-    }
 }
 
 #[test]

@@ -1,5 +1,6 @@
 //! Short names for what the store tests do over and over.
 
+use std::fs;
 use std::ops::Bound;
 use std::path::Path;
 
@@ -40,4 +41,18 @@ pub fn noise(seed: u64, length: usize) -> Vec<u8> {
             (state >> 32) as u8
         })
         .collect()
+}
+
+/// Copies what a folder holds into another one.
+pub fn copy_dir(from: &Path, to: &Path) {
+    for entry in fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        let target = to.join(entry.file_name());
+        if entry.file_type().unwrap().is_dir() {
+            fs::create_dir(&target).unwrap();
+            copy_dir(&entry.path(), &target);
+        } else {
+            fs::copy(entry.path(), &target).unwrap();
+        }
+    }
 }
