@@ -264,14 +264,6 @@ impl Database {
             &[],
             Box::new(writable),
         );
-        let shared = self.shared.clone();
-        let free = move || shared.space.figures().free_bytes as f64;
-        registry.sampled_gauge(
-            "larder_store_free_bytes",
-            "Bytes free on the card at the last look.",
-            &[],
-            Box::new(free),
-        );
     }
 }
 
