@@ -1,3 +1,5 @@
+//! The memory twin by itself: versions, snapshots, faults and crashes.
+
 use super::*;
 use crate::store::scripts;
 

@@ -1,3 +1,5 @@
+//! What one write does, and what one reader sees of it.
+
 use super::support::*;
 use crate::store::*;
 

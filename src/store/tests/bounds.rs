@@ -1,3 +1,5 @@
+//! Queues and groups at their limits.
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};

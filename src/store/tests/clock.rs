@@ -1,3 +1,5 @@
+//! Time that stands wrong, jumps and is set.
+
 use super::support::*;
 use crate::store::clock::*;
 use crate::store::*;

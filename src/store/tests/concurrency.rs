@@ -1,3 +1,5 @@
+//! Many writers at once against a sequential model.
+
 use std::sync::Arc;
 use std::thread;
 use std::time::Duration;

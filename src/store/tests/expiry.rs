@@ -1,3 +1,5 @@
+//! Entries that end by themselves, and the sweeper that removes them.
+
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 

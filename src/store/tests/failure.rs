@@ -1,3 +1,5 @@
+//! Commits and syncs that fail, and panics where they hurt.
+
 use std::time::Duration;
 
 use super::scene::{Event, Scene};

@@ -1,3 +1,5 @@
+//! The same on fjall.
+
 use std::path::Path;
 use std::sync::Arc;
 use std::thread;

@@ -1,3 +1,5 @@
+//! The order of commit, announcement, snapshot, publication and reply.
+
 use super::scene::{Event, Scene};
 use super::support::*;
 use crate::store::memory::faults::Failure;

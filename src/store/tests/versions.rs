@@ -1,3 +1,5 @@
+//! Versions over restarts, crashes and lost relaxed writes.
+
 use std::collections::HashSet;
 use std::sync::Arc;
 

@@ -1,3 +1,5 @@
+//! A seeded workload with restarts, compared with a map.
+
 use std::collections::BTreeMap;
 
 use proptest::prelude::*;
