@@ -59,6 +59,7 @@ pub struct Connection {
 struct State {
     busy: bool,
     ended_at: Option<Instant>,
+    cut: bool,
     waiting: VecDeque<Incoming>,
     unsent_bytes: usize,
     body: Option<Arc<BodyPace>>,
@@ -83,6 +84,8 @@ pub struct Glimpse {
     pub busy: bool,
     /// The engine has ended it.
     pub ended: bool,
+    /// Its socket was shut down for that, so one that is still open is another connection's.
+    pub cut: bool,
     /// Requests taken from it so far.
     pub taken: u64,
     /// The body that is being read.
@@ -135,10 +138,15 @@ impl Connection {
         self.state.lock().ended_at.is_some()
     }
 
+    /// Notes that its socket is shut down, or gone.
+    pub fn note_cut(&self) {
+        self.state.lock().cut = true;
+    }
+
     /// Whether it is worth asking if another connection has the same address by now.
     pub fn successor_check_due(&self) -> bool {
         let mut state = self.state.lock();
-        let due = state.ended_at.is_some_and(|at| at.elapsed() >= SUCCESSOR_CHECK);
+        let due = state.cut && state.ended_at.is_some_and(|at| at.elapsed() >= SUCCESSOR_CHECK);
         if due {
             state.ended_at = Some(Instant::now());
         }
@@ -171,6 +179,7 @@ impl Connection {
         Glimpse {
             busy: state.busy,
             ended: state.ended_at.is_some(),
+            cut: state.cut,
             taken: self.taken.load(Ordering::Relaxed),
             body: state.body.clone(),
         }

@@ -154,8 +154,14 @@ impl Shared {
     pub fn end(&self, connection: &Arc<Connection>, reason: Reason, linger: bool) {
         let first_time = !connection.is_ended();
         let waiting = connection.end();
-        if let Ok(Some(socket)) = socket::find(&connection.key, &connection.fd_hint) {
-            socket::cut(&socket);
+        let found = socket::find(&connection.key, &connection.fd_hint);
+        if let Some(socket) = found.as_ref().ok().and_then(Option::as_ref) {
+            socket::cut(socket);
+        }
+        if found.is_ok() {
+            connection.note_cut();
+        }
+        if let Ok(Some(socket)) = found {
             let mut lingering = self.lingering.lock();
             if linger && lingering.len() < LINGERING_MAX {
                 lingering.push((socket, Instant::now()));

@@ -5,7 +5,6 @@
 
 use std::io;
 use std::net::{SocketAddr, TcpListener};
-use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -75,8 +74,7 @@ impl Source {
 
     /// Connections that wait to be accepted.
     pub fn backlog(&self) -> u32 {
-        let Ok(listener) = self.listener.try_clone() else { return 0 };
-        super::sys::tcp_info(&OwnedFd::from(listener)).map_or(0, |info| info.unacknowledged)
+        super::sys::tcp_info(&self.listener).map_or(0, |info| info.unacknowledged)
     }
 
     /// Ends the accept loop without touching what other processes hold of the socket: the next `accept` finds nobody.

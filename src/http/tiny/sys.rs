@@ -7,7 +7,7 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 
 /// What the kernel knows of a connection, in the part that the guard judges by.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -65,14 +65,14 @@ pub fn unsent_bytes(socket: &OwnedFd) -> io::Result<usize> {
 const INFO_BYTES: usize = 192;
 
 /// Asks for `TCP_INFO`. Fields that the kernel is too old to know are 0.
-pub fn tcp_info(socket: &OwnedFd) -> io::Result<TcpInfo> {
+pub fn tcp_info(socket: impl AsFd) -> io::Result<TcpInfo> {
     let mut info = [0u8; INFO_BYTES];
     let mut length = INFO_BYTES as libc::socklen_t;
     // SAFETY: the kernel writes at most `length` bytes into the buffer of that size, and the length actually written
     // into `length`; any bytes are valid for both.
     let result = unsafe {
         libc::getsockopt(
-            socket.as_raw_fd(),
+            socket.as_fd().as_raw_fd(),
             libc::IPPROTO_TCP,
             libc::TCP_INFO,
             info.as_mut_ptr().cast(),

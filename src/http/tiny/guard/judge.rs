@@ -41,6 +41,8 @@ pub enum Verdict {
     Near,
     /// tiny_http has no thread for it.
     Stranded,
+    /// What the engine knows is of an earlier connection with the same name, which has ended.
+    Successor,
     /// It has to end.
     End(Reason),
 }
@@ -54,15 +56,20 @@ pub fn judge(
     draining: bool,
     now: Instant,
 ) -> Verdict {
-    memory.inode = seen.inode;
+    if memory.inode != seen.inode {
+        *memory = Memory { inode: seen.inode, ..Memory::default() };
+    }
     let taken = glimpse.map_or(0, |glimpse| glimpse.taken);
     if taken != memory.taken {
         *memory = Memory { taken, mark_bytes: seen.info.bytes_received, inode: seen.inode, ..Memory::default() };
     }
     if memory.cut || glimpse.is_some_and(|glimpse| glimpse.ended) {
-        // It was shut down already. Still open on the wire, it is another connection with the same name.
-        let reopened = seen.info.state == TCP_ESTABLISHED;
-        return if reopened { Verdict::End(Reason::Refused) } else { Verdict::Fine };
+        let is_cut = memory.cut || glimpse.is_some_and(|glimpse| glimpse.cut);
+        return match (seen.info.state == TCP_ESTABLISHED, is_cut) {
+            (false, _) => Verdict::Fine,
+            (true, true) => Verdict::Successor,
+            (true, false) => Verdict::End(Reason::Refused),
+        };
     }
     match glimpse.filter(|glimpse| glimpse.busy) {
         Some(glimpse) => judge_busy(seen, glimpse, memory, limits, now),
@@ -161,7 +168,7 @@ mod tests {
     }
 
     fn glimpse(busy: bool, taken: u64, body: Option<Arc<BodyPace>>) -> Glimpse {
-        Glimpse { busy, ended: false, taken, body }
+        Glimpse { busy, ended: false, cut: false, taken, body }
     }
 
     struct Case {
@@ -248,6 +255,22 @@ mod tests {
         assert_eq!(case(10, 10_001), Verdict::End(Reason::Body));
         assert_eq!(case(1_000_000, 59_000), Verdict::Near);
         assert_eq!(case(1_000_000, 60_001), Verdict::End(Reason::Body));
+    }
+
+    #[test]
+    fn a_connection_that_was_cut_is_told_from_its_successor() {
+        let mut case = Case::new();
+        let ended = |cut| Glimpse { ended: true, cut, ..glimpse(false, 1, None) };
+        let mut open = seen(100, 1, 0);
+        assert_eq!(case.after(0, &open, Some(&ended(false))), Verdict::End(Reason::Refused), "it was not found then");
+        assert_eq!(case.after(0, &open, Some(&ended(true))), Verdict::Successor);
+        open.info.state = 4;
+        assert_eq!(case.after(0, &open, Some(&ended(true))), Verdict::Fine, "on its way out");
+
+        case.memory.cut = true;
+        let mut other = seen(100, 1, 0);
+        other.inode = 8;
+        assert_eq!(case.after(0, &other, None), Verdict::Near, "another socket is judged anew");
     }
 
     #[test]

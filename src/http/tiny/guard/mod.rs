@@ -124,14 +124,15 @@ impl Guard {
         let known = self.shared.connections.all();
         let before: Vec<(Arc<Connection>, u64)> =
             known.into_iter().map(|c| (Arc::clone(&c), c.glimpse().taken)).collect();
+        self.looked_at = now;
         let scan = match scan::scan(&self.shared.sources) {
             Ok(scan) => scan,
             Err(error) => {
                 log::warn!("the guard cannot see its sockets: {error}");
-                Scan::default()
+                self.look_at = now + TICK;
+                return self.shared.in_hand();
             }
         };
-        self.looked_at = now;
         let limits = self.shared.limits.get();
         let (mut urgent, mut near, mut kicks) = (false, false, HashMap::<u16, usize>::new());
         let mut idle: Vec<(u32, Key)> = Vec::new();
@@ -145,6 +146,14 @@ impl Guard {
                 Verdict::Stranded => {
                     urgent = true;
                     *kicks.entry(seen.key.port).or_default() += 1;
+                }
+                Verdict::Successor => {
+                    *memory = Memory::default();
+                    if let Some(ended) = connection {
+                        self.shared.connections.remove(&ended);
+                    }
+                    near = true;
+                    continue;
                 }
                 Verdict::End(reason) => {
                     memory.cut = true;
