@@ -20,8 +20,6 @@ pub enum Listener {
 
 /// How long unacknowledged bytes may wait before the kernel gives a connection up.
 const USER_TIMEOUT: Duration = Duration::from_secs(30);
-/// tiny_http only: how long one blocking write may wait.
-const SEND_TIMEOUT: Duration = Duration::from_secs(1);
 
 impl Listener {
     /// Binds a TCP address; port 0 lets the kernel choose.
@@ -79,11 +77,5 @@ fn set_tcp_options(listener: &TcpListener) -> io::Result<()> {
     sockopt::set_tcp_keepintvl(fd, Duration::from_secs(15))?;
     sockopt::set_tcp_keepcnt(fd, 3)?;
     sockopt::set_tcp_user_timeout(fd, USER_TIMEOUT.as_millis() as u32)?;
-    Ok(())
-}
-
-/// Bounds each blocking write of the sockets that this listener will accept. For tiny_http, whose sockets block.
-pub fn set_send_timeout(listener: &TcpListener) -> io::Result<()> {
-    sockopt::set_socket_timeout(listener, sockopt::Timeout::Send, Some(SEND_TIMEOUT))?;
     Ok(())
 }

@@ -6,7 +6,7 @@
 use std::collections::{HashMap, VecDeque};
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
@@ -52,6 +52,10 @@ pub struct Connection {
     pub fd_hint: AtomicI32,
     /// Requests taken from it.
     pub taken: AtomicU64,
+    /// When its first request was taken.
+    pub since: Instant,
+    /// Its socket has the options that answers rely on, whatever the listener had when it was accepted.
+    pub is_tuned: AtomicBool,
     state: Mutex<State>,
 }
 
@@ -93,8 +97,15 @@ pub struct Glimpse {
 }
 
 impl Connection {
-    fn new(key: Key) -> Connection {
-        Connection { key, fd_hint: AtomicI32::new(-1), taken: AtomicU64::new(0), state: Mutex::default() }
+    fn new(key: Key, since: Instant) -> Connection {
+        Connection {
+            key,
+            fd_hint: AtomicI32::new(-1),
+            taken: AtomicU64::new(0),
+            since,
+            is_tuned: AtomicBool::new(false),
+            state: Mutex::default(),
+        }
     }
 
     fn place(self: Arc<Self>, incoming: Incoming, waiting_max: usize) -> Place {
@@ -210,7 +221,7 @@ impl Connections {
         let mut is_new = false;
         let connection = shard.entry(key).or_insert_with(|| {
             is_new = true;
-            Arc::new(Connection::new(key))
+            Arc::new(Connection::new(key, incoming.received_at))
         });
         let connection = Arc::clone(connection);
         drop(shard);

@@ -13,6 +13,7 @@ use std::cell::Cell;
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 use parking_lot::{Condvar, Mutex};
 use tiny_http::Server;
@@ -29,6 +30,9 @@ pub enum Job {
     /// One that `quick` did not answer.
     Handle(Box<Stage>),
 }
+
+/// How long the leader may take to come out of a server's queue before it is called again.
+const MOVE_PAUSE: Duration = Duration::from_millis(10);
 
 /// What a thread is to the crew.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -100,6 +104,8 @@ pub enum Entry {
 pub struct Crew {
     /// Held while a request is taken and placed; the first listener's server as this lock's holder knows it.
     pub taking: Mutex<Arc<Server>>,
+    /// How often the holder of the taking lock has turned to another server.
+    moves: AtomicUsize,
     state: Mutex<State>,
     wake: Condvar,
     fresh_len: AtomicUsize,
@@ -111,11 +117,35 @@ impl Crew {
     pub fn new(server: Arc<Server>) -> Crew {
         Crew {
             taking: Mutex::new(server),
+            moves: AtomicUsize::new(0),
             state: Mutex::default(),
             wake: Condvar::new(),
             fresh_len: AtomicUsize::new(0),
             cores: std::thread::available_parallelism().map_or(1, usize::from),
         }
+    }
+
+    /// Turns the holder of the taking lock to a server. Does nothing if it is the one it has.
+    pub fn turn_to(&self, taking: &mut Arc<Server>, server: Arc<Server>) {
+        if !Arc::ptr_eq(taking, &server) {
+            *taking = server;
+            self.moves.fetch_add(1, Ordering::SeqCst);
+        }
+    }
+
+    /// Brings the workers from one server to another: when it returns, none of them takes from the old one any more.
+    pub fn move_over(&self, old: &Server, new: &Arc<Server>, moves_before: usize) {
+        while self.moves() == moves_before {
+            old.unblock();
+            if let Some(mut taking) = self.taking.try_lock_for(MOVE_PAUSE) {
+                self.turn_to(&mut taking, Arc::clone(new));
+            }
+        }
+    }
+
+    /// How often the workers have moved, to be asked before the server that they shall move to is published.
+    pub fn moves(&self) -> usize {
+        self.moves.load(Ordering::SeqCst)
     }
 
     /// Waits for something to do, for a worker that does not lead.

@@ -39,6 +39,10 @@ use source::Source;
 /// How long the engine's threads may take to end once every connection is cut.
 const JOIN_TIMEOUT: Duration = Duration::from_secs(1);
 
+/// A connection that waited for us before we gave the listener its options (socket activation) does not have them. One
+/// that sends nothing is ended after the idle time, so first requests that come later than that are of younger ones.
+const EARLY_SLACK: Duration = Duration::from_secs(60);
+
 /// The engine on tiny_http.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct TinyHttp;
@@ -97,6 +101,7 @@ fn build(
         figures: figures::Figures::new(&options.registry),
         nudge: guard::Nudge::default(),
         send_budget_bytes,
+        early_until: Instant::now() + options.limits.get().idle_timeout + EARLY_SLACK,
         imports: AtomicUsize::new(0),
         lingering: Mutex::default(),
         forgotten: AtomicUsize::new(0),

@@ -6,6 +6,7 @@
 
 use std::io::{self, Write};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -15,7 +16,7 @@ use super::connection::Connection;
 use super::exchange::Exchange;
 use super::figures::Reason;
 use super::shared::Shared;
-use super::{socket, sys};
+use super::{socket, source, sys};
 use crate::http::message::{Body, Outcome, Puller, Response, Trace};
 use crate::http::method::Method;
 use crate::http::wire::{self, Framing, HeadContext};
@@ -156,6 +157,12 @@ fn rest_of(body: Body, framing: Framing) -> Rest {
 /// Whether the send buffer can take so many bytes for sure; asks the kernel only when our own count says no.
 fn has_room(shared: &Shared, connection: &Connection, cost: usize) -> bool {
     let budget = shared.send_budget_bytes;
+    if connection.since < shared.early_until && !connection.is_tuned.swap(true, Ordering::Relaxed) {
+        let Ok(Some(socket)) = socket::find(&connection.key, &connection.fd_hint) else { return false };
+        if source::set_send_options(&socket).is_err() {
+            return false;
+        }
+    }
     if connection.unsent_bytes() + cost <= budget {
         return true;
     }
@@ -309,15 +316,13 @@ fn conclude_as(shared: &Arc<Shared>, mut answer: Answer, complete: bool, failure
         {
             socket::reset_on_close(&socket);
         }
-        // IMPORTANT: before the writer is dropped, which would try to write what it holds.
         shared.end(&connection, failure, false);
-        answer.writer = None;
-    } else {
-        answer.writer = None;
-        if let Some(reason) = answer.end {
-            shared.end(&connection, reason, answer.linger);
-        }
+    } else if let Some(reason) = answer.end {
+        shared.end(&connection, reason, answer.linger);
     }
+    // IMPORTANT: only now, with the socket shut. The writer's end lets tiny_http write what it thinks of the bytes that
+    // follow a body nobody read; and a writer that failed would first try again.
+    answer.writer = None;
     shared.finished(&answer.trace, answer.status, answer.body_bytes, answer.began_at, complete);
     if answer.last && complete {
         shared.connections.remove(&connection);

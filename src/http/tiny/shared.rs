@@ -47,6 +47,8 @@ pub struct Shared {
     pub nudge: Nudge,
     /// Bytes of unsent answers that a socket's send buffer takes for sure.
     pub send_budget_bytes: usize,
+    /// Until then the first request of a connection may come over a socket that was accepted without our options.
+    pub early_until: Instant,
     pub imports: AtomicUsize,
     /// Sockets that are shut down and kept until the client has closed or a second has passed.
     pub lingering: Mutex<Vec<(OwnedFd, Instant)>>,

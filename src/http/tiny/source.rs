@@ -5,6 +5,7 @@
 
 use std::io;
 use std::net::{SocketAddr, TcpListener};
+use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,7 +15,15 @@ use tiny_http::Server;
 
 /// What the send buffer of an accepted socket is set to; the kernel doubles it, and may give less.
 const SEND_BUFFER_BYTES: usize = 256 * 1024;
+/// How long one blocking write may wait before it is tried again, or given up.
+const SEND_TIMEOUT: Duration = Duration::from_secs(1);
 const KICK_TIMEOUT: Duration = Duration::from_millis(250);
+
+/// Bounds a socket's blocking writes in time, and gives it a send buffer of known size. Accepted sockets inherit both.
+pub fn set_send_options(socket: impl AsFd) -> io::Result<()> {
+    sockopt::set_socket_timeout(&socket, sockopt::Timeout::Send, Some(SEND_TIMEOUT))?;
+    Ok(sockopt::set_socket_send_buffer_size(&socket, SEND_BUFFER_BYTES)?)
+}
 
 /// One listener with its servers.
 pub struct Source {
@@ -37,8 +46,7 @@ impl Source {
     pub fn start(listener: TcpListener) -> io::Result<(Source, usize)> {
         // A former owner of the socket may have left it non-blocking, which would end tiny_http's accept loop.
         listener.set_nonblocking(false)?;
-        crate::http::listener::set_send_timeout(&listener)?;
-        sockopt::set_socket_send_buffer_size(&listener, SEND_BUFFER_BYTES)?;
+        set_send_options(&listener)?;
         let budget_bytes = sockopt::socket_send_buffer_size(&listener)? / 2;
         let address = listener.local_addr()?;
         let server = Server::from_listener(listener.try_clone()?, None).map_err(other)?;

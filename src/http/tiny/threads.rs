@@ -89,7 +89,7 @@ fn take(shared: &Arc<Shared>) -> Taken {
         Ok(raw) => raw,
         Err(error) => {
             report(shared, 0, &error);
-            *server = shared.sources[0].current();
+            shared.crew.turn_to(&mut server, shared.sources[0].current());
             return Taken::Nothing;
         }
     };

@@ -267,26 +267,22 @@ impl Guard {
     }
 
     fn restart(&mut self, index: usize) -> std::io::Result<()> {
-        let old = self.shared.sources[index].restart()?;
+        let moves = self.shared.crew.moves();
+        let source = Arc::clone(&self.shared.sources[index]);
+        let old = source.restart()?;
         self.shared.figures.accept_restarts.inc();
         log::warn!("replaced an accept loop of tiny_http that had died");
-        if index == 0 {
+        // The workers take from the first listener's current server; every other server has a courier.
+        let carried = if index == 0 {
             // IMPORTANT: the workers must have left the old queue before a courier takes from it, or the courier
             // could swallow the call that brings them out.
-            loop {
-                old.unblock();
-                if let Some(mut server) = self.shared.crew.taking.try_lock_for(Duration::from_millis(10)) {
-                    *server = self.shared.sources[0].current();
-                    break;
-                }
-            }
-            let shared = Arc::clone(&self.shared);
-            self.couriers.push(threads::spawn("larder-courier", move || threads::carry(&shared, 0, &old))?);
+            self.shared.crew.move_over(&old, &source.current(), moves);
+            old
         } else {
-            let shared = Arc::clone(&self.shared);
-            let server = shared.sources[index].current();
-            self.couriers.push(threads::spawn("larder-courier", move || threads::carry(&shared, index, &server))?);
-        }
+            source.current()
+        };
+        let shared = Arc::clone(&self.shared);
+        self.couriers.push(threads::spawn("larder-courier", move || threads::carry(&shared, index, &carried))?);
         Ok(())
     }
 

@@ -1,0 +1,324 @@
+//! What clients may do to the tiny_http engine without harm to the others. HAZARDS of tiny_http 0.12, from outside.
+
+#![allow(clippy::unwrap_used, missing_docs)]
+
+#[path = "support/tiny.rs"]
+mod support;
+
+use std::io::{Read, Write};
+use std::time::Duration;
+
+use larder::http::Ended;
+use larder::limits::Limits;
+use support::{Client, Running, eventually, start, start_with};
+
+fn short() -> Limits {
+    Limits {
+        head_timeout: Duration::from_millis(300),
+        body_timeout: Duration::from_millis(600),
+        body_grace: Duration::from_millis(300),
+        idle_timeout: Duration::from_millis(700),
+        ..Limits::default()
+    }
+}
+
+fn closed(server: &Running, reason: &str) -> f64 {
+    server.figure(&format!("larder_connections_closed_total{{reason=\"{reason}\"}}"))
+}
+
+fn assert_alive(server: &Running) {
+    assert_eq!(server.connect().get("/const").text(), "hello");
+}
+
+#[test]
+fn a_huge_content_length_is_413_and_kills_nobody() {
+    let server = start(Limits::default());
+    for length in ["30000000000", "9223372036854775808", "100000000", "2000000"] {
+        let mut client = server.connect();
+        client.send(&format!("PUT /echo HTTP/1.1\r\nHost: x\r\nContent-Length: {length}\r\n\r\n"));
+        let got = client.receive(false);
+        assert_eq!((got.status, got.field("connection")), (413, Some("close")), "{length}");
+        assert!(got.text().contains("VALUE_TOO_LARGE"));
+        assert!(client.is_ended());
+    }
+    assert_alive(&server);
+    let leaked = "larder_tiny_http_leaked_threads";
+    eventually("what cannot be freed is counted", || server.figure(leaked) == 3.0);
+}
+
+#[test]
+fn too_many_lost_threads_end_the_run_so_that_a_new_process_can_start() {
+    let server = start(Limits { leaked_threads_max: 3, ..Limits::default() });
+    for _ in 0..3 {
+        let mut client = server.connect();
+        client.send("PUT /echo HTTP/1.1\r\nHost: x\r\nContent-Length: 30000000000\r\n\r\n");
+        assert_eq!(client.receive(false).status, 413);
+    }
+    assert_eq!(server.join(), Ended::Exhausted);
+}
+
+#[test]
+fn a_refused_body_that_is_still_being_sent_does_not_lose_the_answer_nor_become_requests() {
+    let server = start(Limits::default());
+    let smuggled = "GET /smuggled HTTP/1.1\r\nHost: x\r\n\r\n".repeat(100_000);
+    for path in ["/refuse", "/echo"] {
+        let mut client = server.connect();
+        let head = format!("PUT {path} HTTP/1.1\r\nHost: x\r\nContent-Length: {}\r\n\r\n", smuggled.len());
+        client.send(&head);
+        let mut writing = client.stream.try_clone().unwrap();
+        let body = smuggled.clone();
+        let writer = std::thread::spawn(move || drop(writing.write_all(body.as_bytes())));
+        let got = client.receive(false);
+        assert!(matches!(got.status, 403 | 413), "{got:?}");
+        writer.join().unwrap();
+    }
+    let mut client = server.connect();
+    client.send("PUT /refuse HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n");
+    client.send("ffff\r\nGET /smuggled HTTP/1.1\r\nHost: x\r\n\r\n");
+    assert_eq!(client.receive(false).status, 403);
+    assert!(client.is_ended());
+    assert_alive(&server);
+    assert!(!server.handler.begun.lock().iter().any(|target| target.contains("smuggled")));
+}
+
+#[test]
+fn a_refusal_leaves_the_body_unasked_for() {
+    let server = start(Limits::default());
+    let mut client = server.connect();
+    client.send("PUT /refuse HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\nContent-Length: 5000\r\n\r\n");
+    assert_eq!(client.receive(false).status, 403, "no 100 before it");
+    assert!(client.is_ended());
+    let mut client = server.connect();
+    client.send("PUT /refuse HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n\r\nhello");
+    assert_eq!(client.receive(false).status, 403);
+    assert_eq!(client.get("/const").text(), "hello", "a small body is read already, so the connection goes on");
+}
+
+#[test]
+fn broken_chunks_are_400_and_what_follows_is_not_a_request() {
+    let server = start(Limits::default());
+    for chunks in ["zz\r\nabc\r\n", "3\r\nabcX\r\n", "fffffffffffffffff\r\n", "0\r\nX: y\r\n\r\n"] {
+        let mut client = server.connect();
+        client.send(&format!(
+            "PUT /echo HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n{chunks}\
+             GET /smuggled HTTP/1.1\r\nHost: x\r\n\r\n"
+        ));
+        let got = client.receive(false);
+        assert_eq!((got.status, got.field("connection")), (400, Some("close")), "{chunks:?}");
+        assert!(client.is_ended(), "{chunks:?}");
+    }
+    assert!(!server.handler.begun.lock().iter().any(|target| target.contains("smuggled")));
+    let mut client = server.connect();
+    client.send("PUT /echo HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n");
+    for _ in 0..40 {
+        client.send(&format!("8000\r\n{}\r\n", "c".repeat(0x8000)));
+    }
+    assert_eq!(client.receive(false).status, 413);
+}
+
+#[test]
+fn invalid_heads_get_one_refusal_and_the_end() {
+    let server = start(Limits::default());
+    let cases = [
+        (400, "GET / HTTP/1.1\r\n\r\n"),
+        (400, "GET / HTTP/1.1\r\nHost: x\r\nHost: y\r\n\r\n"),
+        (400, "PUT / HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n"),
+        (400, "PUT / HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\nContent-Length: 6\r\n\r\nhello"),
+        (400, "PUT / HTTP/1.1\r\nHost: x\r\nContent-Length: -5\r\n\r\n"),
+        (400, "PUT / HTTP/1.1\r\nHost: x\r\nContent-Length: 0x5\r\n\r\n"),
+        (400, "PUT / HTTP/1.0\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n"),
+        (400, "PUT / HTTP/1.1\r\nHost: x\r\nConnection: upgrade\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n"),
+        (501, "PUT / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: gzip, chunked\r\n\r\n"),
+        (501, "PUT / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: identity\r\n\r\n"),
+        (400, "G(E)T / HTTP/1.1\r\nHost: x\r\n\r\n"),
+        (400, "GET /a\x01b HTTP/1.1\r\nHost: x\r\n\r\n"),
+        (400, "GET / HTTP/1.1\r\nHost: x\r\nX: a\rb\r\n\r\n"),
+        (400, "GET / HTTP/1.1\r\nHost: x\r\nX(y): a\r\n\r\n"),
+    ];
+    for (status, request) in cases {
+        let mut client = server.connect();
+        client.send(request);
+        client.send("GET /smuggled HTTP/1.1\r\nHost: x\r\n\r\n");
+        let got = client.receive(false);
+        assert_eq!((got.status, got.field("connection")), (status, Some("close")), "{request:?}");
+        assert_eq!(got.field("content-type"), Some("application/problem+json"), "{request:?}");
+        assert!(client.is_ended(), "{request:?}");
+    }
+    assert!(server.handler.begun.lock().is_empty());
+    let mut client = server.connect();
+    client.send(&format!("GET /{} HTTP/1.1\r\nHost: x\r\n\r\n", "a".repeat(9000)));
+    assert_eq!(client.receive(false).status, 414);
+    let mut client = server.connect();
+    client.send(&format!("GET / HTTP/1.1\r\nHost: x\r\n{}\r\n", "X: y\r\n".repeat(100)));
+    assert_eq!(client.receive(false).status, 431);
+}
+
+#[test]
+fn a_head_that_trickles_in_is_cut() {
+    let server = start(short());
+    let mut client = server.connect();
+    client.send("GET /const HT");
+    assert!(client.is_ended());
+    eventually("it is counted", || closed(&server, "head") == 1.0);
+    assert_alive(&server);
+}
+
+#[test]
+fn a_head_without_end_is_cut() {
+    let server = start(Limits::default());
+    let mut client = server.connect();
+    let line = format!("X: {}\r\n", "y".repeat(1000));
+    let sent = client.stream.write_all(format!("GET / HTTP/1.1\r\n{}", line.repeat(1000)).as_bytes());
+    assert!(sent.is_err() || client.is_ended());
+    eventually("it is counted", || closed(&server, "head") == 1.0);
+    assert_alive(&server);
+}
+
+#[test]
+fn a_body_that_stalls_is_cut_and_frees_its_thread() {
+    let server = start(short());
+    let mut stalled: Vec<Client> = (0..12).map(|_| server.connect()).collect();
+    for client in &mut stalled {
+        client.send("PUT /echo HTTP/1.1\r\nHost: x\r\nContent-Length: 2000\r\n\r\nabc");
+    }
+    assert_alive(&server);
+    for client in &mut stalled {
+        let mut all = Vec::new();
+        let _ = client.stream.read_to_end(&mut all);
+        assert!(!String::from_utf8_lossy(&all).contains(" 200 "));
+    }
+    let mut client = server.connect();
+    client.send(&format!("PUT /echo HTTP/1.1\r\nHost: x\r\nContent-Length: 2000\r\n\r\n{}", "b".repeat(2000)));
+    assert_eq!(client.receive(false).body.len(), 2000);
+}
+
+#[test]
+fn an_idle_connection_is_closed_but_not_one_that_waits_for_its_answer() {
+    let server = start(short());
+    let mut idle = server.connect();
+    assert_eq!(idle.get("/const").status, 200);
+    let mut never_spoke = server.connect();
+    let mut waiting = server.connect();
+    waiting.send("GET /hold HTTP/1.1\r\nHost: x\r\n\r\n");
+    server.wait_held(1);
+    assert!(idle.is_ended());
+    assert!(never_spoke.is_ended());
+    eventually("both are counted", || closed(&server, "idle") == 2.0);
+    server.release("/hold");
+    assert_eq!(waiting.receive(false).text(), "/hold");
+}
+
+#[test]
+fn a_client_that_takes_nothing_of_its_answer_is_cut() {
+    let server = start(short());
+    let mut client = server.connect();
+    client.send("GET /big?bytes=30000000 HTTP/1.1\r\nHost: x\r\n\r\n");
+    eventually("the answer ends unfinished", || server.handler.finished.lock().contains(&(200, false)));
+    assert_eq!(closed(&server, "unread"), 1.0);
+    assert_alive(&server);
+}
+
+#[test]
+fn at_the_cap_the_longest_idle_connection_makes_room() {
+    let server = start(Limits { connections_max: 8, ..Limits::default() });
+    let mut clients: Vec<Client> = Vec::new();
+    for _ in 0..8 {
+        let mut client = server.connect();
+        assert_eq!(client.get("/const").status, 200);
+        clients.push(client);
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    let mut ninth = server.connect();
+    assert_eq!(ninth.get("/const").status, 200);
+    assert!(clients[0].is_ended(), "the first was idle longest");
+    eventually("it is counted", || closed(&server, "cap") == 1.0);
+    assert_eq!(clients[7].get("/const").status, 200);
+    assert_eq!(ninth.get("/const").status, 200);
+}
+
+#[test]
+fn one_address_may_not_take_all_connections() {
+    let server = start(Limits { connections_per_address_max: 4, ..Limits::default() });
+    let mut clients: Vec<Client> = Vec::new();
+    for _ in 0..6 {
+        let mut client = server.connect();
+        assert_eq!(client.get("/const").status, 200);
+        clients.push(client);
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    assert!(clients[0].is_ended());
+    assert!(clients[1].is_ended());
+    assert_eq!(clients[5].get("/const").status, 200);
+    eventually("they are counted", || closed(&server, "address_cap") == 2.0);
+}
+
+#[test]
+fn a_preface_of_http_2_costs_one_counted_thread() {
+    let server = start(Limits { leaked_threads_max: 1, ..short() });
+    let mut client = server.connect();
+    client.send("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n");
+    assert!(client.is_ended());
+    drop(client);
+    assert_alive(&server);
+    eventually("the lost thread is counted and ends the run", || server.has_ended());
+    assert_eq!(server.join(), Ended::Exhausted);
+}
+
+#[test]
+fn an_import_whose_client_leaves_early_ends_with_an_error_and_kills_nobody() {
+    let server = start(Limits::default());
+    for length in [100_000u64, 30_000_000_000] {
+        let mut client = server.connect();
+        client.send(&format!("POST /import HTTP/1.1\r\nHost: x\r\nContent-Length: {length}\r\n\r\n"));
+        client.send(&"i".repeat(50_000));
+        let told = server.handler.finished.lock().len();
+        drop(client);
+        eventually("the import ends", || server.handler.finished.lock().len() > told);
+    }
+    assert_alive(&server);
+}
+
+#[test]
+fn a_flood_of_pipelined_requests_on_one_connection_does_not_starve_the_others() {
+    let server = start_with(Limits::default(), 2);
+    let mut flood = server.connect();
+    let mut writing = flood.stream.try_clone().unwrap();
+    let writer = std::thread::spawn(move || {
+        let _ = writing.write_all("GET /work?ms=50 HTTP/1.1\r\nHost: x\r\n\r\n".repeat(20_000).as_bytes());
+    });
+    for _ in 0..20 {
+        assert_alive(&server);
+    }
+    let mut all = Vec::new();
+    let _ = flood.stream.read_to_end(&mut all);
+    writer.join().unwrap();
+    eventually("it is counted", || closed(&server, "pipelining") == 1.0);
+    assert!(server.handler.begun.lock().iter().filter(|target| target.starts_with("/work")).count() < 100);
+}
+
+#[test]
+fn a_client_that_comes_back_from_the_same_port_is_served() {
+    let server = start(Limits::default());
+    let mut client = server.connect();
+    client.send("GET / HTTP/1.1\r\n\r\n");
+    assert_eq!(client.receive(false).status, 400);
+    assert!(client.is_ended());
+    let local = client.stream.local_addr().unwrap();
+    rustix::net::sockopt::set_socket_linger(&client.stream, Some(Duration::ZERO)).unwrap();
+    drop(client);
+    let again = || {
+        let socket =
+            rustix::net::socket(rustix::net::AddressFamily::INET, rustix::net::SocketType::STREAM, None).unwrap();
+        rustix::net::sockopt::set_socket_reuseaddr(&socket, true).unwrap();
+        rustix::net::bind(&socket, &local).unwrap();
+        rustix::net::connect(&socket, &server.address).ok().map(|()| Client::new(std::net::TcpStream::from(socket)))
+    };
+    let mut client = None;
+    eventually("the port is free again", || {
+        client = again();
+        client.is_some()
+    });
+    // Within the moment in which the old connection's rest is thrown away, the new one may be cut once.
+    std::thread::sleep(Duration::from_millis(60));
+    assert_eq!(client.unwrap().get("/const").text(), "hello");
+}
