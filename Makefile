@@ -5,7 +5,7 @@ DATA ?= ./larder-data
 LISTEN ?= 127.0.0.1:8080
 
 .PHONY: help run build test need fmt-check clippy test-rust test-release test-contract torture fuzz bench bench-peers \
-        size budget deploy rollback test-board clean-data
+        size budget deploy rollback test-board test-arm clean-data
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{ printf "  %-16s %s\n", $$1, $$2 }'
@@ -47,6 +47,9 @@ rollback: ## put back what ran on the board before the last deploy: HOST=user@bo
 
 test-board: ## deploy to a container that is like a board, and look (root, mmdebstrap, systemd-container; minutes)
 	@BIN='$(BIN)' tests/board/run.sh
+
+test-arm: ## boot a 512 MB ARM board in QEMU and run larder there: a kill, a power cut (qemu-system-arm; minutes)
+	@BIN='$(BIN)' tests/board/arm.sh
 
 size: build ## the size of the release binary
 	@stat -c 'larder: %s bytes' target/release/larder

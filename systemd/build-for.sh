@@ -54,7 +54,9 @@ fi
 
 variable=CARGO_TARGET_$(echo "$target" | tr 'a-z-' 'A-Z_')_LINKER
 linker=$(printenv "$variable" || echo "$gcc")
-command -v "$linker" >/dev/null || die "no linker for $target: apt-get install $package (or set $variable)"
+# Found out now, not at the end of a long build.
+echo 'int main(void) { return 0; }' | "$linker" -x c -o /dev/null - 2>/dev/null ||
+    die "$linker cannot link for $target: apt-get install $package libc6-dev-$debian-cross (or set $variable)"
 export "$variable=$linker"
 "$cargo" build --release --locked --target "$target" >&2
 echo "$folder/$target/release/larder"

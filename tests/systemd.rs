@@ -63,7 +63,8 @@ fn the_service_exposes_little() {
 
 #[test]
 fn the_scripts_are_good_shell() {
-    let scripts = ["systemd/build-for.sh", "systemd/deploy.sh", "systemd/board.sh", "tests/board/run.sh"];
+    let scripts =
+        ["systemd/build-for.sh", "systemd/deploy.sh", "systemd/board.sh", "tests/board/run.sh", "tests/board/arm.sh"];
     for script in scripts {
         let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(script);
         let shell = if script.starts_with("systemd") { "sh" } else { "bash" };
