@@ -59,3 +59,7 @@ bench: ## criterion benches of the parts
 
 clean-data: ## remove the local data folder of `make run`
 	rm -rf -- $(DATA)
+
+bench-peers: ## larder beside other servers, on this machine (ROUNDS, SECONDS_EACH, ONLY, WORKLOADS: see benches/peers/run.py)
+	sh benches/peers/need.sh
+	python3 benches/peers/run.py

@@ -1,0 +1,300 @@
+#!/usr/bin/env python3
+"""Runs larder beside other servers, in one sitting, in interleaved rounds, and writes down what came out.
+
+    make bench-peers                                        everything, three rounds (hours)
+    ROUNDS=1 SECONDS_EACH=2 ONLY=larder-tiny,gin WORKLOADS=get100,put1k-card make bench-peers
+
+ONLY and WORKLOADS choose by name (`run.py --list` shows the names; `put1k-card@64` is one number of connections);
+COLD_KEYS is how many keys the cold workload has (1 000 000); PROFILE is larder's build profile (release);
+RESULTS is the folder written to, NAME the name of the files in it (the date and the machine).
+
+The server runs on core 0, wrk and the simulated card on core 1. Each cell is a server of its own, started on the
+data folder kept for that peer, warmed up, measured, stopped. Nothing else should run meanwhile.
+"""
+
+import http.client
+import json
+import os
+import pathlib
+import random
+import resource
+import socket
+import subprocess
+import sys
+import threading
+import time
+
+import peers
+import report
+import workloads
+from peers import LOAD_CORE, PEERS, ROOT
+from workloads import CARD_MS, KINDS, WORKLOADS, key, value
+
+WORK = pathlib.Path(os.environ.get("BENCH_DIR", ROOT / "target" / "bench-peers"))
+TICK = os.sysconf("SC_CLK_TCK")
+
+
+def chosen(name, all_names):
+    given = [word for word in os.environ.get(name, "").split(",") if word]
+    for word in given:
+        if word.split("@")[0] not in all_names:
+            sys.exit(f"{name}: there is no {word!r}; there are {', '.join(all_names)}")
+    return given or list(all_names)
+
+
+class Card:
+    """The simulated card over a folder."""
+
+    def __init__(self, backing, mountpoint):
+        self.mountpoint = mountpoint
+        mountpoint.mkdir(parents=True, exist_ok=True)
+        self.process = subprocess.Popen(
+            ["taskset", "-c", LOAD_CORE, ROOT / "target/fast/examples/card", backing, mountpoint, str(CARD_MS)],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        if self.process.stdout.readline() != "mounted\n":
+            raise RuntimeError("the card cannot be mounted: is /dev/fuse there?")
+
+    def stats(self):
+        self.process.stdin.write("\n")
+        self.process.stdin.flush()
+        return json.loads(self.process.stdout.readline())
+
+    def end(self):
+        self.process.stdin.close()
+        self.process.wait(30)
+
+
+class Context:
+    """What plans need to know, and the data that peers are measured on."""
+
+    def __init__(self):
+        self.cold_keys = int(os.environ.get("COLD_KEYS", "1000000"))
+        rng = random.Random(4)
+        self.static = {key(name, number): value(size, rng)
+                       for name, count, size in KINDS.values() for number in range(min(count, 100 if name == "b" else count))}
+
+    def tag(self, peer, name):
+        headers, _ = peers.request(peer.port, *peer.get(name))
+        return headers.get("ETag")
+
+    def folder(self, peer, durable, data):
+        """The data folder of a peer, filled at first use."""
+        home = WORK / f"{peer.name}-{'durable' if durable else 'relaxed'}-{data}"
+        if not (home / "filled").exists():
+            print(f"  filling {home.name} …", flush=True)
+            peers.remove(home)
+            home.mkdir(parents=True)
+            server = peer(home / "data", home, durable, self.static if data == "small" else {})
+            server.start()
+            try:
+                if "put" in peer.can:
+                    self.fill(server, data)
+            finally:
+                server.stop()
+            (home / "filled").touch()
+        return home / "data"
+
+    def fill(self, server, data):
+        rng = random.Random(5)
+        if data == "cold":
+            groups = ([(key("c", n), None) for n in range(start, min(start + 100, self.cold_keys))]
+                      for start in range(0, self.cold_keys, 100))
+        else:
+            pairs = [pair for pair in self.static.items() if len(pair[1]) <= 1024]
+            groups = (pairs[start:start + 100] for start in range(0, len(pairs), 100))
+        groups, lock = iter(groups), threading.Lock()
+        failures = []
+
+        def work():
+            connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=120)
+            try:
+                while True:
+                    with lock:
+                        group = next(groups, None)
+                        if group is None or failures:
+                            return
+                        group = [(name, text or value(100, rng)) for name, text in group]
+                    send(connection, *server.batch(group))
+            except (OSError, http.client.HTTPException) as error:
+                failures.append(error)
+        threads = [threading.Thread(target=work) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        if failures:
+            raise failures[0]
+        connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=120)
+        for name, text in self.static.items():
+            if data == "small" and len(text) > 1024:
+                send(connection, *server.put(name, text))
+
+
+def send(connection, method, path, headers, body):
+    connection.request(method, path, body, headers)
+    answer = connection.getresponse()
+    text = answer.read()
+    if answer.status // 100 != 2:
+        raise OSError(f"{method} {path}: {answer.status} {text[:200]!r}")
+
+
+def cpu_seconds(pids):
+    total = 0
+    for pid in pids:
+        fields = pathlib.Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
+        total += int(fields[11]) + int(fields[12])
+    return total / TICK
+
+
+def rss_kib(pids):
+    total = 0
+    for pid in pids:
+        for line in pathlib.Path(f"/proc/{pid}/status").read_text().splitlines():
+            if line.startswith("VmRSS:"):
+                total += int(line.split()[1])
+    return total
+
+
+def answered_connections(port):
+    """Connections to the port that have had an answer: what wrk does not tell."""
+    out = subprocess.run(["ss", "-tinH", "state", "established", f"( dport = :{port} )"],
+                         capture_output=True, text=True, check=False).stdout
+    return out.count("bytes_received:")
+
+
+def wrk(port, plan, connections, seconds, during=None):
+    words = ["taskset", "-c", LOAD_CORE, "wrk", "-t1", f"-c{connections}", f"-d{seconds}s", "--timeout", "30s", "-s",
+             ROOT / "benches/peers/load.lua", f"http://127.0.0.1:{port}/", "--", f"plan={plan}", "seed=7"]
+    process = subprocess.Popen(list(map(str, words)), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    if during:
+        time.sleep(seconds * 0.6)
+        during()
+    out, _ = process.communicate(timeout=seconds + 90)
+    for line in out.splitlines():
+        if line.startswith("RESULT "):
+            return json.loads(line[7:])
+    raise RuntimeError(f"wrk failed:\n{out}")
+
+
+class Idle:
+    """Connections that have had one answer each and then wait."""
+
+    def __init__(self, server, count):
+        raw = workloads.http(*server.get(key("h", 0)))
+        self.sockets, self.answered = [], 0
+        for start in range(0, count, 100):
+            group = []
+            for _ in range(min(100, count - start)):
+                try:
+                    connection = socket.create_connection(("127.0.0.1", server.port), timeout=5)
+                    connection.sendall(raw)
+                    group.append(connection)
+                except OSError:
+                    pass
+            for connection in group:
+                try:
+                    self.answered += connection.recv(4096).startswith(b"HTTP/1.1 200")
+                except OSError:
+                    pass
+            self.sockets += group
+            if not group:
+                break
+
+    def end(self):
+        for connection in self.sockets:
+            connection.close()
+
+
+def measure(context, peer, work, connections, seconds):
+    """One cell of the table."""
+    backing = context.folder(peer, work.durable, work.data)
+    card = Card(backing, WORK / "card") if work.card else None
+    values = context.static if work.data == "small" else {}
+    server = peer(card.mountpoint if card else backing, backing.parent, work.durable, values)
+    cell = {}
+    idle = None
+    try:
+        server.start()
+        cell["start_ms"] = round(server.start_ms)
+        plan = WORK / "plan.lua"
+        plan.write_text(work.plan(server, context))
+        pids = server.pids()
+        cell["rss_start_kib"] = rss_kib(pids)
+        if work.idle:
+            idle = Idle(server, work.idle)
+            cell["idle_answered"] = idle.answered
+            cell["rss_idle_kib"] = rss_kib(pids)
+        warm = wrk(server.port, plan, connections, 1)
+        written, cpu = (card.stats() if card else None), cpu_seconds(pids)
+
+        def during():
+            cell["answered"] = min(connections, answered_connections(server.port) - (idle.answered if idle else 0))
+        result = wrk(server.port, plan, connections, seconds, during)
+        used = cpu_seconds(pids) - cpu
+        good = result["requests"] - result["status"]
+        cell.update({name: result[name] for name in
+                     ("requests", "p50_us", "p99_us", "p999_us", "max_us", "status", "connect", "read", "write", "timeout")})
+        cell["per_second"] = good / (result["duration_us"] / 1e6)
+        cell["cpu_us"] = used * 1e6 / max(1, result["requests"])
+        cell["rss_kib"] = rss_kib(pids)
+        if warm["status"] or result["status"]:
+            print(f"    {peer.name}: {result['status']} answers with an error status", flush=True)
+    finally:
+        if idle:
+            idle.end()
+        server.stop()
+        if card:
+            if "per_second" in cell:
+                after = card.stats()
+                cell["syncs_per_second"] = (after["syncs"] - written["syncs"]) / (result["duration_us"] / 1e6)
+                if work.user_bytes:
+                    # Up to the end of the stop, so that what was put off is in it.
+                    cell["wear"] = (after["bytes_to_card"] - written["bytes_to_card"]) / (good * work.user_bytes)
+            card.end()
+    return cell
+
+
+def cells(names, all_work):
+    for name in all_work:
+        work, _, only = name.partition("@")
+        work = WORKLOADS[work]
+        for connections in (int(only),) if only else work.connections:
+            peers_here = [PEERS[peer] for peer in names]
+            yield work, connections, [peer for peer in peers_here if work.possible(peer)]
+
+
+def main():
+    if sys.argv[1:] == ["--list"]:
+        for table in (PEERS, WORKLOADS):
+            for name, one in table.items():
+                print(f"{name:20} {one.about}")
+        return
+    rounds, seconds = int(os.environ.get("ROUNDS", "3")), int(os.environ.get("SECONDS_EACH", "5"))
+    names, work_names = chosen("ONLY", PEERS), chosen("WORKLOADS", WORKLOADS)
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    WORK.mkdir(parents=True, exist_ok=True)
+    context = Context()
+    results = report.Results(rounds, seconds, names, context.cold_keys)
+    for number in range(rounds):
+        for work, connections, able in cells(names, work_names):
+            # A different peer first in each round, so that none always comes after the same one.
+            turned = able[number % max(1, len(able)):] + able[:number % max(1, len(able))]
+            for peer in turned:
+                try:
+                    cell = measure(context, peer, work, connections, seconds)
+                except (OSError, RuntimeError, subprocess.SubprocessError, http.client.HTTPException) as error:
+                    print(f"    {peer.name} on {work.name}: {error}", flush=True)
+                    cell = {"error": str(error).splitlines()[0]}
+                results.add(work, connections, peer, cell)
+                if "per_second" in cell:
+                    print(f"{number + 1}/{rounds} {work.name:18} {connections:4} {peer.name:12} "
+                          f"{cell['per_second']:9.0f}/s  p50 {cell['p50_us'] / 1000:8.2f}  p99 {cell['p99_us'] / 1000:8.2f} ms"
+                          f"  {cell['cpu_us']:6.0f} µs CPU  {cell['rss_kib'] / 1024:5.0f} MiB"
+                          f"  {cell['answered']}/{connections} answered", flush=True)
+        results.write()
+    print(results.write())
+
+
+if __name__ == "__main__":
+    main()
