@@ -247,7 +247,7 @@ def measure(context, peer, work, connections, seconds):
             if "per_second" in cell:
                 after = card.stats()
                 cell["syncs_per_second"] = (after["syncs"] - written["syncs"]) / (result["duration_us"] / 1e6)
-                if work.user_bytes:
+                if work.user_bytes and good:
                     # Up to the end of the stop, so that what was put off is in it.
                     cell["wear"] = (after["bytes_to_card"] - written["bytes_to_card"]) / (good * work.user_bytes)
             card.end()

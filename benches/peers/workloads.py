@@ -104,7 +104,7 @@ def batches(peer, context):
     rng = random.Random(3)
 
     def one():
-        return http(*peer.batch([(key("h", rng.randrange(HOT[1])), value(100, rng)) for _ in range(100)]))
+        return http(*peer.batch([(key("h", number), value(100, rng)) for number in rng.sample(range(HOT[1]), 100)]))
     return pool_plan([one() for _ in range(64)])
 
 

@@ -34,6 +34,7 @@ async function save() {
   setTimeout(save, 1000);
 }
 setTimeout(save, 1000);
+process.on('SIGTERM', () => save().then(() => process.exit(0)));
 
 const app = express();
 app.disable('x-powered-by');

@@ -40,20 +40,11 @@ struct DataUndo {
     old_length: u64,
 }
 
-/// How to take back one change of names, and the folder whose sync makes it stay.
+/// How to take back one change of names.
 enum NameUndo {
-    Created { parent: u64, node: u64 },
-    Removed { parent: u64, node: u64 },
-    Renamed { from: (u64, OsString), to: u64, node: u64, replaced: Option<u64> },
-}
-
-impl NameUndo {
-    fn folder(&self) -> u64 {
-        match self {
-            NameUndo::Created { parent, .. } | NameUndo::Removed { parent, .. } => *parent,
-            NameUndo::Renamed { to, .. } => *to,
-        }
-    }
+    Created { node: u64 },
+    Removed { node: u64 },
+    Renamed { from: (u64, OsString), node: u64, replaced: Option<u64> },
 }
 
 /// The folder behind the card.
@@ -182,7 +173,7 @@ impl Disk {
         fs::create_dir(&path)?;
         fs::set_permissions(&path, fs::Permissions::from_mode(mode & 0o7777))?;
         let found = self.lookup(parent, name)?;
-        self.note(NameUndo::Created { parent, node: found.0 });
+        self.note(NameUndo::Created { node: found.0 });
         Ok(found)
     }
 
@@ -202,7 +193,7 @@ impl Disk {
         node.opens += 1;
         node.file.get_or_insert_with(|| Arc::new(file));
         if !existed {
-            self.note(NameUndo::Created { parent, node: inode });
+            self.note(NameUndo::Created { node: inode });
         }
         Ok((inode, metadata))
     }
@@ -299,7 +290,7 @@ impl Disk {
             return Err(io::ErrorKind::DirectoryNotEmpty.into());
         }
         self.take_away(inode)?;
-        self.note(NameUndo::Removed { parent, node: inode });
+        self.note(NameUndo::Removed { node: inode });
         Ok(())
     }
 
@@ -335,7 +326,7 @@ impl Disk {
         }
         fs::rename(self.path(inode)?, target)?;
         self.move_node(inode, to.0, to.1)?;
-        self.note(NameUndo::Renamed { from: (from.0, from.1.to_owned()), to: to.0, node: inode, replaced });
+        self.note(NameUndo::Renamed { from: (from.0, from.1.to_owned()), node: inode, replaced });
         Ok(())
     }
 
@@ -368,16 +359,9 @@ impl Disk {
     pub fn end_sync(&mut self, mark: &SyncMark) {
         let Ok(node) = self.node_mut(mark.node) else { return };
         node.undo.drain(..mark.data);
-        if node.directory {
-            let later = self.name_undo.split_off(mark.names);
-            let (durable, mut kept): (Vec<_>, Vec<_>) =
-                std::mem::take(&mut self.name_undo).into_iter().partition(|undo| undo.folder() == mark.node);
-            kept.extend(later);
-            self.name_undo = kept;
-            for undo in durable {
-                if let NameUndo::Removed { node, .. } | NameUndo::Renamed { replaced: Some(node), .. } = undo {
-                    self.empty_trash(node);
-                }
+        for undo in self.name_undo.drain(..mark.names).collect::<Vec<_>>() {
+            if let NameUndo::Removed { node } | NameUndo::Renamed { replaced: Some(node), .. } = undo {
+                self.empty_trash(node);
             }
         }
         self.let_go(mark.node);
@@ -404,9 +388,9 @@ impl Disk {
         }
         for undo in std::mem::take(&mut self.name_undo).into_iter().rev() {
             match undo {
-                NameUndo::Created { node, .. } => self.take_away(node)?,
-                NameUndo::Removed { node, .. } => self.put_back(node)?,
-                NameUndo::Renamed { from, node, replaced, .. } => {
+                NameUndo::Created { node } => self.take_away(node)?,
+                NameUndo::Removed { node } => self.put_back(node)?,
+                NameUndo::Renamed { from, node, replaced } => {
                     let target = self.path_of(from.0, &from.1)?;
                     fs::rename(self.path(node)?, target)?;
                     self.move_node(node, from.0, &from.1)?;

@@ -3,7 +3,7 @@
 //!
 //! It is a pass-through, not a model of a file system: what a program writes is at once in the folder behind it. With
 //! [`CardOptions::power_cuts`] the card remembers how to take back whatever was not synced: bytes and lengths until
-//! their file is synced, names until their folder is. That is stricter than ext4, whose syncs carry names along.
+//! their file is synced; names until anything is, as on ext4, whose journal carries all earlier names along.
 //! Memory maps that are written to are not supported.
 
 mod disk;
