@@ -3,6 +3,7 @@
 //! Invariant: a connection is counted before it is accepted and until it is dropped; at the cap the listeners are left
 //! alone, and new connections wait in the kernel.
 
+use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
@@ -26,6 +27,12 @@ const ACCEPTS_PER_TURN: usize = 64;
 /// The longest pause after an error, in ticks.
 const PAUSE_TICKS_MAX: u32 = (1000 / TICK_MS) as u32;
 
+/// Connections of one thread that may wait for another of their address to end; one more is refused at once.
+const HELD_MAX: usize = 64;
+/// How long they wait. A client that closes and opens many at once is served; the ends are told before the beginnings,
+/// but a thread may hear of the beginnings first.
+const HELD_TICKS: u32 = 500u64.div_ceil(TICK_MS) as u32;
+
 /// Whether the listeners are being watched.
 #[derive(Default)]
 pub struct Accepting {
@@ -34,6 +41,8 @@ pub struct Accepting {
     resume_at: u32,
     /// The pause after the next error in a row.
     pause_ticks: u32,
+    /// Accepted connections over the cap of their address, and since when they wait.
+    held: VecDeque<(OwnedFd, Peer, u32)>,
 }
 
 impl IoThread {
@@ -59,12 +68,16 @@ impl IoThread {
 
     /// Milliseconds until the listeners are to be watched again.
     pub(super) fn accept_wait_ms(&self) -> Option<u64> {
+        if !self.accepting.held.is_empty() {
+            return Some(TICK_MS);
+        }
         let is_paused = !self.accepting.is_on && !self.core.draining;
         is_paused.then(|| u64::from(self.accepting.resume_at.saturating_sub(self.core.tick)) * TICK_MS)
     }
 
-    /// Watches the listeners again if the pause is over.
+    /// Watches the listeners again if the pause is over, and looks after connections that were held back.
     pub(super) fn resume_accepting(&mut self) {
+        self.look_after_held();
         if self.accept_wait_ms() == Some(0)
             && let Err(error) = self.start_accepting()
         {
@@ -147,13 +160,37 @@ impl IoThread {
 
     /// Takes a connection that is counted in the total, or hands it to the thread that has fewest.
     fn admit(&mut self, socket: OwnedFd, peer: Peer) {
-        let shared = &self.core.shared;
-        shared.stats.accepted.inc();
-        if !shared.claim_address(peer, self.core.limits.connections_per_address_max) {
-            shared.release_connection();
-            shared.stats.count_closed(CloseReason::AddressLimit);
-            return;
+        self.core.shared.stats.accepted.inc();
+        if self.core.shared.claim_address(peer, self.core.limits.connections_per_address_max) {
+            self.place(socket, peer);
+        } else if self.accepting.held.len() < HELD_MAX {
+            self.accepting.held.push_back((socket, peer, self.core.tick));
+        } else {
+            self.refuse(socket);
         }
+    }
+
+    fn look_after_held(&mut self) {
+        for _ in 0..self.accepting.held.len() {
+            let Some((socket, peer, since)) = self.accepting.held.pop_front() else { return };
+            if self.core.shared.claim_address(peer, self.core.limits.connections_per_address_max) {
+                self.place(socket, peer);
+            } else if self.core.draining || self.core.tick.wrapping_sub(since) > HELD_TICKS {
+                self.refuse(socket);
+            } else {
+                self.accepting.held.push_back((socket, peer, since));
+            }
+        }
+    }
+
+    fn refuse(&mut self, socket: OwnedFd) {
+        self.core.shared.release_connection();
+        self.core.shared.stats.count_closed(CloseReason::AddressLimit);
+        drop(socket);
+    }
+
+    fn place(&mut self, socket: OwnedFd, peer: Peer) {
+        let shared = &self.core.shared;
         shared.stats.connections.inc();
         let load = |index: usize| shared.io[index].load.load(Ordering::Relaxed);
         let own = load(self.index);
