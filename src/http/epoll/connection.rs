@@ -44,6 +44,8 @@ pub struct Core {
     pub mailbox: Arc<Mailbox>,
     /// The limits in force, looked at again every few ticks.
     pub limits: Arc<Limits>,
+    /// `limits.idle_timeout` in ticks: the one that every request needs.
+    pub idle_ticks: u32,
     /// The present tick.
     pub tick: u32,
     /// No request is begun on a connection any more once its present one is answered.
@@ -54,6 +56,12 @@ pub struct Core {
 }
 
 impl Core {
+    /// Looks at the limits in force.
+    pub fn read_limits(&mut self) {
+        self.limits = self.shared.limits.get();
+        self.idle_ticks = ticks(self.limits.idle_timeout) + 1;
+    }
+
     /// The tick at which `duration` will have passed.
     pub fn tick_after(&self, duration: Duration) -> u32 {
         self.tick.saturating_add(ticks(duration)).saturating_add(1)
@@ -311,7 +319,7 @@ impl Connection {
         if is_idle && verdict == Verdict::Wait {
             give_back(core, active);
             self.idle_since = core.tick;
-            self.deadline = core.tick_after(core.limits.idle_timeout);
+            self.deadline = core.tick + core.idle_ticks;
         } else {
             self.deadline = self.deadline_of(&active);
             self.active = Some(active);
@@ -437,7 +445,11 @@ impl Connection {
     }
 
     fn read_once(&mut self, active: &mut Active) -> rustix::io::Result<usize> {
-        active.input.drain(..active.start);
+        if active.start == active.input.len() {
+            active.input.clear();
+        } else {
+            active.input.drain(..active.start);
+        }
         active.start = 0;
         let direct = if active.input.is_empty() { active.incoming.as_mut() } else { None };
         if let Some(incoming) = direct

@@ -13,7 +13,6 @@ use rustix::event::epoll::{self, CreateFlags, Event, EventData, EventFlags};
 use rustix::io::Errno;
 
 use super::accept::Accepting;
-use super::body::ticks;
 use super::connection::{Connection, Core, Verdict, unsent};
 use super::mailbox::Message;
 use super::shared::Shared;
@@ -28,7 +27,7 @@ pub(super) const LISTENER: u32 = NO_CONNECTION;
 const MAILBOX: u64 = token(NO_CONNECTION + 1, 0);
 const EVENTS_PER_TURN: usize = 256;
 /// How often the limits are looked at again.
-const LIMITS_EVERY: Duration = Duration::from_millis(100);
+const LIMITS_EVERY_TICKS: u32 = (100 / TICK_MS) as u32;
 /// How long an unfinished head may go on once the server stops.
 const DRAIN_HEAD_GRACE: Duration = Duration::from_secs(1);
 
@@ -57,7 +56,8 @@ impl IoThread {
         let mailbox = Arc::clone(&shared.io[index].mailbox);
         epoll::add(&epoll, mailbox.event(), EventData::new_u64(MAILBOX), EventFlags::IN | EventFlags::ET)?;
         let limits = shared.limits.get();
-        let core = Core { shared, mailbox, limits, tick: 0, draining: false, pool: Vec::new() };
+        let mut core = Core { shared, mailbox, limits, idle_ticks: 0, tick: 0, draining: false, pool: Vec::new() };
+        core.read_limits();
         Ok(IoThread {
             core,
             index,
@@ -128,9 +128,9 @@ impl IoThread {
     fn look_at_the_clock(&mut self) {
         let since = self.core.shared.epoch.elapsed().as_millis() as u64;
         self.core.tick = (since / TICK_MS) as u32;
-        if self.core.tick.wrapping_sub(self.limits_read_at) >= ticks(LIMITS_EVERY) {
+        if self.core.tick.wrapping_sub(self.limits_read_at) >= LIMITS_EVERY_TICKS {
             self.limits_read_at = self.core.tick;
-            self.core.limits = self.core.shared.limits.get();
+            self.core.read_limits();
         }
     }
 

@@ -164,21 +164,21 @@ enum Target<'a> {
 impl<'a> RequestLine<'a> {
     fn parse(line: &'a [u8], limits: &Limits) -> Result<RequestLine<'a>, Refusal> {
         const SHAPE: Refusal = Refusal::bad("the request line is not `METHOD target HTTP/1.1`");
-        let first = memchr(b' ', line).ok_or(SHAPE)?;
-        let method = &line[..first];
-        if method.is_empty() || !method.iter().all(|&byte| is_token(byte)) {
-            return Err(Refusal::bad("the method is not a token"));
+        let first = count_of(line, TOKEN);
+        if first == 0 || line.get(first) != Some(&b' ') {
+            return Err(Refusal::bad("the request line does not begin with a method and a blank"));
         }
-        let rest = &line[first + 1..];
-        let second = memchr(b' ', rest).unwrap_or(rest.len());
-        let target = &rest[..second];
-        if target.len() > limits.target_bytes_max {
+        let (method, rest) = (&line[..first], &line[first + 1..]);
+        let valid = count_of(rest, TARGET);
+        let second = valid + memchr(b' ', &rest[valid..]).unwrap_or(rest.len() - valid);
+        if second > limits.target_bytes_max {
             return Err(TARGET_TOO_LONG);
         }
         let http_1_0 = parse_version(rest.get(second + 1..).ok_or(SHAPE)?)?;
-        if !target.iter().all(|&byte| (0x21..=0x7e).contains(&byte) && byte != b'#') {
+        if valid != second {
             return Err(Refusal::bad("the request target holds a byte that may not stand there"));
         }
+        let target = &rest[..second];
         let target = std::str::from_utf8(target).map_err(|_| SHAPE)?;
         let target = parse_target(method, target)?;
         Ok(RequestLine { method: Method::parse(method), target, http_1_0 })
@@ -355,24 +355,67 @@ fn parse_length(value: &[u8]) -> Result<u64, Refusal> {
     })
 }
 
+/// In [`CLASSES`]: may stand in a token (RFC 9110 §5.6.2).
+const TOKEN: u8 = 1;
+/// In [`CLASSES`]: may stand in a request target; visible ASCII but the `#` of fragments.
+const TARGET: u8 = 2;
+/// In [`CLASSES`]: may stand in the name of a host (RFC 3986 §3.2.2).
+const HOST: u8 = 4;
+
+static CLASSES: [u8; 256] = classes();
+
+const fn classes() -> [u8; 256] {
+    let mut table = [0; 256];
+    let mut byte = 0x21;
+    while byte <= 0x7e {
+        if byte != b'#' {
+            table[byte as usize] |= TARGET;
+        }
+        if byte.is_ascii_alphanumeric() {
+            table[byte as usize] |= TOKEN | HOST;
+        }
+        byte += 1;
+    }
+    add(add(table, b"!#$%&'*+-.^_`|~", TOKEN), b"-._~!$&'()*+,;=%", HOST)
+}
+
+const fn add(mut table: [u8; 256], bytes: &[u8], class: u8) -> [u8; 256] {
+    let mut at = 0;
+    while at < bytes.len() {
+        table[bytes[at] as usize] |= class;
+        at += 1;
+    }
+    table
+}
+
+/// How many bytes at the start of `text` are of a class.
+fn count_of(text: &[u8], class: u8) -> usize {
+    text.iter().take_while(|byte| CLASSES[usize::from(**byte)] & class != 0).count()
+}
+
 /// A token byte (RFC 9110 §5.6.2).
 pub fn is_token(byte: u8) -> bool {
-    byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte)
+    CLASSES[usize::from(byte)] & TOKEN != 0
 }
 
 /// Whether a text may stand as `host [":" port]`. Empty is allowed: a URI may have no authority.
 fn is_host(value: &[u8]) -> bool {
-    let (host, port) = match value.iter().rposition(|&byte| byte == b':' || byte == b']') {
-        Some(at) if value[at] == b':' => (&value[..at], &value[at + 1..]),
-        _ => (value, &b""[..]),
+    let host_len = match value.strip_prefix(b"[") {
+        None => count_of(value, HOST),
+        Some(rest) => {
+            let is_address = |byte: &u8| byte.is_ascii_alphanumeric() || b":.%".contains(byte);
+            let address_len = rest.iter().take_while(|byte| is_address(byte)).count();
+            if address_len == 0 || rest.get(address_len) != Some(&b']') {
+                return false;
+            }
+            address_len + 2
+        }
     };
-    let is_name = |byte: &u8| byte.is_ascii_alphanumeric() || b"-._~!$&'()*+,;=%".contains(byte);
-    let is_address = |byte: &u8| byte.is_ascii_hexdigit() || b":.%".contains(byte) || byte.is_ascii_alphanumeric();
-    let host_is_valid = match host {
-        [b'[', address @ .., b']'] => !address.is_empty() && address.iter().all(is_address),
-        name => name.iter().all(is_name),
-    };
-    host_is_valid && port.iter().all(u8::is_ascii_digit)
+    match &value[host_len..] {
+        [] => true,
+        [b':', port @ ..] => port.iter().all(u8::is_ascii_digit),
+        _ => false,
+    }
 }
 
 #[cfg(test)]
