@@ -16,6 +16,8 @@ use crate::http::wire;
 const INTERVAL: Duration = Duration::from_secs(1);
 /// Looks at the memory come every so many intervals.
 const MEMORY_EVERY: u32 = 30;
+/// Freed memory is given back every so many intervals, if there was work that frees much.
+const TRIM_EVERY: u32 = 10;
 /// A look at the tokens file comes every so many intervals: `larder token` promises seconds.
 const TOKENS_EVERY: u32 = 2;
 /// The cache never shrinks below this share of its budget.
@@ -41,12 +43,15 @@ pub fn start(api: &Arc<Api>) -> io::Result<Background> {
     let keeper = api.clone();
     let keeping = thread::Builder::new().name("larder-keeping".into()).spawn(move || {
         let mut budget = CacheBudget { full_bytes: keeper.config.cache_bytes, now_bytes: keeper.config.cache_bytes };
+        let mut trimming = Trimming::default();
         for round in 0u32.. {
             heartbeat.beat();
             wire::set_clock_trusted(keeper.store().is_none_or(|db| db.clock().is_set()));
-            refresh_tokens(&keeper);
             if round % MEMORY_EVERY == 0 {
                 budget.adjust(&keeper);
+            }
+            if round % TRIM_EVERY == 0 {
+                trimming.look(&keeper);
             }
             if round % TOKENS_EVERY == 0 {
                 take_up_tokens(&keeper);
@@ -61,15 +66,6 @@ pub fn start(api: &Arc<Api>) -> io::Result<Background> {
         None => None,
     };
     Ok(Background { api: api.clone(), stop, threads: vec![ending, keeping], watchdog })
-}
-
-/// Takes up tokens that `larder token` has made or removed. One look at the file's metadata where nothing changed.
-fn refresh_tokens(api: &Api) {
-    match api.access.refresh() {
-        None => {}
-        Some(Ok(tokens)) => log::info!("the tokens have changed: there are {tokens} now"),
-        Some(Err(error)) => log::error!("the tokens stay as they are: {error}"),
-    }
 }
 
 impl Background {
@@ -93,6 +89,24 @@ fn take_up_tokens(api: &Api) {
         None => {}
         Some(Ok(tokens)) => log::info!("the tokens have changed: there are {tokens} now"),
         Some(Err(error)) => log::error!("the tokens stay as they are: {error}"),
+    }
+}
+
+/// Gives memory back that the allocator keeps: memtables and compactions free a lot at once.
+#[derive(Default)]
+struct Trimming {
+    version: u64,
+    compactions: u64,
+}
+
+impl Trimming {
+    fn look(&mut self, api: &Api) {
+        let Some(db) = api.store() else { return };
+        let now = Trimming { version: db.last_version(), compactions: db.figures().compactions };
+        if (now.version, now.compactions) != (self.version, self.compactions) {
+            memory::give_back();
+            *self = now;
+        }
     }
 }
 
