@@ -90,7 +90,9 @@ impl Source {
         if let Err(error) = self.listener.set_nonblocking(true) {
             log::warn!("cannot stop accepting: {error}");
         }
-        self.kick();
+        for _ in self.all() {
+            self.kick();
+        }
     }
 
     /// Leaves the socket as it was, for whoever gets it next.
@@ -99,7 +101,8 @@ impl Source {
     }
 
     /// Connects to ourselves and closes: tiny_http wakes up for it, and starts a thread that takes a stranded connection.
-    pub fn kick(&self) {
+    /// False if we could not connect.
+    pub fn kick(&self) -> bool {
         let mut to = self.address;
         if to.ip().is_unspecified() {
             to.set_ip(match to {
@@ -107,7 +110,7 @@ impl Source {
                 SocketAddr::V6(_) => std::net::Ipv6Addr::LOCALHOST.into(),
             });
         }
-        let _ = std::net::TcpStream::connect_timeout(&to, KICK_TIMEOUT);
+        std::net::TcpStream::connect_timeout(&to, KICK_TIMEOUT).is_ok()
     }
 }
 

@@ -17,6 +17,7 @@ use std::time::{Duration, Instant};
 use super::connection::{Connection, Glimpse, Key};
 use super::figures::Reason;
 use super::shared::Shared;
+use super::sys::TCP_ESTABLISHED;
 use super::{socket, threads};
 use crate::http::engine::{DrainSignal, Ended};
 use judge::{Memory, Verdict};
@@ -179,7 +180,7 @@ impl Guard {
             } else {
                 LOOK
             };
-        scan.seen.iter().filter(|seen| !self.memories.get(&seen.key).is_some_and(|memory| memory.cut)).count()
+        scan.seen.iter().filter(|seen| seen.info.state == TCP_ESTABLISHED).count()
     }
 
     /// Ends the longest idle connections above the caps. True if a cap is near.
@@ -210,10 +211,13 @@ impl Guard {
         near
     }
 
+    /// Frees stranded connections, as many as there are. One kick that does not get through stands for the rest.
     fn kick(&self, kicks: &HashMap<u16, usize>) {
         for source in &self.shared.sources {
             for _ in 0..kicks.get(&source.port).copied().unwrap_or(0) {
-                source.kick();
+                if self.shared.is_draining() || !source.kick() {
+                    return;
+                }
                 self.shared.figures.kicks.inc();
             }
         }
