@@ -55,6 +55,10 @@ impl Scene {
     /// Brings everything to the last level.
     fn settle(&mut self) {
         self.store.reclaim();
+        self.wait_for_reclaim();
+    }
+
+    fn wait_for_reclaim(&self) {
         let deadline = Instant::now() + PATIENCE;
         while self.store.is_reclaiming() {
             assert!(Instant::now() < deadline, "{:?}", self.store.figures());
@@ -108,7 +112,7 @@ fn used_bytes(dir: &Path) -> u64 {
 
 #[test]
 fn the_space_of_ascending_records_that_all_expired_comes_back_by_itself() {
-    let (mut scene, _) = Scene::new();
+    let (mut scene, options) = Scene::new();
     scene.load(0..40_000, 1);
     let full = scene.table_bytes();
     assert!(full > 30 * MIB as u64, "{full}");
@@ -118,6 +122,14 @@ fn the_space_of_ascending_records_that_all_expired_comes_back_by_itself() {
     scene.store.reclaim();
     scene.wait_for_tables_below(MIB as u64);
     assert!(all(&scene.store, Space::Data).is_empty());
+    scene.wait_for_reclaim();
+    let Scene { dir, store, shared } = scene;
+    drop((store, shared));
+    // Killed now, larder must not take all those deletions from the journal into memory again.
+    let store = FjallStore::open(dir.path(), options).unwrap();
+    assert!(!store.recovery().clean_stop);
+    assert!(store.figures().memtable_bytes < MIB as u64 / 4, "{:?}", store.figures());
+    assert!(all(&store, Space::Data).is_empty());
 }
 
 #[test]

@@ -57,6 +57,16 @@ pub(super) fn plant(keyspace: &Keyspace) -> Result<(), StoreError> {
     Ok(())
 }
 
+/// Writes the lower entry anew.
+///
+/// At a start fjall skips what the journals hold below the highest sequence number in the tables. Merging tombstones
+/// away lowers that number, and the start would take all of them from the journals into memory again. An entry that
+/// is never merged away keeps it up, once it is flushed. It carries nothing, so it needs no order with the commits and
+/// no sync.
+pub(super) fn renew(keyspace: &Keyspace) -> fjall::Result<()> {
+    keyspace.insert(LOWER, [])
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -41,9 +41,9 @@ const DATA_KEYSPACE: &str = "data";
 const LOG_KEYSPACE: &str = "log";
 /// What fjall can store as the length of a key.
 const KEY_BYTES_MAX: usize = u16::MAX as usize;
-/// `maintain` waits before it seals one memtable more than these. fjall itself would wait at four, without noticing
-/// that nobody is left to flush them.
-const SEALED_MEMTABLES_MAX: usize = 2;
+/// `maintain` waits before it seals one memtable more than these: a burst beyond two memtables goes at the pace of the
+/// card. fjall itself would wait at four, without noticing that nobody is left to flush them.
+const SEALED_MEMTABLES_MAX: usize = 1;
 /// `maintain` waits at so many runs in the first level. fjall itself would slow down at 20 and wait for ever at 30.
 const FIRST_LEVEL_RUNS_MAX: usize = 18;
 /// Sealed memtables' worth of memory that views may keep before the oldest one is revoked.

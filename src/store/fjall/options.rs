@@ -35,8 +35,9 @@ const LEVEL_RATIO: f32 = 10.0;
 /// What may differ from start to start.
 #[derive(Clone, Debug)]
 pub struct FjallOptions {
-    /// [`crate::store::Store::maintain`] rotates when an active memtable holds more bytes than this. Up to three a
-    /// keyspace exist at once (one active, two being flushed).
+    /// [`crate::store::Store::maintain`] rotates when an active memtable holds more bytes than this. Two a
+    /// keyspace exist at once (one active, one being flushed), and a compaction keeps those that it found in memory
+    /// until it ends.
     pub memtable_bytes: u64,
     /// Bytes of decompressed blocks kept in memory.
     pub block_cache_bytes: u64,

@@ -21,7 +21,7 @@ use parking_lot::Mutex;
 
 use super::options::TABLE_BYTES;
 use super::views::Views;
-use super::{Keyspaces, free_versions};
+use super::{Keyspaces, edges, free_versions};
 
 /// Fewer tombstones than these are not worth a run.
 const TOMBSTONES_MIN: u64 = 1000;
@@ -160,16 +160,23 @@ impl Shared {
 
     /// Flushes what is deleted in memory, then merges both keyspaces down.
     fn merge_all(&self) -> fjall::Result<()> {
+        self.flush()?;
         for keyspace in self.keyspaces.both() {
+            self.merge_down(keyspace)?;
+        }
+        // Once more for what was deleted and merged away meanwhile.
+        self.flush()
+    }
+
+    fn flush(&self) -> fjall::Result<()> {
+        for keyspace in self.keyspaces.both() {
+            edges::renew(keyspace)?;
             keyspace.rotate_memtable()?;
         }
         let deadline = Instant::now() + FLUSH_MAX;
         let is_pending = |keyspace: &Keyspace| keyspace.tree.sealed_memtable_count() > 0;
         while self.keyspaces.both().into_iter().any(is_pending) && !self.is_stopped() && Instant::now() < deadline {
             std::thread::sleep(WAIT_STEP);
-        }
-        for keyspace in self.keyspaces.both() {
-            self.merge_down(keyspace)?;
         }
         Ok(())
     }
