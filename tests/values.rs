@@ -127,7 +127,7 @@ fn a_ttl_ends_a_value_and_a_write_without_one_clears_it() {
         server.put(&format!("{KEY}?ttl=100"), b"long").expect(201);
         server.put(KEY, b"for ever").expect(204);
         assert_eq!(server.get(KEY).header("Larder-Ttl"), None);
-        for bad in ["0", "-1", "x", "", "1e9", "9999999999999999"] {
+        for bad in ["0", "-1", "x", "", "1e10", "9999999999999999"] {
             assert_eq!(server.put(&format!("{KEY}?ttl={bad}"), b"").expect(400).code(), "INVALID_TTL", "{bad}");
         }
     });

@@ -8,12 +8,15 @@ use serde::Deserialize;
 use crate::http::Problem;
 use crate::store::{NewValue, Record, Update, UpdateRefused};
 
+use super::whole;
+
 /// The content type of a counter.
 pub const CONTENT_TYPE: &str = "application/json";
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Body {
+    #[serde(deserialize_with = "whole::required")]
     by: i64,
 }
 
@@ -68,12 +71,13 @@ mod tests {
         assert_eq!(parse_body(b"").unwrap(), 1);
         assert_eq!(parse_body(b" \r\n").unwrap(), 1);
         assert_eq!(parse_body(b"{\"by\": -3}").unwrap(), -3);
+        assert_eq!(parse_body(b"{\"by\":-3.0}").unwrap(), -3);
         assert_eq!(parse_body(b"{\"by\":-9223372036854775808}").unwrap(), i64::MIN);
         for body in [
             "{}",
             "3",
-            "{\"by\":1.0}",
-            "{\"by\":1e2}",
+            "{\"by\":1.5}",
+            "{\"by\":1e-2}",
             "{\"by\":\"1\"}",
             "{\"by\":9223372036854775808}",
             "{\"by\":1,\"x\":2}",

@@ -6,7 +6,7 @@
 use parking_lot::Mutex;
 
 use crate::http::query::percent_encode;
-use crate::http::{Problem, Request, Responder, Response, encoding, etag};
+use crate::http::{Problem, Request, Responder, Response, Written, encoding, etag};
 use crate::store::{Action, Database, FullKey, OpOutcome, Precondition, Preread, Ttl, VersionSet, WriteOp};
 
 use super::kv::write::{self, write_query};
@@ -27,7 +27,9 @@ pub fn create(api: &Api, db: &Database, request: &Request, responder: Responder,
                     Some(OpOutcome::Stored { version, .. }) => {
                         Response::new(201).field("Location", &location).field("ETag", &etag::write_etag(version))
                     }
-                    _ => Problem::new(500, "INTERNAL", "the new key was taken, which chance does not allow").into(),
+                    _ => Problem::new(500, "INTERNAL", "the new key was taken, which chance does not allow")
+                        .written(Written::No)
+                        .into(),
                 }
             });
         }
@@ -68,7 +70,7 @@ impl MadeKeys {
         let mut chance = [0; 16];
         getrandom::fill(&mut chance[6..]).map_err(|error| {
             log::error!("the system gives no random bytes: {error}");
-            Problem::new(500, "INTERNAL", "no key could be made; its log says why")
+            Problem::new(500, "INTERNAL", "no key could be made; larder's log says why").written(Written::No)
         })?;
         let fresh = (u128::from(now_ms) << CHANCE_BITS) | u128::from_be_bytes(chance);
         let mut last = self.last.lock();

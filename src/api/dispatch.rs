@@ -9,7 +9,7 @@ use super::access::Grant;
 use super::ratelimit::RateKey;
 use super::routes::{self, Endpoint, Openness};
 use super::target::ValueTarget;
-use super::{Api, batch, collection, create, error, health, identify, kv, transfer};
+use super::{Api, batch, collection, create, error, health, identify, kv, openapi, stats, transfer};
 
 impl Handler for Api {
     fn admit(&self, request: &Request, trace: &mut Trace) -> Admission {
@@ -36,6 +36,9 @@ impl Handler for Api {
         if request.method == Method::Options {
             return Some(self.cors.options(&request.head, &found.route.allow()));
         }
+        if let Err(problem) = takes_no_query(&found, request) {
+            return Some(problem.into());
+        }
         match Endpoint::of(found.route.id) {
             Endpoint::Value => self.quick_value(request, &found),
             Endpoint::Health => Some(health::health(self)),
@@ -53,6 +56,10 @@ impl Handler for Api {
         let endpoint = Endpoint::of(found.route.id);
         match endpoint {
             Endpoint::Metrics => return responder.send(health::metrics(self)),
+            Endpoint::Stats => {
+                return responder.send(stats::stats(self, &request).unwrap_or_else(Response::from));
+            }
+            Endpoint::OpenApi => return responder.send(openapi::openapi(self, &request)),
             Endpoint::Files => {
                 let files = self.files.as_ref();
                 return responder.send(files.map_or_else(nothing_here, |files| files.respond(&request)));
@@ -194,6 +201,9 @@ impl Api {
     }
 
     fn record(&self, trace: &Trace, outcome: &Outcome) {
+        if cfg!(debug_assertions) {
+            openapi::check(trace, outcome.status);
+        }
         let spent = trace.received_at.elapsed();
         let route = routes::label(trace.route);
         self.registry.request(route, trace.method.as_str(), outcome.status, trace.code, spent, trace.timed);
@@ -201,6 +211,19 @@ impl Api {
             identify::log_slow(trace, outcome, route, spent);
         }
     }
+}
+
+/// The routes of larder itself know no query. Files do not mind one: pages use it to get around caches.
+fn takes_no_query(found: &Match<'_>, request: &Request) -> Result<(), Problem> {
+    let query = request.head.query();
+    let own = matches!(
+        Endpoint::of(found.route.id),
+        Endpoint::Health | Endpoint::Live | Endpoint::Metrics | Endpoint::Stats | Endpoint::OpenApi
+    );
+    if own && !query.is_empty() {
+        crate::http::query::Query::parse(query, &[])?;
+    }
+    Ok(())
 }
 
 fn no_such_path() -> Problem {

@@ -25,11 +25,14 @@ pub mod listing;
 pub mod merge_patch;
 pub mod names;
 pub mod observer;
+pub mod openapi;
 pub mod ratelimit;
 pub mod routes;
+pub mod stats;
 pub mod streams;
 pub mod target;
 pub mod transfer;
+pub mod whole;
 
 use std::sync::{Arc, OnceLock};
 use std::time::Instant;

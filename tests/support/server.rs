@@ -236,5 +236,12 @@ impl Drop for Server {
     fn drop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
+        // Debug builds say so when an answer is not in the OpenAPI document: every test watches for that.
+        let log = self.log();
+        if !std::thread::panicking()
+            && let Some(line) = log.lines().find(|line| line.contains("not in the contract"))
+        {
+            panic!("{line}");
+        }
     }
 }

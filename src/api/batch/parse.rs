@@ -13,7 +13,7 @@ use crate::http::{Problem, media};
 use crate::limits::Limits;
 
 use super::super::kv::write::parse_ttl;
-use super::super::names;
+use super::super::{names, whole};
 
 /// A batch, checked.
 #[derive(Debug)]
@@ -93,7 +93,9 @@ struct RawOperation<'a> {
     value_base64: Option<String>,
     content_type: Option<String>,
     ttl: Option<Number>,
+    #[serde(default, deserialize_with = "whole::optional")]
     if_version: Option<u64>,
+    #[serde(default, deserialize_with = "whole::optional")]
     by: Option<i64>,
 }
 

@@ -8,7 +8,7 @@ use crate::http::conditional::{self, Conditions, VersionMatch};
 use crate::http::etag;
 use crate::http::query::Query;
 use crate::http::responder::unanswered;
-use crate::http::{Method, Problem, Request, Responder, Response, encoding, media};
+use crate::http::{Method, Problem, Request, Responder, Response, Written, encoding, media};
 use crate::store::{
     Action, Database, Durability, OpOutcome, Precondition, Preread, Record, Ttl, VersionSet, WriteError, WriteOp,
     WriteOutcome, WriteRequest,
@@ -21,6 +21,8 @@ use super::super::{Api, error};
 pub const DEFAULT_CONTENT_TYPE: &str = "application/octet-stream";
 /// The longest life an entry can be given: a hundred years.
 const TTL_MAX: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
+/// More digits than a double has say nothing more.
+const TTL_CHARACTERS_MAX: usize = 32;
 
 /// Stores the body.
 pub fn put(api: &Api, db: &Database, request: &Request, responder: Responder, target: &ValueTarget<'_>) {
@@ -105,7 +107,8 @@ pub fn write_query(request: &Request, more: &[&str]) -> Result<WriteQuery, Probl
     Ok(WriteQuery { ttl, durability })
 }
 
-/// Seconds, decimals allowed, above 0 and at most a hundred years; kept to the millisecond, and never rounded to 0.
+/// Seconds as JSON writes a number (`60`, `0.5`, `1e-3`), above 0 and at most a hundred years; kept to the millisecond,
+/// and never rounded to 0.
 pub fn parse_ttl(text: &str) -> Result<Duration, Problem> {
     let invalid = || {
         Problem::new(
@@ -114,7 +117,9 @@ pub fn parse_ttl(text: &str) -> Result<Duration, Problem> {
             "ttl is a number of seconds above 0, for example 60 or 0.5, up to a hundred years",
         )
     };
-    let plain = text.len() <= 24 && text.bytes().all(|byte| byte.is_ascii_digit() || byte == b'.');
+    let number = |byte: u8| byte.is_ascii_digit() || matches!(byte, b'.' | b'e' | b'E' | b'-' | b'+');
+    let plain =
+        text.len() <= TTL_CHARACTERS_MAX && text.starts_with(|c: char| c.is_ascii_digit()) && text.bytes().all(number);
     let seconds: f64 = plain.then(|| text.parse().ok()).flatten().ok_or_else(invalid)?;
     if !(seconds > 0.0 && seconds <= TTL_MAX.as_secs_f64()) {
         return Err(invalid());
@@ -226,7 +231,9 @@ fn single_answer(
         Some(OpOutcome::Refused(refusal)) => error::refused(refusal, value_bytes_max).into(),
         Some(OpOutcome::Updated { record, .. }) => updated(&record),
         Some(OpOutcome::Got(_) | OpOutcome::Aborted) | None => {
-            Problem::new(500, "INTERNAL", "the write ended in a way larder does not know").into()
+            Problem::new(500, "INTERNAL", "the write ended in a way larder does not know")
+                .written(Written::Unknown)
+                .into()
         }
     }
 }
@@ -240,7 +247,26 @@ mod tests {
         assert_eq!(parse_ttl("60").ok(), Some(Duration::from_secs(60)));
         assert_eq!(parse_ttl("0.5").ok(), Some(Duration::from_millis(500)));
         assert_eq!(parse_ttl("0.0001").ok(), Some(Duration::from_millis(1)));
-        for bad in ["", "0", "0.0", "-1", "+1", "1e3", "inf", "NaN", "1s", " 1", ".", "1.2.3", "99999999999999"] {
+        assert_eq!(parse_ttl("6e1").ok(), Some(Duration::from_secs(60)));
+        assert_eq!(parse_ttl("5E-324").ok(), Some(Duration::from_millis(1)));
+        for bad in [
+            "",
+            "0",
+            "0.0",
+            "-1",
+            "+1",
+            "e3",
+            "1e",
+            "1e99",
+            "0e9",
+            "inf",
+            "NaN",
+            "1s",
+            " 1",
+            ".",
+            "1.2.3",
+            "99999999999999",
+        ] {
             assert_eq!(parse_ttl(bad).unwrap_err().code, "INVALID_TTL", "{bad}");
         }
     }
