@@ -27,8 +27,11 @@ def machine():
 
 
 def commit():
-    out = subprocess.run(["git", "describe", "--always", "--dirty"], cwd=ROOT, capture_output=True, text=True, check=False)
-    return out.stdout.strip() or "unknown"
+    def git(*words):
+        return subprocess.run(["git", *words], cwd=ROOT, capture_output=True, text=True, check=False).stdout.strip()
+    # Only what goes into the binary makes it another one.
+    changed = " with changes" if git("status", "--porcelain", "src", "Cargo.toml", "Cargo.lock") else ""
+    return (git("rev-parse", "--short", "HEAD") or "unknown") + changed
 
 
 def spread(numbers, text):

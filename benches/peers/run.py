@@ -79,7 +79,8 @@ class Context:
 
     def folder(self, peer, durable, data):
         """The data folder of a peer, filled at first use."""
-        home = WORK / f"{peer.name}-{'durable' if durable else 'relaxed'}-{data}"
+        size = self.cold_keys if data == "cold" else ""
+        home = WORK / f"{peer.name}-{'durable' if durable else 'relaxed'}-{data}{size}"
         if not (home / "filled").exists():
             print(f"  filling {home.name} …", flush=True)
             peers.remove(home)
