@@ -49,6 +49,11 @@ impl Client {
         let url = invocation.text("url")?.map(str::to_owned).or(variable);
         let base = check_url(url.as_deref().unwrap_or(DEFAULT_URL)).map_err(|message| usage(invocation, message))?;
         let authorization = find_token(invocation)?.map(|token| format!("Bearer {token}"));
+        Ok(Client::at(base, authorization))
+    }
+
+    /// The client of a larder at a checked base, such as `http://127.0.0.1:8080`.
+    pub fn at(base: String, authorization: Option<String>) -> Client {
         let config = ureq::Agent::config_builder()
             .http_status_as_error(false)
             .max_redirects(0)
@@ -59,7 +64,17 @@ impl Client {
             .timeout_per_read(Some(SILENCE_MAX))
             .timeout_per_write(Some(SILENCE_MAX))
             .build();
-        Ok(Client { agent: config.new_agent(), base, authorization })
+        Client { agent: config.new_agent(), base, authorization }
+    }
+
+    /// Where requests go, without a slash at the end.
+    pub fn base(&self) -> &str {
+        &self.base
+    }
+
+    /// What stands in `Authorization`.
+    pub fn authorization(&self) -> Option<&str> {
+        self.authorization.as_deref()
     }
 
     /// Sends a request; an answer other than 2xx is a failure with the exit code for it.
@@ -93,6 +108,12 @@ impl Client {
     /// GET of a JSON document.
     pub fn document(&self, target: &str) -> Result<Value, Failure> {
         self.send(http::Method::GET, target, &[("Accept", "application/json")], Payload::None)?.into_json()
+    }
+
+    /// Whether anything answers there, whatever it says.
+    pub fn reachable(&self) -> Result<(), Failure> {
+        let asked = self.agent.get(format!("{}/health/live", self.base)).call();
+        asked.map(|_| ()).map_err(|error| self.unreachable(&error))
     }
 
     fn unreachable(&self, error: &ureq::Error) -> Failure {

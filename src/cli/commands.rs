@@ -263,6 +263,48 @@ const RESTORE: Command = takes(
     ),
 );
 
+const BENCH: Command = leaf(
+    "bench",
+    "Put load on a larder and judge it",
+    "Without --scenario: reads and writes of keys of its own, which it removes at the end. With --rate users come at that \
+     rate whatever the server does, and latencies count from when a request was due; without, each connection sends its \
+     next request when the last is answered. Exit 1 if a target was missed.",
+    &[
+        Opt { short: Some('s'), ..opt("scenario", "FILE", "Phases, requests and targets from this TOML file") },
+        Opt {
+            short: Some('r'),
+            ..opt("rate", "N", "So many requests a second (default: as fast as they are answered)")
+        },
+        opt("connections", "N", "Requests under way at once (default: 32; with --rate 64)"),
+        Opt { short: Some('d'), ..opt("duration", "DURATION", "For so long (default: 10s)") },
+        Opt { short: Some('n'), ..opt("requests", "N", "Stop after so many requests") },
+        opt("path", "PATH", "Only GET this path, such as /health"),
+        opt("writes", "PERCENT", "The part of the requests that writes (default: 30)"),
+        opt("keys", "N", "How many keys are read and written (default: 1000)"),
+        opt("value-size", "SIZE", "How large values are (default: 1KiB)"),
+        opt("think", "DURATION", "The pause of a user after each answer: 1s, or 500ms..2s"),
+        Opt {
+            repeats: true,
+            ..opt(
+                "target",
+                "NAME=VALUE",
+                "Judge by this: p95=100ms, p99=50ms, rss=100MB, start=1s, requests_per_second=1000, errors=0.1%, or =off",
+            )
+        },
+        switch(
+            "spawn",
+            "Start a larder for the run, with its data in a new folder below --data, and measure its start",
+        ),
+        Opt { choices: &["tiny_http", "epoll"], ..opt("engine", "ENGINE", "With --spawn: the engine") },
+        opt("data", "DIR", "Where --spawn keeps its data, in a folder that is removed (default: here)"),
+        opt("seed", "N", "Where the random numbers begin (default: 1)"),
+        opt("hdr", "FILE", "Write the distribution of latencies in HdrHistogram's text form"),
+        JSON,
+        URL,
+        TOKEN_FILE,
+    ],
+);
+
 const COMPLETIONS: Command = takes(
     "bash|zsh|fish",
     1,
@@ -311,6 +353,7 @@ pub static LARDER: Command = Command {
         IMPORT,
         BACKUP,
         RESTORE,
+        BENCH,
         COMPLETIONS,
         leaf("man", "Print the manual page", "For example: larder man > larder.1", &[]),
         leaf("version", "Print the version", "", &[]),

@@ -3,6 +3,7 @@
 //! Data goes to stdout, everything else to stderr. Not here: what a server does once it is configured (`app`).
 
 pub mod backup;
+pub mod bench;
 pub mod client;
 pub mod commands;
 pub mod completions;
@@ -60,6 +61,7 @@ fn dispatch(invocation: &Invocation) -> Result<ExitCode, Failure> {
         "larder import" => transfer::import(invocation),
         "larder backup" => backup::backup(invocation),
         "larder restore" => backup::restore(invocation),
+        "larder bench" => bench::bench(invocation),
         "larder completions" => completions::print(invocation),
         "larder man" => Ok(print(&man::render())),
         "larder version" => Ok(version()),

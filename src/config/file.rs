@@ -162,7 +162,8 @@ pub fn unknown(section: &str, key: &str) -> String {
     format!("`{section}.{key}` is not a setting{hint}")
 }
 
-fn given(value: &Spanned<DeValue<'_>>) -> Result<Given, String> {
+/// A value of the file as it was given.
+pub fn given(value: &Spanned<DeValue<'_>>) -> Result<Given, String> {
     Ok(match value.get_ref() {
         DeValue::String(text) => Given::Text(text.to_string()),
         DeValue::Integer(integer) => {

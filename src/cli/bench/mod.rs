@@ -1,0 +1,99 @@
+//! `larder bench`: load on a larder, judged against targets.
+//!
+//! A plan (`plan`, from `scenario` or `options`) is run (`run`, `worker`, `schedule`, `client`), the server is looked at
+//! from beside (`server`), the outcome is judged (`verdict`) and shown (`report`). Not here: comparisons with other
+//! servers, which are benches.
+
+mod client;
+mod columns;
+mod folder;
+mod options;
+mod plan;
+mod random;
+mod report;
+mod run;
+mod scenario;
+mod schedule;
+mod section;
+mod server;
+mod stats;
+mod template;
+mod verdict;
+mod worker;
+
+use std::path::Path;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::time::{Duration, UNIX_EPOCH};
+
+use super::client::Client;
+use super::exit::{FAILED, Failure};
+use super::parse::{Invocation, usage};
+use client::Target;
+use plan::Plan;
+use report::Report;
+use run::Runner;
+use server::Spawned;
+
+/// Runs what was asked for. Exit 1 if a target was missed.
+pub fn bench(invocation: &Invocation) -> Result<ExitCode, Failure> {
+    if invocation.has("engine") && !invocation.has("spawn") {
+        return Err(usage(invocation, "--engine goes with --spawn".to_owned()));
+    }
+    let plan = options::plan(invocation)?;
+    let below = Path::new(invocation.text("data")?.unwrap_or("."));
+    let stop = stop_on_signals()?;
+    if !invocation.has("spawn") {
+        return load(invocation, &plan, &Client::new(invocation)?, None, &stop);
+    }
+    if invocation.has("url") || invocation.has("token-file") {
+        return Err(usage(invocation, "--spawn starts a server of its own: no --url, no --token-file".to_owned()));
+    }
+    let spawned = Spawned::start(below, invocation.text("engine")?.unwrap_or("tiny_http"))?;
+    let client = Client::at(spawned.url.clone(), None);
+    load(invocation, &plan, &client, Some(spawned.start), &stop)
+}
+
+fn load(
+    invocation: &Invocation,
+    plan: &Plan,
+    client: &Client,
+    start: Option<Duration>,
+    stop: &AtomicBool,
+) -> Result<ExitCode, Failure> {
+    let target = Target::new(client.base(), client.authorization().map(str::to_owned)).map_err(Failure::plain)?;
+    // A server that is not there is told at once, not as a thousand errors.
+    client.reachable()?;
+    let since = UNIX_EPOCH.elapsed().unwrap_or_default();
+    let run = format!("run-{}-{}", since.as_secs(), std::process::id());
+    let runner = Runner { plan, target: &target, run, stop, tell: &|line| super::complain(line) };
+    let (result, observed) = server::observe(client, || runner.run())?;
+    runner.clean_up();
+    let result = result?;
+    let facts = verdict::ServerFacts { rss_bytes_max: observed.rss_bytes_max, start };
+    let findings = verdict::judge(plan, &result, &facts);
+    let report = Report { plan, url: client.base(), result: &result, observed: &observed, start, findings: &findings };
+    if let Some(file) = invocation.text("hdr")? {
+        let mut total = stats::Stats::default();
+        result.phases.iter().filter(|phase| phase.measured).for_each(|phase| total.add(&phase.total()));
+        let written = std::fs::write(file, total.distribution());
+        written.map_err(|error| Failure::plain(format!("cannot write {file}: {error}")))?;
+    }
+    match invocation.has("json") {
+        true => super::say(&format!("{}\n", report.json())),
+        false => super::say(&report.text()),
+    }
+    Ok(if report.passes() { ExitCode::SUCCESS } else { ExitCode::from(FAILED) })
+}
+
+/// The first signal ends the run early and in order: what was measured is shown, what was made is removed.
+fn stop_on_signals() -> Result<Arc<AtomicBool>, Failure> {
+    let stop = Arc::new(AtomicBool::new(false));
+    for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM] {
+        let flagged = signal_hook::flag::register_conditional_default(signal, stop.clone())
+            .and_then(|_| signal_hook::flag::register(signal, stop.clone()));
+        flagged.map_err(|error| Failure::plain(format!("the signals cannot be caught: {error}")))?;
+    }
+    Ok(stop)
+}
