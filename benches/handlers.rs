@@ -7,7 +7,7 @@ use std::hint::black_box;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use criterion::{Criterion, criterion_group, criterion_main};
 use larder::api::access::Access;
@@ -105,7 +105,7 @@ impl Bench {
                 self.answers.recv().unwrap()
             }
         };
-        let outcome = Outcome { status: response.status, body_bytes: 0, write: Duration::ZERO, complete: true };
+        let outcome = Outcome { complete: true, ..Outcome::unsent(response.status) };
         self.api.finished(&trace, &outcome);
         response
     }

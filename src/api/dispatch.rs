@@ -204,7 +204,7 @@ impl Api {
         if cfg!(debug_assertions) {
             openapi::check(trace, outcome.status);
         }
-        let spent = trace.received_at.elapsed();
+        let spent = outcome.ended_at.saturating_duration_since(trace.received_at);
         let route = routes::label(trace.route);
         self.registry.request(route, trace.method.as_str(), outcome.status, trace.code, spent, trace.timed);
         if trace.timed && spent >= self.config.slow_request {

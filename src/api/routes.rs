@@ -28,7 +28,7 @@ pub enum Endpoint {
 }
 
 /// The route of everything else: files, or 404.
-pub static FILES: Route = Route { id: RouteId(Endpoint::Files as u8), template: "/*", methods: &[Get, Head] };
+pub static FILES: Route = route(Endpoint::Files, "/*", &[Get, Head]);
 
 /// All routes but [`FILES`], the most frequent first.
 pub static ROUTES: [Route; 13] = [
@@ -56,7 +56,7 @@ const ALL: [Endpoint; 14] = {
 };
 
 const fn route(endpoint: Endpoint, template: &'static str, methods: &'static [Method]) -> Route {
-    Route { id: RouteId(endpoint as u8), template, methods }
+    Route::new(RouteId(endpoint as u8), template, methods)
 }
 
 impl Endpoint {

@@ -28,6 +28,10 @@ pub struct Conditions {
 impl Conditions {
     /// Reads the fields of a head; the lines of one field are one list. 400 `BAD_REQUEST` for a malformed tag list.
     pub fn parse(head: &Head) -> Result<Conditions, Problem> {
+        use HeaderName::{IfMatch, IfModifiedSince, IfNoneMatch, IfUnmodifiedSince};
+        if !head.has_any(&[IfMatch, IfNoneMatch, IfModifiedSince, IfUnmodifiedSince]) {
+            return Ok(Conditions::default());
+        }
         Ok(Conditions {
             if_match: tags(head, HeaderName::IfMatch, "If-Match")?,
             if_none_match: tags(head, HeaderName::IfNoneMatch, "If-None-Match")?,

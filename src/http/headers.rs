@@ -1,9 +1,11 @@
 //! The head of a request: its target and the header fields that larder reads.
 //!
-//! Invariant: a head owns one buffer and one span list; both come from, and go back to, a small pool of the
-//! thread that drops them, so a hot request allocates nothing for its head.
+//! Invariant: a head owns its target, one buffer of values and one span list; all three come from, and go back to, a
+//! small pool of the thread that drops them, so a hot request allocates nothing for its head.
 
 use std::cell::RefCell;
+
+use memchr::memchr;
 
 /// The header fields that some part of larder reads. Engines skip all others while copying a head.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -88,15 +90,41 @@ const KNOWN: &[(&str, HeaderName)] = &[
     ("access-control-request-headers", AccessControlRequestHeaders),
 ];
 
+/// The length of the longest known name.
+const NAME_BYTES_MAX: usize = KNOWN[KNOWN.len() - 1].0.len();
+
+/// Where in [`KNOWN`] the names of each length begin: those of length `n` are `FIRST[n]..FIRST[n + 1]`.
+const FIRST: [u8; NAME_BYTES_MAX + 2] = {
+    let mut first = [0; NAME_BYTES_MAX + 2];
+    let (mut length, mut at) = (0, 0);
+    while length < first.len() {
+        while at < KNOWN.len() && KNOWN[at].0.len() < length {
+            at += 1;
+        }
+        first[length] = at as u8;
+        length += 1;
+    }
+    first
+};
+
 impl HeaderName {
     /// Finds a field name, whatever its case.
     pub fn parse(name: &[u8]) -> Option<HeaderName> {
-        KNOWN
+        let first_letter = name.first()?.to_ascii_lowercase();
+        let same_length = match FIRST.get(name.len()..name.len() + 2) {
+            Some(range) => &KNOWN[usize::from(range[0])..usize::from(range[1])],
+            None => &[],
+        };
+        same_length
             .iter()
-            .filter(|(known, _)| known.len() == name.len())
-            .find(|(known, _)| known.as_bytes().eq_ignore_ascii_case(name))
+            // The first letter tells most names apart, and costs nothing to look at.
+            .find(|(known, _)| known.as_bytes()[0] == first_letter && known.as_bytes().eq_ignore_ascii_case(name))
             .map(|(_, header)| *header)
-            .or_else(|| is_forwarded(name).then_some(XForwardedOther))
+            .or_else(|| (first_letter == b'x' && is_forwarded(name)).then_some(XForwardedOther))
+    }
+
+    const fn bit(self) -> u64 {
+        1 << self as u8
     }
 }
 
@@ -111,27 +139,35 @@ struct Field {
     len: u32,
 }
 
-/// A request's target and header fields, in one buffer.
+/// A request's target and header fields.
 pub struct Head {
+    target: String,
+    /// Where the query's `?` stands in the target, or the target's length.
+    path_len: usize,
+    /// The values of the fields, one behind the other.
     buffer: Vec<u8>,
     fields: Vec<Field>,
+    /// One bit for each name that is there.
     present: u64,
-    target_len: u32,
 }
 
 const POOLED_HEADS_MAX: usize = 32;
 const POOLED_BUFFER_BYTES_MAX: usize = 8 * 1024;
 
+/// What a head owns: target, values, spans.
+type Memory = (String, Vec<u8>, Vec<Field>);
+
 thread_local! {
-    static POOL: RefCell<Vec<(Vec<u8>, Vec<Field>)>> = const { RefCell::new(Vec::new()) };
+    static POOL: RefCell<Vec<Memory>> = const { RefCell::new(Vec::new()) };
 }
 
 impl Head {
     /// Starts a head with its request target (origin form: path and query).
     pub fn new(target: &str) -> Head {
-        let (mut buffer, fields) = POOL.with_borrow_mut(Vec::pop).unwrap_or_default();
-        buffer.extend_from_slice(target.as_bytes());
-        Head { buffer, fields, present: 0, target_len: target.len() as u32 }
+        let (mut kept, buffer, fields) = POOL.with_borrow_mut(Vec::pop).unwrap_or_default();
+        kept.push_str(target);
+        let path_len = memchr(b'?', target.as_bytes()).unwrap_or(target.len());
+        Head { target: kept, path_len, buffer, fields, present: 0 }
     }
 
     /// Adds a field if larder reads it. `value` is without surrounding white space.
@@ -144,28 +180,33 @@ impl Head {
     /// Adds a field whose name the engine has resolved.
     pub fn push_known(&mut self, name: HeaderName, value: &[u8]) {
         self.fields.push(Field { name, start: self.buffer.len() as u32, len: value.len() as u32 });
-        self.present |= 1 << name as u8;
+        self.present |= name.bit();
         self.buffer.extend_from_slice(value);
     }
 
     /// The target as sent: path and query, still percent-encoded.
     pub fn target(&self) -> &str {
-        std::str::from_utf8(&self.buffer[..self.target_len as usize]).unwrap_or("")
+        &self.target
     }
 
     /// The path, still percent-encoded.
     pub fn path(&self) -> &str {
-        self.target().split_once('?').map_or(self.target(), |(path, _)| path)
+        &self.target[..self.path_len]
     }
 
     /// The query without its `?`, empty if there is none.
     pub fn query(&self) -> &str {
-        self.target().split_once('?').map_or("", |(_, query)| query)
+        self.target.get(self.path_len + 1..).unwrap_or("")
     }
 
     /// Whether a field is there at all: one bit test.
     pub fn has(&self, name: HeaderName) -> bool {
-        self.present & (1 << name as u8) != 0
+        self.present & name.bit() != 0
+    }
+
+    /// Whether any of these fields is there: one bit test as well.
+    pub fn has_any(&self, names: &[HeaderName]) -> bool {
+        self.present & names.iter().fold(0, |bits, name| bits | name.bit()) != 0
     }
 
     /// The first value of a field, if it is there and is UTF-8.
@@ -192,17 +233,19 @@ impl Head {
 
 impl Drop for Head {
     fn drop(&mut self) {
-        if self.buffer.capacity() > POOLED_BUFFER_BYTES_MAX {
+        if self.buffer.capacity() + self.target.capacity() > POOLED_BUFFER_BYTES_MAX {
             return;
         }
+        let mut target = std::mem::take(&mut self.target);
         let (mut buffer, mut fields) = (std::mem::take(&mut self.buffer), std::mem::take(&mut self.fields));
+        target.clear();
         buffer.clear();
         fields.clear();
         // The pool is gone while its thread ends: then the buffers go too.
         let _ = POOL.try_with(|pool| {
             let mut pool = pool.borrow_mut();
             if pool.len() < POOLED_HEADS_MAX {
-                pool.push((buffer, fields));
+                pool.push((target, buffer, fields));
             }
         });
     }
@@ -223,13 +266,31 @@ mod tests {
         assert_eq!(head.all(AcceptEncoding).collect::<Vec<_>>(), ["gzip", "br"]);
         assert!(!head.has(Host));
         assert_eq!(head.count(AcceptEncoding), 2);
+        assert!(head.has_any(&[Host, AcceptEncoding]) && !head.has_any(&[Host, Via]) && !head.has_any(&[]));
+    }
+
+    #[test]
+    fn a_target_comes_apart_at_its_first_question_mark() {
+        for (target, path, query) in
+            [("/a", "/a", ""), ("/a?", "/a", ""), ("/?b?c", "/", "b?c"), ("*", "*", ""), ("", "", ""), ("?", "", "")]
+        {
+            let head = Head::new(target);
+            assert_eq!((head.target(), head.path(), head.query()), (target, path, query));
+        }
     }
 
     #[test]
     fn the_table_holds_every_name_once() {
         for (text, name) in KNOWN {
             assert_eq!(HeaderName::parse(text.to_uppercase().as_bytes()), Some(*name));
+            for other in [&text[1..], &format!("{text}s"), &text.replace(|letter: char| letter != '-', "q")] {
+                let found = HeaderName::parse(other.as_bytes());
+                assert_eq!(found.is_some(), is_forwarded(other.as_bytes()), "{other}");
+            }
         }
+        assert_eq!(HeaderName::parse(b""), None);
+        assert_eq!(HeaderName::parse(&[b'x'; 100]), None);
+        assert_eq!(HeaderName::parse(b"X-Forwarded-Port"), Some(XForwardedOther));
         assert!(KNOWN.windows(2).all(|pair| pair[0].0.len() <= pair[1].0.len()));
         assert!(KNOWN.len() <= 64, "the presence bits are a u64");
     }

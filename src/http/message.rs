@@ -146,8 +146,17 @@ pub struct Outcome {
     pub body_bytes: u64,
     /// Time from the answer's hand-over to its last byte in the socket.
     pub write: Duration,
+    /// When that last byte was taken.
+    pub ended_at: Instant,
     /// False if the connection ended before the whole answer was taken.
     pub complete: bool,
+}
+
+impl Outcome {
+    /// The end of an answer of which nothing was sent.
+    pub fn unsent(status: u16) -> Outcome {
+        Outcome { status, body_bytes: 0, write: Duration::ZERO, ended_at: Instant::now(), complete: false }
+    }
 }
 
 /// Asked for more of a body whenever the socket can take it. Appends to the buffer and says whether more will come.

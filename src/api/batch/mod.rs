@@ -4,7 +4,7 @@
 //! Batches of gets alone never reach the committer: one view answers them.
 
 mod answer;
-mod parse;
+pub mod parse;
 mod run;
 
 pub use run::batch;

@@ -4,7 +4,7 @@
 
 mod export;
 mod import;
-mod line;
+pub mod line;
 mod spool;
 
 pub use export::export;

@@ -528,7 +528,7 @@ impl Connection {
 
 /// Reports an answer whose connection is gone.
 pub fn unsent(shared: &Shared, response: &Response, trace: &Trace) {
-    let outcome = Outcome { status: response.status, body_bytes: 0, write: Duration::ZERO, complete: false };
+    let outcome = Outcome::unsent(response.status);
     let report = || shared.handler.finished(trace, &outcome);
     // A panic while recording must not cost the thread.
     let _ = std::panic::catch_unwind(std::panic::AssertUnwindSafe(report));

@@ -248,6 +248,7 @@ impl Output {
                 status: done.status,
                 body_bytes: done.body_bytes,
                 write: now.saturating_duration_since(done.handed_over),
+                ended_at: now,
                 complete: done.complete,
             };
             // A panic while recording must not cost the connection, nor the thread.

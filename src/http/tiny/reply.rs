@@ -332,7 +332,8 @@ fn conclude_as(shared: &Arc<Shared>, mut answer: Answer, complete: bool, failure
 
 /// Tells the handler how an answer ended.
 pub fn outcome(status: u16, body_bytes: u64, began_at: Instant, complete: bool) -> Outcome {
-    Outcome { status, body_bytes, write: began_at.elapsed(), complete }
+    let ended_at = Instant::now();
+    Outcome { status, body_bytes, write: ended_at.saturating_duration_since(began_at), ended_at, complete }
 }
 
 #[cfg(test)]
