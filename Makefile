@@ -5,7 +5,7 @@ DATA ?= ./larder-data
 LISTEN ?= 127.0.0.1:8080
 
 .PHONY: help run build test need fmt-check clippy test-rust test-release test-contract torture fuzz bench bench-peers \
-        size budget deploy rollback test-board test-arm clean-data
+        size budget budget-write deploy rollback test-board test-arm clean-data
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{ printf "  %-16s %s\n", $$1, $$2 }'
@@ -35,6 +35,17 @@ test-release: build ## what only the release binary can show: memory, torture, s
 
 test-contract: ## the served OpenAPI document against the running server
 	@sh tests/tools/contract.sh
+
+budget: build ## instructions, allocations, size and crates against benches/budget.toml (in no test yet: needs two builds)
+	$(CARGO) build --locked --profile fast --bin larder
+	@benches/budget.py
+
+budget-write: build ## renew benches/budget.toml with what is measured now
+	$(CARGO) build --locked --profile fast --bin larder
+	@benches/budget.py --write
+
+fuzz: ## coverage-guided fuzzing of every parser in turn, for HOURS (default 1) in all
+	@CARGO='$(CARGO)' HOURS='$(HOURS)' sh tests/fuzz/run.sh
 
 torture: ## a thousand kill -9 rounds with a ledger of acknowledged writes
 	TORTURE_ROUNDS=1000 $(CARGO) test --locked --profile fast --test torture -- --nocapture
