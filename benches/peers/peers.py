@@ -113,7 +113,7 @@ class Peer:
 
 
 class Larder(Peer):
-    engine = ""
+    engine, connections_max = "", 0
     prefix = "/api/v1/kv/bench/kv/"
     batch_path = "/api/v1/batch"
 
@@ -121,7 +121,7 @@ class Larder(Peer):
         profile = os.environ.get("PROFILE", "release")
         config = self.home / "larder.toml"
         # All load comes from one address here; memory is what a board with 512 MB gets by default.
-        config.write_text("[limits]\nconnections_max = 12000\nconnections_per_address_max = 12000\n"
+        config.write_text(f"[limits]\nconnections_per_address_max = {self.connections_max}\n"
                           '[cache]\nsize = "16MiB"\n[store]\nblock_cache = "4MiB"\nmemtable = "4MiB"\n')
         self.run(ROOT / "target" / profile / "larder", "serve", "--engine", self.engine, "--config", config,
                  "--listen", f"127.0.0.1:{self.port}", "--data", self.folder,
@@ -137,11 +137,13 @@ class Larder(Peer):
 
 
 class LarderTiny(Larder):
-    name, engine, about = "larder-tiny", "tiny_http", "larder, engine tiny_http (the default)"
+    name, engine, about = "larder-tiny", "tiny_http", "larder, engine tiny_http (the default; 500 connections at most)"
+    connections_max = 500
 
 
 class LarderEpoll(Larder):
     name, engine, about = "larder-epoll", "epoll", "larder, engine epoll"
+    connections_max = 12000
 
 
 class Gin(Peer):

@@ -104,9 +104,10 @@ class Results:
             there = [cell[field] / scale for cell in good if field in cell]
             return spread(there, lambda n: f"{n:.{digits}f}") if there else "–"
         errors = sum(cell["status"] + cell["connect"] + cell["read"] + cell["write"] + cell["timeout"] for cell in good)
-        answered = f"{min(cell['answered'] for cell in good)}/{connections}"
         if any("idle_answered" in cell for cell in good):
-            answered += f" + {min(cell['idle_answered'] for cell in good)} idle"
+            answered = f"{min(cell['idle_answered'] for cell in good)} idle"
+        else:
+            answered = f"{min(cell['answered'] for cell in good)}/{connections}"
         if errors:
             answered += f", {errors} errors"
         return "| " + " | ".join([

@@ -12,6 +12,7 @@ The server runs on core 0, wrk and the simulated card on core 1. Each cell is a 
 data folder kept for that peer, warmed up, measured, stopped. Nothing else should run meanwhile.
 """
 
+import contextlib
 import http.client
 import json
 import os
@@ -142,17 +143,20 @@ def send(connection, method, path, headers, body):
 def cpu_seconds(pids):
     total = 0
     for pid in pids:
-        fields = pathlib.Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
-        total += int(fields[11]) + int(fields[12])
+        # A child that has ended (redis forks to rewrite its log) is counted with its parent once it is waited for.
+        with contextlib.suppress(FileNotFoundError):
+            fields = pathlib.Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
+            total += sum(map(int, fields[11:15]))
     return total / TICK
 
 
 def rss_kib(pids):
     total = 0
     for pid in pids:
-        for line in pathlib.Path(f"/proc/{pid}/status").read_text().splitlines():
-            if line.startswith("VmRSS:"):
-                total += int(line.split()[1])
+        with contextlib.suppress(FileNotFoundError):
+            for line in pathlib.Path(f"/proc/{pid}/status").read_text().splitlines():
+                if line.startswith("VmRSS:"):
+                    total += int(line.split()[1])
     return total
 
 
@@ -229,7 +233,9 @@ def measure(context, peer, work, connections, seconds):
         written, cpu = (card.stats() if card else None), cpu_seconds(pids)
 
         def during():
-            cell["answered"] = min(connections, answered_connections(server.port) - (idle.answered if idle else 0))
+            # Beside idle ones, some of which the server may have ended, those of wrk cannot be told apart.
+            if not idle:
+                cell["answered"] = min(connections, answered_connections(server.port))
         result = wrk(server.port, plan, connections, seconds, during)
         used = cpu_seconds(pids) - cpu
         good = result["requests"] - result["status"]
@@ -292,7 +298,7 @@ def main():
                     print(f"{number + 1}/{rounds} {work.name:18} {connections:4} {peer.name:12} "
                           f"{cell['per_second']:9.0f}/s  p50 {cell['p50_us'] / 1000:8.2f}  p99 {cell['p99_us'] / 1000:8.2f} ms"
                           f"  {cell['cpu_us']:6.0f} µs CPU  {cell['rss_kib'] / 1024:5.0f} MiB"
-                          f"  {cell['answered']}/{connections} answered", flush=True)
+                          f"  {cell.get('answered', '–')}/{connections} answered", flush=True)
         results.write()
     print(results.write())
 
