@@ -49,7 +49,8 @@ fn a_hundred_pipelined_requests_in_one_packet_get_a_hundred_answers() {
     for n in 0..100 {
         assert_eq!(connection.read(false).text(), format!("GET /?{n}"));
     }
-    assert_eq!(server.seen.finished.lock().len(), 100);
+    // An answer is reported after it has left.
+    eventually("all are reported", || server.seen.finished.lock().len() == 100);
 }
 
 #[test]
@@ -75,6 +76,7 @@ fn bodies_of_every_kind_arrive_whole() {
             assert_eq!(answer.header("Content-Length").is_none(), path == "/pull");
         }
     }
+    eventually("all are reported", || server.seen.finished.lock().len() == 30);
     assert!(server.seen.finished.lock().iter().all(|(status, _, complete)| *status == 200 && *complete));
     assert_eq!(server.seen.finished.lock().last(), Some(&(200, 3_000_000, true)));
 }

@@ -54,6 +54,11 @@ fn head(data: &[u8]) {
 
     let Ok(Some((start, end))) = whole else { return };
     let Ok(parsed) = parse::parse(&data[start..end], &limits) else { return };
+    for (at, byte) in data[start..end].iter().enumerate() {
+        let is_line_feed_expected = at > 0 && data[start + at - 1] == b'\r';
+        assert_eq!(*byte == b'\n', is_line_feed_expected, "a bare CR or LF is accepted");
+        assert_ne!(*byte, 0, "NUL is accepted");
+    }
     let head = &parsed.head;
     assert!(head.target().starts_with('/') || head.target() == "*");
     assert!(head.target().bytes().all(|byte| (0x21..=0x7e).contains(&byte)));

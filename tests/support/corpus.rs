@@ -97,6 +97,8 @@ fn request_lines() -> Vec<Case> {
         raw("a bare line feed in the request line", "GET /health/live HTTP/1.1\nHost: localhost\r\n\r\n", Refused(400)),
         raw("bare line feeds throughout", "GET /health/live HTTP/1.1\nHost: localhost\n\n", Refused(400)),
         raw("a bare CR in the request line", "GET /health/live\rHTTP/1.1\r\nHost: localhost\r\n\r\n", Refused(400)),
+        raw("a bare CR behind the version", "GET /health/live HTTP/1.1\r\0Host: localhost\r\n\r\n", Refused(400)),
+        raw("a bare CR and a Host behind it", "GET /health/live HTTP/1.1\rXHost: localhost\r\n\r\n", Refused(400)),
         raw("a CR before the CRLF", "GET /health/live HTTP/1.1\r\r\nHost: localhost\r\n\r\n", Refused(400)),
     ]
 }

@@ -4,7 +4,6 @@
 //! kernel. A connection without a request owns no buffer.
 
 use std::os::fd::OwnedFd;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rustix::buffer::spare_capacity;
@@ -12,119 +11,19 @@ use rustix::event::epoll::EventFlags;
 use rustix::io::Errno;
 use rustix::net::{Shutdown, shutdown};
 
-use super::body::{Incoming, ticks};
-use super::mailbox::Mailbox;
-use super::parse::HeadScan;
+use super::active::{Active, Core, READ_BYTES};
+use super::body::Incoming;
 use super::shared::Shared;
 use super::stats::CloseReason;
-use super::write::{Flushed, Output};
+use super::write::Flushed;
 use crate::http::message::{Outcome, Peer, Response, Trace};
-use crate::http::method::Method;
-use crate::http::wire::HeadContext;
-use crate::limits::Limits;
 
-/// Bytes that one read may bring.
-const READ_BYTES: usize = 16 * 1024;
 /// Answers that one connection may get before others get their turn.
 const ANSWERS_PER_TURN: usize = 16;
 /// Reads that one connection may make before others get their turn.
 const READS_PER_TURN: usize = 16;
 /// How long a refused client may go on sending, so that it sees the answer instead of a reset.
 const LINGER: Duration = Duration::from_secs(2);
-/// How many bytes a refused client may go on sending.
-const LINGER_BYTES: usize = 8 * 1024 * 1024;
-/// Buffers that a thread keeps for the connections that become active.
-const POOLED_ACTIVE_MAX: usize = 32;
-
-/// What a thread's connections share.
-pub struct Core {
-    /// What all threads share.
-    pub shared: Arc<Shared>,
-    /// The way back to this thread.
-    pub mailbox: Arc<Mailbox>,
-    /// The limits in force, looked at again every few ticks.
-    pub limits: Arc<Limits>,
-    /// `limits.idle_timeout` in ticks: the one that every request needs.
-    pub idle_ticks: u32,
-    /// The present tick.
-    pub tick: u32,
-    /// No request is begun on a connection any more once its present one is answered.
-    pub draining: bool,
-    /// Buffers of connections that went idle. Boxed, so that taking one moves a pointer.
-    #[allow(clippy::vec_box)]
-    pub pool: Vec<Box<Active>>,
-}
-
-impl Core {
-    /// Looks at the limits in force.
-    pub fn read_limits(&mut self) {
-        self.limits = self.shared.limits.get();
-        self.idle_ticks = ticks(self.limits.idle_timeout) + 1;
-    }
-
-    /// The tick at which `duration` will have passed.
-    pub fn tick_after(&self, duration: Duration) -> u32 {
-        self.tick.saturating_add(ticks(duration)).saturating_add(1)
-    }
-}
-
-/// What a connection needs only while it has something to do.
-pub struct Active {
-    /// Bytes read and not yet used, from `start` on.
-    pub(super) input: Vec<u8>,
-    pub(super) start: usize,
-    pub(super) scan: HeadScan,
-    pub(super) output: Output,
-    /// The request that is being read or answered.
-    pub(super) context: HeadContext,
-    /// The body that is being read.
-    pub(super) incoming: Option<Incoming>,
-    /// When the last bytes came.
-    pub(super) filled_at: Instant,
-    /// When an unfinished head, or the rest of a refused message, has had its time; 0 if neither is there.
-    pub(super) deadline: u32,
-    /// When a blocked write has had its time, or a body that had nothing is asked again.
-    pub(super) write_deadline: u32,
-    pub(super) retry_pull: bool,
-    pub(super) linger_left: usize,
-    pub(super) reason: CloseReason,
-}
-
-impl Active {
-    fn new() -> Active {
-        Active {
-            input: Vec::with_capacity(READ_BYTES),
-            start: 0,
-            scan: HeadScan::default(),
-            output: Output::new(),
-            context: HeadContext { method: Method::Other, http_1_0: false, keep_alive: true },
-            incoming: None,
-            filled_at: Instant::now(),
-            deadline: 0,
-            write_deadline: 0,
-            retry_pull: false,
-            linger_left: LINGER_BYTES,
-            reason: CloseReason::Finished,
-        }
-    }
-
-    /// Everything but the memory back to the start.
-    fn reset(&mut self) {
-        self.input.clear();
-        self.start = 0;
-        self.scan = HeadScan::default();
-        self.incoming = None;
-        self.deadline = 0;
-        self.write_deadline = 0;
-        self.retry_pull = false;
-        self.linger_left = LINGER_BYTES;
-        self.reason = CloseReason::Finished;
-        if self.input.capacity() > 2 * READ_BYTES {
-            self.input = Vec::with_capacity(READ_BYTES);
-        }
-        self.output.shrink();
-    }
-}
 
 /// What a connection does next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -307,7 +206,7 @@ impl Connection {
     pub fn drive(&mut self, core: &mut Core, ticket: u64) -> Verdict {
         let mut active = match self.active.take() {
             Some(active) => active,
-            None if self.readable => core.pool.pop().unwrap_or_else(|| Box::new(Active::new())),
+            None if self.readable => core.take_active(),
             None => return Verdict::Wait,
         };
         let verdict = self.advance(&mut active, core, ticket);
@@ -317,7 +216,7 @@ impl Connection {
         }
         let is_idle = self.phase == Phase::Head && active.input.len() == active.start && active.output.is_empty();
         if is_idle && verdict == Verdict::Wait {
-            give_back(core, active);
+            core.give_back(active);
             self.idle_since = core.tick;
             self.deadline = core.tick + core.idle_ticks;
         } else {
@@ -520,7 +419,7 @@ impl Connection {
     pub fn close(&mut self, core: &mut Core, reason: CloseReason) -> Verdict {
         if let Some(mut active) = self.active.take() {
             active.output.abandon(&*core.shared.handler);
-            give_back(core, active);
+            core.give_back(active);
         }
         Verdict::Close(reason)
     }
@@ -532,13 +431,6 @@ pub fn unsent(shared: &Shared, response: &Response, trace: &Trace) {
     let report = || shared.handler.finished(trace, &outcome);
     // A panic while recording must not cost the thread.
     let _ = std::panic::catch_unwind(std::panic::AssertUnwindSafe(report));
-}
-
-fn give_back(core: &mut Core, mut active: Box<Active>) {
-    if core.pool.len() < POOLED_ACTIVE_MAX {
-        active.reset();
-        core.pool.push(active);
-    }
 }
 
 fn extended(mut bytes: Vec<u8>, more: Vec<u8>) -> Vec<u8> {

@@ -8,9 +8,10 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
+use super::active::{Active, Core};
 use super::body::{ForHandler, Incoming, Pace, Sink};
 use super::chunked::ChunkError;
-use super::connection::{Active, Connection, Core, Phase, Step};
+use super::connection::{Connection, Phase, Step};
 use super::lane::Lane;
 use super::parse::{self, BodyFraming, Expectation, HeadScan, ParsedHead, Refusal};
 use super::stats::CloseReason;

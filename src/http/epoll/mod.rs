@@ -13,6 +13,7 @@ pub mod chunked;
 pub mod parse;
 
 mod accept;
+mod active;
 mod body;
 mod connection;
 mod intake;

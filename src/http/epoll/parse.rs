@@ -122,7 +122,11 @@ pub fn method_of(input: &[u8]) -> Method {
 
 /// Reads a head: `input` starts with the request line and ends with the empty line.
 pub fn parse(input: &[u8], limits: &Limits) -> Result<ParsedHead, Refusal> {
-    let line_end = memchr(b'\r', input).ok_or(Refusal::bad("the request line does not end"))?;
+    const LINE_END: Refusal = Refusal::bad("the request line does not end with CRLF");
+    let line_end = memchr(b'\r', input).ok_or(LINE_END)?;
+    if input.get(line_end + 1) != Some(&b'\n') {
+        return Err(LINE_END);
+    }
     let line = RequestLine::parse(&input[..line_end], limits)?;
     let block = input.get(line_end + 2..).unwrap_or(b"");
 
