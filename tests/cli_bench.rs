@@ -256,3 +256,73 @@ fn the_distribution_is_written_for_plotters() {
     assert!(text.lines().next().is_some_and(|line| line.contains("Percentile")), "{text}");
     assert!(text.lines().last().is_some_and(|line| line.contains(" 100 ")), "{text}");
 }
+
+#[test]
+fn the_card_is_measured_and_nothing_stays_on_it() {
+    let folder = tempfile::tempdir().expect("a folder for the test");
+    let data = folder.path().to_str().expect("text");
+    let (code, out, err) = bench(&["--card", "--data", data, "--json"]);
+    assert_eq!(code, 0, "{out}{err}");
+    let measured: Value = serde_json::from_str(&out).expect("JSON");
+    assert!(measured["syncs"].as_u64().is_some_and(|count| count > 0), "{measured}");
+    let ms = |name: &str| measured["sync_ms"][name].as_f64().expect("a number");
+    assert!(0.0 < ms("p50") && ms("p50") <= ms("p99") && ms("p99") <= ms("max"), "{measured}");
+    let store = measured["store"].as_array().expect("a list");
+    assert_eq!(store.len(), 3);
+    for cost in store {
+        assert!(cost["writes"].as_u64().is_some_and(|count| count > 0), "{cost}");
+        // Every byte that was written had to reach the disk once, where the kernel counts.
+        let amplification = &cost["write_amplification"];
+        assert!(amplification.is_null() || amplification.as_f64().is_some_and(|factor| factor > 1.0), "{cost}");
+    }
+    let settings: Vec<_> = measured["advice"].as_array().expect("a list").iter().map(|one| &one["setting"]).collect();
+    assert_eq!(settings, ["store.durability", "store.sync_interval", "cache.size"]);
+    // What is recommended is taken as it stands.
+    let mut config = String::new();
+    for advice in measured["advice"].as_array().expect("a list") {
+        let (section, key) = advice["setting"].as_str().expect("text").split_once('.').expect("a section");
+        config.push_str(&format!("[{section}]\n{key} = {}\n", advice["value"].as_str().expect("text")));
+    }
+    let config = config.replacen("[store]\nsync_interval", "sync_interval", 1);
+    let _ = Server::builder().config(&config).start();
+    assert_eq!(std::fs::read_dir(folder.path()).expect("the folder").count(), 0);
+
+    assert_eq!(bench(&["--card", "--data", "/none"]).0, 1);
+    assert_eq!(bench(&["--card", "--rate", "5"]).0, 2);
+}
+
+/// Runs a tool of `examples/load` for a moment; `None` where the tool is missing, which is said loudly.
+fn tool(server: &Server, program: &str, words: &[&str]) -> Option<String> {
+    if Command::new("sh").args(["-c", &format!("command -v {program}")]).output().is_ok_and(|out| !out.status.success())
+    {
+        support::skipped(&format!("{program} is not installed; its file in examples/load is not run"));
+        return None;
+    }
+    let mut command = Command::new(words[0]);
+    command.args(&words[1..]).current_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/examples/load"));
+    command.env("LARDER_URL", server.url()).env("REQUESTS", "200").env("SECONDS_MAX", "1");
+    let output = command.output().expect("the tool can be run");
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{words:?}: {text}{errors}");
+    Some(text)
+}
+
+#[test]
+fn the_files_for_other_tools_do_what_they_say() {
+    let server = Server::builder().config("[limits]\nconnections_per_address_max = 300").start();
+    for scenario in ["health", "users", "write"] {
+        let Some(text) = tool(&server, "ab", &["./ab.sh", scenario]) else { break };
+        assert!(text.contains("Failed requests:        0") && !text.contains("Non-2xx"), "ab {scenario}: {text}");
+    }
+    for scenario in ["steady", "health", "users", "growing", "spike"] {
+        let Some(text) = tool(&server, "hey", &["./hey.sh", scenario]) else { break };
+        assert!(text.contains("[200]") && !text.contains("Error distribution"), "hey {scenario}: {text}");
+    }
+    let url = server.url();
+    if let Some(text) = tool(&server, "wrk", &["wrk", "-t", "1", "-c", "4", "-d", "1s", "-s", "wrk.lua", &url]) {
+        assert!(text.contains("connect 0, read 0, write 0, ") && text.contains("p99.9 "), "wrk: {text}");
+        let keys = server.get("/api/v1/kv/load/wrk?limit=1").json();
+        assert_eq!(keys["items"].as_array().map(Vec::len), Some(1), "wrk has written: {keys}");
+    }
+}

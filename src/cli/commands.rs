@@ -265,17 +265,18 @@ const RESTORE: Command = takes(
 
 const BENCH: Command = leaf(
     "bench",
-    "Put load on a larder and judge it",
+    "Put load on a larder and judge it, or measure the card",
     "Without --scenario: reads and writes of keys of its own, which it removes at the end. With --rate users come at that \
      rate whatever the server does, and latencies count from when a request was due; without, each connection sends its \
-     next request when the last is answered. Exit 1 if a target was missed.",
+     next request when the last is answered. Exit 1 if a target was missed. --card puts no load on any server: it measures \
+     the disk below --data and recommends settings.",
     &[
         Opt { short: Some('s'), ..opt("scenario", "FILE", "Phases, requests and targets from this TOML file") },
         Opt {
             short: Some('r'),
             ..opt("rate", "N", "So many requests a second (default: as fast as they are answered)")
         },
-        opt("connections", "N", "Requests under way at once (default: 32; with --rate 64)"),
+        opt("connections", "N", "Requests under way at once (default: 32; with --rate 48)"),
         Opt { short: Some('d'), ..opt("duration", "DURATION", "For so long (default: 10s)") },
         Opt { short: Some('n'), ..opt("requests", "N", "Stop after so many requests") },
         opt("path", "PATH", "Only GET this path, such as /health"),
@@ -296,7 +297,8 @@ const BENCH: Command = leaf(
             "Start a larder for the run, with its data in a new folder below --data, and measure its start",
         ),
         Opt { choices: &["tiny_http", "epoll"], ..opt("engine", "ENGINE", "With --spawn: the engine") },
-        opt("data", "DIR", "Where --spawn keeps its data, in a folder that is removed (default: here)"),
+        switch("card", "Measure the disk below --data and recommend settings"),
+        opt("data", "DIR", "Where --card and --spawn write, in a folder that is removed (default: here)"),
         opt("seed", "N", "Where the random numbers begin (default: 1)"),
         opt("hdr", "FILE", "Write the distribution of latencies in HdrHistogram's text form"),
         JSON,

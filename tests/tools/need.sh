@@ -15,6 +15,9 @@ need fusermount3 fuse3
 need valgrind valgrind
 need openssl openssl
 need man man-db
+need ab apache2-utils
+need hey hey
+need wrk wrk
 python3 -c 'import venv, ensurepip' 2>/dev/null || missing="$missing python3-venv"
 
 fail() {

@@ -1,9 +1,11 @@
-//! `larder bench`: load on a larder, judged against targets.
+//! `larder bench`: load on a larder, judged against targets; and the measuring of a card.
 //!
 //! A plan (`plan`, from `scenario` or `options`) is run (`run`, `worker`, `schedule`, `client`), the server is looked at
 //! from beside (`server`), the outcome is judged (`verdict`) and shown (`report`). Not here: comparisons with other
 //! servers, which are benches.
 
+mod advice;
+mod card;
 mod client;
 mod columns;
 mod folder;
@@ -41,8 +43,16 @@ pub fn bench(invocation: &Invocation) -> Result<ExitCode, Failure> {
     if invocation.has("engine") && !invocation.has("spawn") {
         return Err(usage(invocation, "--engine goes with --spawn".to_owned()));
     }
-    let plan = options::plan(invocation)?;
     let below = Path::new(invocation.text("data")?.unwrap_or("."));
+    if invocation.has("card") {
+        let others =
+            ["scenario", "rate", "connections", "duration", "requests", "path", "spawn", "target", "hdr", "url"];
+        if let Some(option) = others.iter().find(|option| invocation.has(option)) {
+            return Err(usage(invocation, format!("--{option} and --card cannot go together")));
+        }
+        return card::card(invocation, below);
+    }
+    let plan = options::plan(invocation)?;
     let stop = stop_on_signals()?;
     if !invocation.has("spawn") {
         return load(invocation, &plan, &Client::new(invocation)?, None, &stop);

@@ -10,8 +10,9 @@ use super::template::Template;
 
 /// The longest an answer may take where the plan does not say.
 pub const TIMEOUT: Duration = Duration::from_secs(10);
-/// Requests under way at once in phases with a rate, where the plan does not say.
-pub const CONNECTIONS_AT_A_RATE: usize = 64;
+/// Requests under way at once in phases with a rate, where the plan does not say. With the connection that reads the
+/// figures, below the 64 that larder lets one address have.
+pub const CONNECTIONS_AT_A_RATE: usize = 48;
 /// More threads than this say more about the generator than about the server.
 pub const CONNECTIONS_MAX: usize = 1024;
 
