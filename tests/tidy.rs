@@ -11,8 +11,7 @@ const FILE_LINES_MAX: usize = 500;
 const FUNCTION_LINES_MAX: usize = 70;
 
 /// The ratchet: what was longer when the rule came. An entry may go, or its number shrink; none may be added.
-const LONGER: &[(&str, &str, usize)] =
-    &[("src/cache/properties.rs", "run", 105), ("src/http/epoll/connection.rs", "", 547)];
+const LONGER: &[(&str, &str, usize)] = &[("src/cache/properties.rs", "run", 105)];
 
 fn allowed(name: &str, function: &str, general: usize) -> usize {
     LONGER.iter().find(|(file, own, _)| (*file, *own) == (name, function)).map_or(general, |(_, _, lines)| *lines)

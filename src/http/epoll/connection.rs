@@ -4,17 +4,17 @@
 //! kernel. A connection without a request owns no buffer.
 
 use std::os::fd::OwnedFd;
-use std::time::{Duration, Instant};
+use std::sync::Arc;
+use std::time::Duration;
 
-use rustix::buffer::spare_capacity;
 use rustix::event::epoll::EventFlags;
-use rustix::io::Errno;
 use rustix::net::{Shutdown, shutdown};
 
-use super::active::{Active, Core, READ_BYTES};
+use super::active::{Active, Core};
 use super::body::Incoming;
 use super::shared::Shared;
 use super::stats::CloseReason;
+use super::workers::{Job, Piece};
 use super::write::Flushed;
 use crate::http::message::{Outcome, Peer, Response, Trace};
 
@@ -67,15 +67,17 @@ pub(super) enum Step {
 
 /// A connection.
 pub struct Connection {
-    socket: OwnedFd,
+    pub(super) socket: OwnedFd,
     pub(super) peer: Peer,
     pub(super) phase: Phase,
     /// The socket may hold bytes: an edge said so, and no read came back short since.
-    readable: bool,
+    pub(super) readable: bool,
     /// The client will send nothing more; what it sent before may still be unread.
-    hung_up: bool,
+    pub(super) hung_up: bool,
     /// The end of the client's bytes was read.
-    ended: bool,
+    pub(super) ended: bool,
+    /// Nothing was read yet.
+    pub(super) is_fresh: bool,
     /// The rest of a refused message may still come.
     pub(super) linger: bool,
     /// It stands in its thread's list of those that want another turn.
@@ -97,6 +99,7 @@ impl Connection {
             readable: false,
             hung_up: false,
             ended: false,
+            is_fresh: true,
             linger: false,
             is_queued: false,
             idle_since: core.tick,
@@ -120,6 +123,11 @@ impl Connection {
         self.active.is_none()
     }
 
+    /// Whether nothing has come yet: the client may be about to send its first request.
+    pub fn is_fresh(&self) -> bool {
+        self.is_fresh
+    }
+
     /// Whether a head has begun to come and is not complete.
     pub fn has_partial_head(&self) -> bool {
         self.phase == Phase::Head && self.active.as_ref().is_some_and(|active| active.output.is_empty())
@@ -138,9 +146,12 @@ impl Connection {
 
     /// Brings the deadline forward.
     pub fn shorten_deadline(&mut self, tick: u32) {
-        if let Some(active) = &mut self.active {
-            active.deadline = active.deadline.min(tick);
-            self.deadline = active.deadline;
+        match &mut self.active {
+            Some(active) => {
+                active.deadline = active.deadline.min(tick);
+                self.deadline = active.deadline;
+            }
+            None => self.deadline = self.deadline.min(tick),
         }
     }
 
@@ -158,6 +169,21 @@ impl Connection {
         self.readable |= flags.intersects(EventFlags::IN | EventFlags::RDHUP | EventFlags::HUP);
         self.hung_up |= flags.intersects(EventFlags::RDHUP | EventFlags::HUP);
         self.drive(core, ticket)
+    }
+
+    /// A worker has made the next piece of the answer's body.
+    pub fn on_pulled(&mut self, piece: Piece, core: &mut Core, ticket: u64) -> Verdict {
+        let Some(active) = &mut self.active else { return Verdict::Wait };
+        match active.output.pulled(piece) {
+            Ok(true) => self.drive(core, ticket),
+            Ok(false) => {
+                active.write_deadline = core.tick + 1;
+                active.retry_pull = true;
+                self.deadline = active.write_deadline;
+                Verdict::Wait
+            }
+            Err(()) => self.close(core, CloseReason::BrokenBody),
+        }
     }
 
     /// A handler has answered.
@@ -230,7 +256,7 @@ impl Connection {
         let (mut answers, mut reads) = (0, 0);
         // What is left from before goes first: a client that does not read gets no further request begun.
         if !active.output.is_empty()
-            && let Some(verdict) = self.flush(active, core)
+            && let Some(verdict) = self.flush(active, core, ticket)
         {
             return verdict;
         }
@@ -251,7 +277,7 @@ impl Connection {
                 continue;
             }
             if !active.output.is_empty()
-                && let Some(verdict) = self.flush(active, core)
+                && let Some(verdict) = self.flush(active, core, ticket)
             {
                 return verdict;
             }
@@ -277,7 +303,7 @@ impl Connection {
     }
 
     /// Sends what there is. `Some` if not all of it went.
-    fn flush(&mut self, active: &mut Active, core: &Core) -> Option<Verdict> {
+    fn flush(&mut self, active: &mut Active, core: &Core, ticket: u64) -> Option<Verdict> {
         let flushed = active.output.flush(&self.socket, &*core.shared.handler);
         let progressed = active.output.take_progress();
         match flushed {
@@ -291,9 +317,9 @@ impl Connection {
                 }
                 Some(Verdict::Wait)
             }
-            Flushed::Later => {
-                active.write_deadline = core.tick + 1;
-                active.retry_pull = true;
+            Flushed::Pull => Some(self.ask_a_worker(active, core, ticket)),
+            Flushed::Pulling => {
+                active.write_deadline = 0;
                 Some(Verdict::Wait)
             }
             Flushed::Again => {
@@ -301,77 +327,24 @@ impl Connection {
                 Some(Verdict::Again)
             }
             Flushed::Failed => Some(Verdict::Close(CloseReason::Aborted)),
-            Flushed::Broken => Some(Verdict::Close(CloseReason::BrokenBody)),
         }
     }
 
-    /// Reads once. `Some` if there was nothing to read, or no more will come.
-    fn read(&mut self, active: &mut Active) -> Option<Verdict> {
-        if self.ended {
-            return Some(self.client_ended(active));
-        }
-        if !self.readable {
-            return Some(Verdict::Wait);
-        }
-        let read = loop {
-            match self.read_once(active) {
-                Err(Errno::INTR) => {}
-                read => break read,
+    /// Has the next piece of a made body made. There are never more of these than connections, so they always find room.
+    fn ask_a_worker(&mut self, active: &mut Active, core: &Core, ticket: u64) -> Verdict {
+        active.write_deadline = 0;
+        match (core.shared.queue.place(usize::MAX), active.output.take_pull()) {
+            (Some(place), Some(pull)) => {
+                core.shared.stats.queue_depth.inc();
+                place.fill(Job::Pull { pull, ticket, mailbox: Arc::clone(&core.mailbox) });
+                Verdict::Wait
             }
-        };
-        match read {
-            Ok(0) => {
-                self.ended = true;
-                Some(self.client_ended(active))
-            }
-            Ok(bytes) => {
-                active.filled_at = Instant::now();
-                if self.phase == Phase::Linger {
-                    active.input.clear();
-                    active.linger_left = active.linger_left.saturating_sub(bytes);
-                }
-                None
-            }
-            Err(Errno::AGAIN) => {
-                self.readable = false;
-                Some(Verdict::Wait)
-            }
-            Err(_) => {
-                let is_between = self.phase == Phase::Head && active.input.is_empty();
-                Some(Verdict::Close(if is_between { CloseReason::Client } else { CloseReason::Aborted }))
-            }
+            _ => Verdict::Close(CloseReason::BrokenBody),
         }
-    }
-
-    fn read_once(&mut self, active: &mut Active) -> rustix::io::Result<usize> {
-        if active.start == active.input.len() {
-            active.input.clear();
-        } else {
-            active.input.drain(..active.start);
-        }
-        active.start = 0;
-        let direct = if active.input.is_empty() { active.incoming.as_mut() } else { None };
-        if let Some(incoming) = direct
-            && let Some(target) = incoming.direct()
-        {
-            let room = target.capacity() - target.len();
-            let read = rustix::io::read(&self.socket, spare_capacity(target))?;
-            // A short read leaves nothing behind; the next edge tells. After a hang-up there is no next edge.
-            self.readable = read == room || self.hung_up;
-            active.input = extended(std::mem::take(&mut active.input), incoming.took_direct(read));
-            return Ok(read);
-        }
-        if active.input.capacity() - active.input.len() < READ_BYTES / 4 {
-            active.input.reserve(READ_BYTES);
-        }
-        let room = active.input.capacity() - active.input.len();
-        let read = rustix::io::read(&self.socket, spare_capacity(&mut active.input))?;
-        self.readable = read == room || self.hung_up;
-        Ok(read)
     }
 
     /// The client sends no more, and what it sent is not a whole message.
-    fn client_ended(&mut self, active: &mut Active) -> Verdict {
+    pub(super) fn client_ended(&mut self, active: &mut Active) -> Verdict {
         match self.phase {
             Phase::Head if active.input.len() == active.start => Verdict::Close(CloseReason::Client),
             Phase::Linger => Verdict::Close(active.reason),
@@ -431,11 +404,6 @@ pub fn unsent(shared: &Shared, response: &Response, trace: &Trace) {
     let report = || shared.handler.finished(trace, &outcome);
     // A panic while recording must not cost the thread.
     let _ = std::panic::catch_unwind(std::panic::AssertUnwindSafe(report));
-}
-
-fn extended(mut bytes: Vec<u8>, more: Vec<u8>) -> Vec<u8> {
-    bytes.extend_from_slice(&more);
-    bytes
 }
 
 #[cfg(test)]

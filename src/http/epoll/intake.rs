@@ -148,7 +148,7 @@ impl Connection {
                 };
                 shared.stats.queue_depth.inc();
                 let responder = Responder::new(Arc::clone(&core.mailbox) as _, ticket, trace);
-                place.fill(Job { request, responder });
+                place.fill(Job::Handle { request, responder });
                 self.phase = Phase::Waiting;
                 Step::Wait
             }

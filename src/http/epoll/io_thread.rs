@@ -156,6 +156,9 @@ impl IoThread {
                 }
             }
             Message::Connection(socket, peer) => self.adopt(socket, peer),
+            Message::Pulled(token, piece) => {
+                self.with(token, |connection, core| connection.on_pulled(*piece, core, token));
+            }
             Message::ReaderHasRoom(token) => {
                 self.with(token, |connection, core| connection.on_reader_has_room(core, token));
             }
@@ -192,11 +195,11 @@ impl IoThread {
         let slot = slot_of(token);
         match verdict {
             Verdict::Wait => {
-                let (deadline, is_idle) = (connection.deadline, connection.is_idle());
+                let (deadline, is_idle, is_fresh) = (connection.deadline, connection.is_idle(), connection.is_fresh());
                 if deadline != 0 {
                     self.wheel.set(slot, deadline);
                 }
-                if is_idle && self.core.draining {
+                if is_idle && self.core.draining && !is_fresh {
                     self.close(token, CloseReason::Drain);
                 } else if is_idle {
                     self.idle.push(slot, connection.idle_since);
@@ -281,7 +284,7 @@ impl IoThread {
             // A request that has arrived and was not read yet is still answered.
             self.with(token, |connection, core| {
                 let verdict = connection.read_what_came(core, token);
-                if verdict == Verdict::Wait && connection.has_partial_head() {
+                if verdict == Verdict::Wait && (connection.has_partial_head() || connection.is_fresh()) {
                     connection.shorten_deadline(core.tick_after(DRAIN_HEAD_GRACE));
                 }
                 verdict

@@ -1,6 +1,6 @@
 //! What other threads tell an I/O thread: answers, connections handed over, and when to stop.
 //!
-//! Invariant: it never holds more than one answer for each connection and the connections that were counted at
+//! Invariant: it never holds more than one answer or piece of one for each connection and the connections that were counted at
 //! accept, so it is bounded by `limits.connections_max` without a limit of its own. Sending never blocks.
 
 use std::os::fd::OwnedFd;
@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use parking_lot::Mutex;
 use rustix::event::{EventfdFlags, eventfd};
 
+use super::workers::Piece;
 use crate::http::message::{Peer, Response, Trace};
 use crate::http::responder::ResponseSink;
 
@@ -18,6 +19,8 @@ pub enum Message {
     Answer(u64, Box<(Response, Trace)>),
     /// A connection that another thread accepted for this one.
     Connection(OwnedFd, Peer),
+    /// A worker has made the next piece of a body.
+    Pulled(u64, Box<Piece>),
     /// The reader of an import has room again.
     ReaderHasRoom(u64),
     /// Close the longest idle connection.

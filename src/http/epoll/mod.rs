@@ -11,6 +11,7 @@
 
 pub mod chunked;
 pub mod parse;
+mod receive;
 
 mod accept;
 mod active;

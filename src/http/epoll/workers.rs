@@ -5,22 +5,51 @@
 
 use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
 use std::time::Instant;
 
 use parking_lot::{Condvar, Mutex, MutexGuard};
 
+use super::mailbox::{Mailbox, Message};
 use super::shared::Shared;
-use crate::http::message::{Request, Response};
+use crate::http::message::{Puller, Request, Response};
 use crate::http::method::Method;
 use crate::http::problem::{Problem, Written};
 use crate::http::responder::Responder;
 
-/// One request on its way to a worker.
-pub struct Job {
-    /// The request, its body read.
-    pub request: Request,
-    /// How it is answered.
-    pub responder: Responder,
+/// A made body is asked again until this many bytes are there or it has no more for now.
+const PIECE_BYTES: usize = 64 * 1024;
+
+/// What a worker does.
+// Nearly every job is the large one: boxing it would cost each request an allocation.
+#[allow(clippy::large_enum_variant)]
+pub enum Job {
+    /// Runs the handler.
+    Handle {
+        /// The request, its body read.
+        request: Request,
+        /// How it is answered.
+        responder: Responder,
+    },
+    /// Makes the next piece of a body; that may read the disk, which no I/O thread does.
+    Pull {
+        /// What makes it.
+        pull: Puller,
+        /// The connection it is for.
+        ticket: u64,
+        /// The thread of that connection.
+        mailbox: Arc<Mailbox>,
+    },
+}
+
+/// A piece of a made body.
+pub struct Piece {
+    /// What makes the next one.
+    pub pull: Puller,
+    /// The bytes; none if there is nothing just now.
+    pub bytes: Vec<u8>,
+    /// Whether more will come; an error if the body cannot be made to its end.
+    pub more: Result<bool, ()>,
 }
 
 /// The queue between I/O threads and workers.
@@ -80,8 +109,15 @@ impl Queue {
 
 /// What one worker thread does until the queue is closed.
 pub fn run(shared: &Shared) {
-    while let Some(Job { request, mut responder }) = shared.queue.next() {
+    while let Some(job) = shared.queue.next() {
         shared.stats.queue_depth.dec();
+        let (request, mut responder) = match job {
+            Job::Handle { request, responder } => (request, responder),
+            Job::Pull { pull, ticket, mailbox } => {
+                mailbox.send(Message::Pulled(ticket, Box::new(make_piece(pull))));
+                continue;
+            }
+        };
         let trace = responder.trace();
         trace.began_at = Instant::now();
         let waited = trace.began_at.saturating_duration_since(trace.received_at);
@@ -93,6 +129,20 @@ pub fn run(shared: &Shared) {
         shared.stats.workers_busy.inc();
         handle(shared, request, responder);
         shared.stats.workers_busy.dec();
+    }
+}
+
+fn make_piece(mut pull: Puller) -> Piece {
+    let mut bytes = Vec::with_capacity(PIECE_BYTES);
+    loop {
+        let before = bytes.len();
+        let more = match catch_unwind(AssertUnwindSafe(|| pull(&mut bytes))) {
+            Ok(Ok(more)) if bytes.len() >= before => Ok(more),
+            _ => Err(()),
+        };
+        if more != Ok(true) || bytes.len() == before || bytes.len() >= PIECE_BYTES {
+            return Piece { pull, bytes, more };
+        }
     }
 }
 

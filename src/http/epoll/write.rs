@@ -3,7 +3,7 @@
 //! Invariant: bytes leave in the order in which answers were pushed, and every answer is reported to
 //! [`Handler::finished`] once: when its last byte was taken, or when the connection is given up.
 
-use std::io::IoSlice;
+use std::io::{IoSlice, Write};
 use std::os::fd::OwnedFd;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Instant;
@@ -12,9 +12,10 @@ use bytes::Bytes;
 use rustix::io::Errno;
 use rustix::net::{SendAncillaryBuffer, SendFlags, send, sendmsg};
 
+use super::workers::Piece;
 use crate::http::engine::Handler;
 use crate::http::message::{Body, Outcome, Puller, Response, Trace};
-use crate::http::wire::{Framing, HeadContext, push_decimal, write_head};
+use crate::http::wire::{Framing, HeadContext, write_head};
 
 /// Bodies up to this many bytes are copied behind their head; larger ones are sent from where they lie.
 const COPIED_BODY_BYTES: usize = 16 * 1024;
@@ -22,10 +23,6 @@ const COPIED_BODY_BYTES: usize = 16 * 1024;
 const FLUSH_BYTES: usize = 64 * 1024;
 /// Bytes that one connection may send before others get their turn.
 const TURN_BYTES: usize = 256 * 1024;
-/// A made body is asked again until this many bytes are there or it has no more for now.
-const PULL_BYTES: usize = 16 * 1024;
-/// A chunk size with leading zeros, so that it can be written before the size is known.
-const CHUNK_HEAD: &[u8; 10] = b"00000000\r\n";
 
 /// How a flush ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,14 +31,14 @@ pub enum Flushed {
     All,
     /// The socket is full: it will say when it is not.
     Blocked,
-    /// The body has nothing to send just now: ask again at the next tick.
-    Later,
+    /// The next piece of the body is to be made, by a worker: [`Output::take_pull`].
+    Pull,
+    /// A worker is making the next piece.
+    Pulling,
     /// There is more, but others come first.
     Again,
     /// The client is gone.
     Failed,
-    /// The body could not be made to its end: the connection must end so that the client can tell.
-    Broken,
 }
 
 enum Tail {
@@ -51,7 +48,8 @@ enum Tail {
 }
 
 struct PullTail {
-    pull: Puller,
+    /// Away while a worker makes the next piece: it may read the disk.
+    pull: Option<Puller>,
     /// Bytes that `Content-Length` still owes; `None` without a length.
     left: Option<u64>,
     is_chunked: bool,
@@ -123,7 +121,8 @@ impl Output {
                 }
             }
             Body::Pull { length, pull } => {
-                self.tail = Tail::Pull(PullTail { pull, left: length, is_chunked: framing == Framing::Chunked });
+                self.tail =
+                    Tail::Pull(PullTail { pull: Some(pull), left: length, is_chunked: framing == Framing::Chunked });
             }
             // The head promised a body that is not there: only the end of the connection keeps the next answer apart.
             Body::Empty | Body::Problem(_) => ends = true,
@@ -151,10 +150,10 @@ impl Output {
                 if turn_bytes >= TURN_BYTES && !matches!(self.tail, Tail::None) {
                     return Flushed::Again;
                 }
-                match self.pull() {
-                    Ok(true) => {}
-                    Ok(false) => return Flushed::Later,
-                    Err(()) => return Flushed::Broken,
+                match &self.tail {
+                    Tail::Pull(tail) if tail.pull.is_some() => return Flushed::Pull,
+                    Tail::Pull(_) => return Flushed::Pulling,
+                    Tail::None | Tail::Bytes(_) => {}
                 }
             }
             if self.buffer.is_empty() && matches!(self.tail, Tail::None) {
@@ -197,26 +196,20 @@ impl Output {
         }
     }
 
-    /// Asks a made body for its next bytes. False if it has none for now.
-    fn pull(&mut self) -> Result<bool, ()> {
+    /// What makes the next piece, to be given back with [`Output::pulled`].
+    pub fn take_pull(&mut self) -> Option<Puller> {
+        match &mut self.tail {
+            Tail::Pull(tail) => tail.pull.take(),
+            Tail::None | Tail::Bytes(_) => None,
+        }
+    }
+
+    /// Takes a piece that a worker made. False if there was nothing to make just now; an error if the body cannot be
+    /// made to its end, or is not as long as its head said.
+    pub fn pulled(&mut self, piece: Piece) -> Result<bool, ()> {
         let Tail::Pull(tail) = &mut self.tail else { return Ok(true) };
-        if tail.is_chunked {
-            self.buffer.extend_from_slice(CHUNK_HEAD);
-        }
-        let start = self.buffer.len();
-        let mut more = true;
-        while more && self.buffer.len() - start < PULL_BYTES {
-            let before = self.buffer.len();
-            let answer = catch_unwind(AssertUnwindSafe(|| (tail.pull)(&mut self.buffer)));
-            more = match answer {
-                Ok(Ok(more)) if self.buffer.len() >= before => more,
-                _ => return Err(()),
-            };
-            if self.buffer.len() == before {
-                break;
-            }
-        }
-        let made = self.buffer.len() - start;
+        let mut more = piece.more?;
+        let made = piece.bytes.len();
         if let Some(left) = &mut tail.left {
             // More or less than was announced: the client must not take it for the whole.
             *left = left.checked_sub(made as u64).ok_or(())?;
@@ -225,14 +218,21 @@ impl Output {
             }
             more &= *left > 0;
         }
+        let before = self.buffer.len();
         if tail.is_chunked {
-            end_chunk(&mut self.buffer, start, made, more);
+            push_chunk(&mut self.buffer, &piece.bytes, more);
+        } else if self.buffer.is_empty() {
+            self.buffer = piece.bytes;
+        } else {
+            self.buffer.extend_from_slice(&piece.bytes);
         }
         if let Some(done) = self.done.last_mut() {
             done.body_bytes += made as u64;
-            done.wire_bytes += self.buffer.len() as u64;
+            done.wire_bytes += (self.buffer.len() - before) as u64;
         }
-        if !more {
+        if more {
+            tail.pull = Some(piece.pull);
+        } else {
             self.tail = Tail::None;
         }
         Ok(made > 0 || !more)
@@ -285,20 +285,15 @@ impl Output {
     }
 }
 
-/// Completes the chunk that starts at `start` (its head lies before), and the body if there is no more.
-fn end_chunk(buffer: &mut Vec<u8>, start: usize, made: usize, more: bool) {
-    if made == 0 {
-        buffer.truncate(start - CHUNK_HEAD.len());
-    } else {
-        let mut size = made;
-        for digit in buffer[start - CHUNK_HEAD.len()..start - 2].iter_mut().rev() {
-            *digit = b"0123456789abcdef"[size & 15];
-            size >>= 4;
-        }
+/// Appends a chunk, and the end of the body if there is no more. No bytes are no chunk: that would be the end.
+fn push_chunk(buffer: &mut Vec<u8>, bytes: &[u8], more: bool) {
+    if !bytes.is_empty() {
+        // Writing to a vector does not fail.
+        let _ = write!(buffer, "{:x}\r\n", bytes.len());
+        buffer.extend_from_slice(bytes);
         buffer.extend_from_slice(b"\r\n");
     }
     if !more {
-        push_decimal(buffer, 0);
-        buffer.extend_from_slice(b"\r\n\r\n");
+        buffer.extend_from_slice(b"0\r\n\r\n");
     }
 }
