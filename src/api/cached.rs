@@ -14,10 +14,11 @@ const KEPT_GZIP_VALUE_BYTES_MAX: usize = 256 * 1024;
 pub struct Cached {
     /// The record.
     pub record: Record,
-    /// `Content-Type`, `Last-Modified`, `Vary`, `Accept-Ranges`: what a 200 carries in any form.
-    head: Bytes,
-    /// The same with the identity tag, so that the common answer is one copy.
+    /// `Content-Type`, `Last-Modified`, `Cache-Control`, `Vary`: what a 200 carries in any form; then what it carries in
+    /// the identity form, so that the common answer is one copy.
     identity_head: Bytes,
+    /// How long the first part is.
+    common_bytes: usize,
     gzip: OnceLock<Gzip>,
 }
 
@@ -33,7 +34,7 @@ pub struct Gzip {
 impl Cached {
     /// Prepares a record. `cache_control` is given where the rule does not depend on the time left.
     pub fn new(record: Record, cache_control: Option<&str>) -> Arc<Cached> {
-        let mut head = Vec::with_capacity(160);
+        let mut head = Vec::with_capacity(256);
         line(&mut head, "Content-Type", &record.content_type);
         if wire::clock_is_trusted() {
             line(&mut head, "Last-Modified", http_date(record.modified_ms).as_bytes());
@@ -42,16 +43,18 @@ impl Cached {
             line(&mut head, "Cache-Control", value.as_bytes());
         }
         line(&mut head, "Vary", b"Accept-Encoding");
-        let mut identity_head = head.clone();
-        line(&mut identity_head, "Accept-Ranges", b"bytes");
-        line(&mut identity_head, "ETag", etag::write_etag(record.version).as_bytes());
-        Arc::new(Cached { record, head: head.into(), identity_head: identity_head.into(), gzip: OnceLock::new() })
+        let common_bytes = head.len();
+        line(&mut head, "Accept-Ranges", b"bytes");
+        line(&mut head, "ETag", etag::write_etag(record.version).as_bytes());
+        // Without its spare room, which would be held as long as the value and not be accounted for.
+        let identity_head = head.into_boxed_slice().into();
+        Arc::new(Cached { record, identity_head, common_bytes, gzip: OnceLock::new() })
     }
 
     /// What the cache must account for: value, heads and type.
     pub fn cost_bytes(&self) -> usize {
         let record = self.record.value.len() + self.record.content_type.len();
-        std::mem::size_of::<Cached>() + record + self.head.len() + self.identity_head.len()
+        std::mem::size_of::<Cached>() + record + self.identity_head.len()
     }
 
     /// The head lines of the identity form.
@@ -69,7 +72,7 @@ impl Cached {
         if let Some(made) = self.gzip.get() {
             return made.clone();
         }
-        let mut head = self.head.to_vec();
+        let mut head = self.identity_head[..self.common_bytes].to_vec();
         line(&mut head, "Content-Encoding", b"gzip");
         line(&mut head, "ETag", etag::write_gzip_etag(self.record.version).as_bytes());
         let made = Gzip { head: head.into(), body: encoding::gzip(&self.record.value).into() };

@@ -22,7 +22,8 @@ impl CommitObserver for CacheKeeper {
     }
 
     fn publish(&self, key: &FullKey, record: Option<&Arc<Record>>) {
-        let value = record.map(|record| {
+        // Most writes of most boards are of keys that nobody reads in between: those cost the committer no preparation.
+        let value = record.filter(|_| self.cache.wants(key.as_bytes())).map(|record| {
             let (namespace, collection, _) = key.parts();
             let rule = self.rules.fixed(namespace, collection, record.expires_ms != 0);
             let cached = Cached::new(Record::clone(record), rule);

@@ -128,6 +128,13 @@ impl<V: Send + Sync + 'static> Cache<V> {
         shard.publish(hash, key, value);
     }
 
+    /// Whether [`publish`](Cache::publish) would take over a value of this key, between its announcement and then: a
+    /// writer need not make one that nobody reads. A no is final, a yes may still turn into one.
+    pub fn wants(&self, key: &[u8]) -> bool {
+        let (shard, hash) = self.locate(key);
+        shard.wants(hash, key)
+    }
+
     /// The write failed: the snapshot says what stands.
     pub fn abort(&self, key: &[u8]) {
         let (shard, hash) = self.locate(key);

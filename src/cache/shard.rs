@@ -301,6 +301,15 @@ impl<V> Shard<V> {
         }
     }
 
+    /// Whether [`Shard::publish`] would take over a value of this key, which is marked. It stays a no once it is one: while
+    /// a key is marked, nobody gets a ticket for it.
+    pub fn wants(&self, hash: u64, key: &[u8]) -> bool {
+        let inner = self.inner.read();
+        let is_wanted =
+            |pending: &Pending<V>| matches!(pending, Pending::Marked(mark) if mark.wanted && *mark.key == *key);
+        inner.resident.holds(hash, key) || inner.pending.find(hash, is_wanted).is_some()
+    }
+
     /// The write failed: whatever the snapshot says stands. The next reader loads it.
     pub fn abort(&self, hash: u64, key: &[u8]) {
         self.publish(hash, key, None);

@@ -216,6 +216,11 @@ impl<V> Sieve<V> {
         self.find(hash, &key).is_some()
     }
 
+    /// Whether there is an entry, hollow or not.
+    pub fn holds(&self, hash: u64, key: &[u8]) -> bool {
+        self.find(hash, key).is_some()
+    }
+
     /// Removes a key, hollow or not.
     pub fn remove(&mut self, hash: u64, key: &[u8], removed: &mut Removed<V>) {
         if let Some(at) = self.find(hash, key) {

@@ -50,6 +50,27 @@ fn a_ticket_that_was_announced_away_fills_nothing() {
 }
 
 #[test]
+fn a_write_is_wanted_if_its_key_was_cached_or_being_loaded_when_it_was_announced() {
+    let cache = cache(1 << 20);
+    cache.announce(b"unread");
+    assert!(matches!(cache.load(b"unread", soon()), Load::Bypass));
+    assert!(!cache.wants(b"unread"));
+    cache.publish(b"unread", None);
+
+    fill(&cache, b"cached", 1);
+    cache.announce(b"cached");
+    assert!(cache.wants(b"cached"));
+
+    let loading = ticket(&cache, b"loading");
+    cache.announce(b"loading");
+    assert!(cache.wants(b"loading") && !loading.fill(Arc::new(1), 100));
+    for key in [&b"cached"[..], b"loading"] {
+        cache.publish(key, Some((Arc::new(2), 100)));
+        assert_eq!(cache.get(key).as_deref(), Some(&2));
+    }
+}
+
+#[test]
 fn an_old_ticket_does_not_fill_in_place_of_a_new_one() {
     let cache = cache(1 << 20);
     let old = ticket(&cache, b"a");

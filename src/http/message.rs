@@ -180,6 +180,9 @@ pub enum Body {
     },
 }
 
+/// Room for the fields of most answers, taken at once instead of in many small steps.
+const FIELDS_BYTES_USUAL: usize = 256;
+
 /// One response. `fields` is a block of complete header lines, each ended by CRLF.
 ///
 /// The engine adds the status line, `Server`, `Date`, `Content-Length` or `Transfer-Encoding`, and `Connection`.
@@ -221,6 +224,9 @@ impl Response {
     /// Adds a header line in place.
     pub fn push_field(&mut self, name: &str, value: &[u8]) {
         debug_assert!(is_field_value(value), "a field value with control characters");
+        if self.fields.capacity() == 0 {
+            self.fields.reserve(FIELDS_BYTES_USUAL);
+        }
         self.fields.extend_from_slice(name.as_bytes());
         self.fields.extend_from_slice(b": ");
         self.fields.extend_from_slice(value);

@@ -10,8 +10,8 @@ use crate::http::query::Query;
 use crate::http::responder::unanswered;
 use crate::http::{Method, Problem, Request, Responder, Response, Written, encoding, media};
 use crate::store::{
-    Action, Database, Durability, OpOutcome, Precondition, Preread, Record, Ttl, VersionSet, WriteError, WriteOp,
-    WriteOutcome, WriteRequest,
+    Action, Database, Durability, FullKey, OpOutcome, Precondition, Preread, Record, Ttl, VersionSet, WriteError,
+    WriteOp, WriteOutcome, WriteRequest,
 };
 
 use super::super::target::ValueTarget;
@@ -158,18 +158,20 @@ fn single(
 ) -> Result<(WriteOp, Durability), Problem> {
     let durability = write_query(request, &[])?.durability.unwrap_or(api.config.durability);
     let precondition = precondition(request)?;
-    Ok((WriteOp { key: target.full_key(), action, precondition, preread: preread(api, db, target) }, durability))
+    let key = target.full_key();
+    let preread = preread(api, db, &key);
+    Ok((WriteOp { key, action, precondition, preread }, durability))
 }
 
 /// What stands under a key now. A failed read is left to the committer, which reads again and knows what to answer.
 ///
 /// The view is loaded before the cache is asked: a value that the cache holds then is the one of that view, or a newer
 /// one whose write the committer will notice.
-pub fn preread(api: &Api, db: &Database, target: &ValueTarget<'_>) -> Option<Preread> {
+pub fn preread(api: &Api, db: &Database, key: &FullKey) -> Option<Preread> {
     let view = db.view();
-    let record = match api.cache.peek(target.bytes()) {
+    let record = match api.cache.peek(key.as_bytes()) {
         Some(cached) => Some(cached.record.clone()),
-        None => view.read(&target.full_key()).ok()?,
+        None => view.read(key).ok()?,
     };
     Some(Preread { instant: view.instant, record })
 }
