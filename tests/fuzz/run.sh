@@ -12,7 +12,7 @@ host=$(rustc -vV | sed -n 's/^host: //p')
 
 # With --target the flags do not reach build scripts and macros, which cannot be linked with them.
 RUSTFLAGS="-Cpasses=sancov-module -Cllvm-args=-sanitizer-coverage-level=4 -Cllvm-args=-sanitizer-coverage-inline-8bit-counters \
--Cllvm-args=-sanitizer-coverage-pc-table -Cllvm-args=-sanitizer-coverage-trace-compares --cfg fuzzing -Ccodegen-units=1" \
+-Cllvm-args=-sanitizer-coverage-pc-table -Cllvm-args=-sanitizer-coverage-trace-compares --cfg fuzzing" \
     ${CARGO:-cargo} build --release --target "$host"
 
 for target in $targets; do
