@@ -44,6 +44,11 @@ impl<J> Lane<J> {
         Ok(())
     }
 
+    /// Whether anything waits.
+    pub fn has_waiting(&self) -> bool {
+        !self.state.lock().queue.is_empty()
+    }
+
     /// Waits for work that may be done now. `None` when the lane has stopped and its queue is empty.
     pub fn next(&self) -> Option<(IpAddr, J)> {
         let mut state = self.state.lock();

@@ -43,6 +43,8 @@ pub struct Answer {
     rest: Rest,
     body_bytes: u64,
     began_at: Instant,
+    progress: (u64, usize),
+    progress_at: Instant,
     /// We end the connection after it, and why.
     end: Option<Reason>,
     /// tiny_http ends the connection after it.
@@ -80,19 +82,32 @@ fn send_aside(shared: &Arc<Shared>, answer: Answer) {
     }
 }
 
-/// Writes an answer for as long as the client takes something of it now and then. For threads of the side lane.
-pub fn write_patiently(shared: &Arc<Shared>, mut answer: Answer) {
+/// Writes an answer for as long as the client takes something of it now and then. For threads of the side lane: a client
+/// that takes nothing for a moment goes back to the end of the queue if others wait, so that it does not hold them up.
+pub fn write_patiently(shared: &Arc<Shared>, mut answer: Box<Answer>) {
     let idle = shared.limits.get().idle_timeout;
-    let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| answer.write_waiting(idle)));
-    let complete = match result {
-        Ok(result) => result.is_ok(),
-        Err(_) => {
-            shared.figures.panics.inc();
-            false
-        }
-    };
-    answer.connection.set_unsent_bytes(shared.send_budget_bytes);
-    conclude(shared, answer, complete);
+    loop {
+        let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| answer.write_for_a_while(idle)));
+        let complete = match result {
+            Ok(Ok(())) => true,
+            Ok(Err(error)) if error.kind() == io::ErrorKind::WouldBlock => {
+                if shared.lane.has_waiting() {
+                    match shared.push_aside_answer(answer) {
+                        Ok(()) => return,
+                        Err(refused) => answer = refused,
+                    }
+                }
+                continue;
+            }
+            Ok(Err(_)) => false,
+            Err(_) => {
+                shared.figures.panics.inc();
+                false
+            }
+        };
+        answer.connection.set_unsent_bytes(shared.send_budget_bytes);
+        return conclude(shared, *answer, complete);
+    }
 }
 
 fn prepare(shared: &Arc<Shared>, exchange: Exchange, mut response: Response, mut trace: Trace) -> Option<Answer> {
@@ -137,6 +152,8 @@ fn prepare(shared: &Arc<Shared>, exchange: Exchange, mut response: Response, mut
         rest,
         body_bytes: 0,
         began_at,
+        progress: (0, 0),
+        progress_at: began_at,
         end: end.or((framing == Framing::Close).then_some(Reason::Asked)),
         last: manner.last,
         linger,
@@ -230,21 +247,20 @@ impl Answer {
         writer.flush()
     }
 
-    /// Like `write_all`, but tries again after `WouldBlock` (the socket's send time-out) while there is progress.
-    fn write_waiting(&mut self, idle: Duration) -> io::Result<()> {
-        let mut progress = (self.body_bytes, self.pending_at);
-        let mut progress_at = Instant::now();
-        loop {
-            match self.write_all() {
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                result => return result,
+    /// Like `write_all`, but after `WouldBlock` (the socket's send time-out) fails for good once there was no progress
+    /// for too long.
+    fn write_for_a_while(&mut self, idle: Duration) -> io::Result<()> {
+        let result = self.write_all();
+        let progress = (self.body_bytes, self.pending_at);
+        if progress != self.progress {
+            self.progress = progress;
+            self.progress_at = Instant::now();
+        }
+        match result {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock && self.progress_at.elapsed() >= idle => {
+                Err(io::ErrorKind::TimedOut.into())
             }
-            if progress != (self.body_bytes, self.pending_at) {
-                progress = (self.body_bytes, self.pending_at);
-                progress_at = Instant::now();
-            } else if progress_at.elapsed() >= idle {
-                return Err(io::ErrorKind::TimedOut.into());
-            }
+            result => result,
         }
     }
 }

@@ -140,7 +140,7 @@ pub fn lane(shared: &Arc<Shared>) {
     while let Some((address, job)) = shared.lane.next() {
         let done = catch_unwind(AssertUnwindSafe(|| match job {
             Aside::Body(job) => exchange::read_aside(shared, *job),
-            Aside::Answer(answer) => reply::write_patiently(shared, *answer),
+            Aside::Answer(answer) => reply::write_patiently(shared, answer),
         }));
         if done.is_err() {
             shared.figures.panics.inc();

@@ -163,7 +163,7 @@ impl Guard {
                 }
             }
             urgent |= seen.unread_bytes > 0 && !glimpse.as_ref().is_some_and(|glimpse| glimpse.busy);
-            if !is_busy(glimpse.as_ref()) && !memory.cut {
+            if !is_busy(glimpse.as_ref()) && !memory.cut && seen.info.state == TCP_ESTABLISHED {
                 idle.push((seen.info.last_data_received_ms.min(seen.info.last_data_sent_ms), seen.key));
             }
         }
@@ -186,10 +186,12 @@ impl Guard {
     /// Ends the longest idle connections above the caps. True if a cap is near.
     fn enforce_caps(&mut self, seen: &[Seen], mut idle: Vec<(u32, Key)>, most: usize, most_each: usize) -> bool {
         let mut by_address: HashMap<IpAddr, usize> = HashMap::new();
-        for seen in seen {
+        // A connection that its client has closed is on its way out, and so are our own kicks.
+        let open = || seen.iter().filter(|seen| seen.info.state == TCP_ESTABLISHED);
+        for seen in open() {
             *by_address.entry(socket::unmapped(seen.key.peer.ip())).or_default() += 1;
         }
-        let mut total = seen.len();
+        let mut total = open().count();
         let near = total * 10 > most * 9 || by_address.values().any(|count| count * 10 > most_each * 9);
         idle.sort_unstable_by_key(|(quiet_ms, _)| std::cmp::Reverse(*quiet_ms));
         for (_, key) in idle {
