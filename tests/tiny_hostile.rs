@@ -6,6 +6,7 @@
 mod support;
 
 use std::io::{Read, Write};
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use larder::http::Ended;
@@ -296,29 +297,32 @@ fn a_flood_of_pipelined_requests_on_one_connection_does_not_starve_the_others() 
     assert!(server.handler.begun.lock().iter().filter(|target| target.starts_with("/work")).count() < 100);
 }
 
+/// Connects from this address, which may have been in use a moment ago.
+fn connect_from(local: SocketAddr, server: &Running) -> Option<Client> {
+    let socket = rustix::net::socket(rustix::net::AddressFamily::INET, rustix::net::SocketType::STREAM, None).unwrap();
+    rustix::net::sockopt::set_socket_reuseaddr(&socket, true).unwrap();
+    rustix::net::bind(&socket, &local).ok()?;
+    rustix::net::connect(&socket, &server.address).ok()?;
+    Some(Client::new(std::net::TcpStream::from(socket)))
+}
+
 #[test]
 fn a_client_that_comes_back_from_the_same_port_is_served() {
     let server = start(Limits::default());
-    let mut client = server.connect();
+    // An address that no other test connects from, so that the port stays free.
+    let mut client = connect_from(SocketAddr::from(([127, 0, 0, 77], 0)), &server).unwrap();
     client.send("GET / HTTP/1.1\r\n\r\n");
     assert_eq!(client.receive(false).status, 400);
     assert!(client.is_ended());
     let local = client.stream.local_addr().unwrap();
     rustix::net::sockopt::set_socket_linger(&client.stream, Some(Duration::ZERO)).unwrap();
     drop(client);
-    let again = || {
-        let socket =
-            rustix::net::socket(rustix::net::AddressFamily::INET, rustix::net::SocketType::STREAM, None).unwrap();
-        rustix::net::sockopt::set_socket_reuseaddr(&socket, true).unwrap();
-        rustix::net::bind(&socket, &local).ok()?;
-        rustix::net::connect(&socket, &server.address).ok().map(|()| Client::new(std::net::TcpStream::from(socket)))
-    };
+    // Within the moment in which the old connection's rest is thrown away, the new one could be cut once.
+    std::thread::sleep(Duration::from_millis(60));
     let mut client = None;
     eventually("the port is free again", || {
-        client = again();
+        client = connect_from(local, &server);
         client.is_some()
     });
-    // Within the moment in which the old connection's rest is thrown away, the new one may be cut once.
-    std::thread::sleep(Duration::from_millis(60));
     assert_eq!(client.unwrap().get("/const").text(), "hello");
 }

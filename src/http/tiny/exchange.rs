@@ -31,8 +31,8 @@ pub struct Exchange {
 pub enum Holder {
     /// The exchange.
     Own(Box<RawRequest>),
-    /// It shares it with the reader of the body.
-    Lent(Arc<SharedRequest>),
+    /// It shares it with the reader of the body, while an import runs.
+    Lent(Arc<SharedRequest>, ImportSlot),
 }
 
 impl Holder {
@@ -40,8 +40,28 @@ impl Holder {
     pub fn take(self) -> Option<RawRequest> {
         match self {
             Holder::Own(request) => Some(*request),
-            Holder::Lent(shared) => shared.take(),
+            Holder::Lent(shared, slot) => {
+                drop(slot);
+                shared.take()
+            }
         }
+    }
+}
+
+/// A right to run one import. It ends with the request, before the answer leaves, so that a client that has its answer
+/// may start the next one.
+pub struct ImportSlot(Arc<Shared>);
+
+impl ImportSlot {
+    fn take(shared: &Arc<Shared>, imports_max: usize) -> Option<ImportSlot> {
+        let slot = ImportSlot(Arc::clone(shared));
+        (shared.imports.fetch_add(1, Ordering::SeqCst) < imports_max).then_some(slot)
+    }
+}
+
+impl Drop for ImportSlot {
+    fn drop(&mut self) {
+        self.0.imports.fetch_sub(1, Ordering::SeqCst);
     }
 }
 
@@ -264,17 +284,16 @@ fn import(
     trace: Trace,
     imports_max: usize,
 ) {
-    if shared.imports.fetch_add(1, Ordering::SeqCst) >= imports_max {
-        shared.imports.fetch_sub(1, Ordering::SeqCst);
+    let Some(import_slot) = ImportSlot::take(shared, imports_max) else {
         let response = overloaded(manner.method, "as many imports as may run at once are running; try again later");
         return reply::answer(shared, own(connection, raw, manner), response, trace);
-    }
+    };
     let pace = body::pace(None, None);
     connection.set_body(Arc::clone(&pace));
     let lent = SharedRequest::new(raw);
     request.body =
         RequestBody::Reader(Box::new(BodyReader::new(Arc::clone(&lent), Arc::clone(&connection), Arc::clone(&pace))));
-    let exchange = Exchange { connection, request: Holder::Lent(lent), manner };
+    let exchange = Exchange { connection, request: Holder::Lent(lent, import_slot), manner };
     let stage = Box::new(Stage { exchange, request, trace });
     let theirs = Arc::clone(shared);
     // A thread that cannot be started drops the stage, whose ticket is not made yet: so it is handed over by a slot.
@@ -284,15 +303,13 @@ fn import(
         if let Some(stage) = taken.lock().take() {
             handle(&theirs, stage);
         }
-        theirs.imports.fetch_sub(1, Ordering::SeqCst);
     });
-    if started.is_err() {
-        shared.imports.fetch_sub(1, Ordering::SeqCst);
-        if let Some(stage) = slot.lock().take() {
-            let Stage { exchange, request, trace } = *stage;
-            let response = overloaded(manner.method, "no thread could be started for this import; try again later");
-            drop(request);
-            reply::answer(shared, exchange, response, trace);
-        }
+    if started.is_err()
+        && let Some(stage) = slot.lock().take()
+    {
+        let Stage { exchange, request, trace } = *stage;
+        let response = overloaded(manner.method, "no thread could be started for this import; try again later");
+        drop(request);
+        reply::answer(shared, exchange, response, trace);
     }
 }
