@@ -171,6 +171,8 @@ fn chunked_and_empty_bodies_are_bodies() {
         connection.read(false).expect(201);
         connection.write(format!("GET {KEY} HTTP/1.1\r\nHost: localhost\r\n\r\n").as_bytes());
         assert_eq!(connection.read(false).text(), "abcde");
+        connection.write(format!("PUT {KEY} HTTP/1.1\r\nHost: localhost\r\n\r\n").as_bytes());
+        assert_eq!(connection.read(false).expect(411).code(), "LENGTH_REQUIRED");
         let refused = server.send("PUT", KEY, &[("Transfer-Encoding", "gzip, chunked")], b"0\r\n\r\n");
         assert_eq!(refused.expect(501).code(), "NOT_IMPLEMENTED");
     });

@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use crate::http::router::{self, Match};
-use crate::http::{Admission, Handler, Method, Outcome, Problem, Request, Responder, Response, Trace};
+use crate::http::{Admission, Handler, HeaderName, Method, Outcome, Problem, Request, Responder, Response, Trace};
 
 use super::access::Grant;
 use super::ratelimit::RateKey;
@@ -37,6 +37,9 @@ impl Handler for Api {
             return Some(self.cors.options(&request.head, &found.route.allow()));
         }
         if let Err(problem) = takes_no_query(&found, request) {
+            return Some(problem.into());
+        }
+        if let Err(problem) = has_length(&found, request) {
             return Some(problem.into());
         }
         match Endpoint::of(found.route.id) {
@@ -224,6 +227,20 @@ fn takes_no_query(found: &Match<'_>, request: &Request) -> Result<(), Problem> {
         crate::http::query::Query::parse(query, &[])?;
     }
     Ok(())
+}
+
+/// A value without a length is most often a body that somebody forgot: it is not stored as an empty one.
+fn has_length(found: &Match<'_>, request: &Request) -> Result<(), Problem> {
+    let stores_body = matches!(
+        (Endpoint::of(found.route.id), request.method),
+        (Endpoint::Value, Method::Put) | (Endpoint::Collection, Method::Post)
+    );
+    let head = &request.head;
+    if !stores_body || head.has(HeaderName::ContentLength) || head.has(HeaderName::TransferEncoding) {
+        return Ok(());
+    }
+    let message = "say how long the value is: Content-Length (0 for an empty one) or Transfer-Encoding: chunked";
+    Err(Problem::new(411, "LENGTH_REQUIRED", message))
 }
 
 fn no_such_path() -> Problem {

@@ -28,6 +28,11 @@ pub const CODES: &[Code] = &[
     (409, "INTEGER_OVERFLOW", "the sum does not fit 64 bits; nothing was changed"),
     (409, "NOT_JSON", "the value is no JSON document"),
     (409, "BATCH_ABORTED", "an operation of an atomic batch failed, see failed and results; nothing was applied"),
+    (
+        411,
+        "LENGTH_REQUIRED",
+        "a value is stored with Content-Length (0 for an empty one) or in chunks; this had neither",
+    ),
     (412, "PRECONDITION_FAILED", "the value is not in the state that the conditions ask for"),
     (413, "VALUE_TOO_LARGE", "the value is larger than limits.value_bytes_max"),
     (413, "BODY_TOO_LARGE", "the body is larger than limits.body_bytes_max"),

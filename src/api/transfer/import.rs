@@ -245,9 +245,16 @@ impl<'a> Import<'a> {
         }
     }
 
-    /// The store takes no more: what came before stays, and the answer says how much that was.
+    /// The store takes no more. What came before stays, so the whole was neither written nor not written.
     fn stopped(&self, problem: &Problem) -> Problem {
-        problem.clone().with("imported", self.imported.into())
+        if self.imported == 0 {
+            return problem.clone();
+        }
+        let message = format!(
+            "the import stopped after {} records ({}); they are stored. Importing the same file again is safe",
+            self.imported, problem.code
+        );
+        Problem::new(504, "OUTCOME_UNKNOWN", message).written(Written::Unknown).with("imported", self.imported.into())
     }
 
     fn report(self) -> Value {

@@ -114,6 +114,9 @@ impl FjallStore {
         for keyspace in keyspaces.both() {
             edges::plant(keyspace)?;
         }
+        if is_new {
+            sync_folders(&database_dir).map_err(from_io)?;
+        }
         let views = Arc::new(Views::default());
         Ok(FjallStore {
             reclaimer: Reclaimer::new(db.clone(), keyspaces.clone(), views.clone()),
@@ -302,6 +305,18 @@ fn make_dir(dir: &Path) -> Result<(), StoreError> {
         recovery::sync_dir(parent).map_err(from_io)?;
     }
     Ok(())
+}
+
+/// Makes the names of new files and folders durable. fjall syncs what it writes, but not every folder it makes: a power
+/// cut soon after the first start could take a keyspace away, on file systems that promise no more than they must.
+fn sync_folders(dir: &Path) -> std::io::Result<()> {
+    for entry in fs::read_dir(dir)? {
+        let entry = entry?;
+        if entry.file_type()?.is_dir() {
+            sync_folders(&entry.path())?;
+        }
+    }
+    recovery::sync_dir(dir)
 }
 
 /// Takes the folder for this process. fjall's own lock comes too late: journals are repaired before fjall opens them.

@@ -75,14 +75,14 @@ fn merging_stops_at_the_operations_of_a_group() {
     let scene = Scene::new();
     let database = scene.start(options());
     let first = scene.hold(&database);
-    let waiting: Vec<_> = (0..4).map(|n| send(&database, puts(&format!("r{n}-"), 100))).collect();
-    let huge = send(&database, puts("h", 900));
+    let waiting: Vec<_> = (0..4).map(|n| send(&database, puts(&format!("r{n}-"), 900))).collect();
+    let huge = send(&database, puts("h", 3000));
     let last = send(&database, puts("l", 1));
     scene.open_gate();
     end(first).unwrap();
     waiting.into_iter().chain([huge, last]).for_each(|receiver| drop(end(receiver).unwrap()));
-    assert_eq!(scene.batches(), [1, 200, 200, 900, 1]);
-    const { assert!(GROUP_OPERATIONS_MAX < 300 && GROUP_OPERATIONS_MAX >= 200) };
+    assert_eq!(scene.batches(), [1, 1800, 1800, 3000, 1]);
+    const { assert!(GROUP_OPERATIONS_MAX < 2700 && GROUP_OPERATIONS_MAX >= 1800) };
 }
 
 #[test]
