@@ -124,6 +124,11 @@ duration = "1s"
 only = ["read"]
 spike = true
 [[phase]]
+name = "calm"
+rate = 10
+duration = "1s"
+only = ["read"]
+[[phase]]
 name = "after"
 connections = 3
 duration = "300ms"
@@ -138,12 +143,12 @@ only = ["wrong"]
     let report = measured(&server, &["--scenario", &file]);
     let phases = report["phases"].as_array().expect("phases");
     let requests: Vec<_> = phases.iter().map(|phase| phase["requests"].as_u64().expect("a number")).collect();
-    assert_eq!((requests[0], requests[1], requests[2], requests[4]), (2, 60, 100, 7), "{report}");
-    for phase in &phases[..4] {
+    assert_eq!((requests[0], requests[1], requests[2], requests[3], requests[5]), (2, 60, 100, 20, 7), "{report}");
+    for phase in &phases[..5] {
         assert_eq!(phase["errors"], Value::Object(Default::default()), "{phase}");
     }
     assert_eq!(phases[2]["recovery_seconds"], 0, "nothing is judged, so nothing is out of target");
-    assert_eq!((&phases[4]["errors"]["status 404"], &phases[4]["statuses"]["404"]), (&7.into(), &7.into()));
+    assert_eq!((&phases[5]["errors"]["status 404"], &phases[5]["statuses"]["404"]), (&7.into(), &7.into()));
     let listed = server.get("/api/v1/kv/t").json();
     let collection = listed["items"][0].as_str().expect("one collection").to_owned();
     let items = server.get(&format!("/api/v1/kv/t/{collection}?values=true")).json();

@@ -64,6 +64,11 @@ fn plan(root: &Section<'_>, path: &Path) -> Option<Plan> {
     if !root.has("phase") {
         root.error("a scenario needs at least one [[phase]]");
     }
+    for (index, spike) in phases.iter().enumerate().filter(|(_, phase)| phase.spike) {
+        if !matches!(phases.get(index + 1).map(|next| next.load), Some(Load::Rate { .. })) {
+            root.error(&format!("after the spike `{}` a phase with a `rate` is needed, to recover in", spike.name));
+        }
+    }
     let name = path.file_stem().map_or_else(String::new, |stem| stem.to_string_lossy().into_owned());
     let cleanup = root.read("cleanup", |given| given.list()).unwrap_or_default();
     let cleanup = cleanup.iter().filter_map(|path| root.told("cleanup", Template::parse(path, None))).collect();

@@ -50,10 +50,10 @@ name = "ramp"
 from = 10
 to = 20.5
 duration = "5s"
+spike = true
 [[phase]]
 rate = 100
 duration = "1s"
-spike = true
 [[phase]]
 name = "stress"
 from = 10
@@ -73,7 +73,7 @@ hold = "2s"
     assert_eq!(plan.phases[1].load, Load::Rate { from: 10.0, to: 20.5, duration: 5 * second });
     assert_eq!(plan.phases[3].load, Load::Steps { from: 10.0, to: 100.0, step: 10.0, hold: 2 * second });
     assert_eq!((plan.phases[0].only.as_slice(), plan.phases[1].only.as_slice()), (&[1][..], &[0, 1][..]));
-    assert_eq!(plan.phases.iter().map(|phase| phase.measured).collect::<Vec<_>>(), [false, true, false, false]);
+    assert_eq!(plan.phases.iter().map(|phase| phase.measured).collect::<Vec<_>>(), [false, false, true, false]);
 }
 
 #[test]
@@ -112,6 +112,16 @@ fn what_is_wrong_is_told_with_its_line() {
         let errors = errors(text);
         assert!(errors.lines().any(|line| line.starts_with(error)), "{text}\nwanted: {error}\ngot: {errors}");
     }
+}
+
+#[test]
+fn a_spike_needs_time_to_recover_in() {
+    assert!(
+        errors(&format!("{REST}spike = true\n")).contains("after the spike `phase` a phase with a `rate` is needed")
+    );
+    assert!(
+        parse(Path::new("s.toml"), &format!("{REST}spike = true\n[[phase]]\nrate = 1\nduration = \"1s\"\n")).is_ok()
+    );
 }
 
 #[test]

@@ -14,6 +14,9 @@ const DIGITS: u8 = 2;
 /// Sent so long after its time, a request says that all connections were busy.
 pub const LATE: Duration = Duration::from_millis(10);
 
+/// So many good seconds in a row are a recovery.
+const RECOVERED_SECONDS: usize = 3;
+
 /// How one request ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Ending {
@@ -192,15 +195,13 @@ impl Course {
         }
     }
 
-    /// Whole seconds from `from` until every second up to `to` is in target; `None`: the last one is not.
+    /// Whole seconds from `from` until latencies and errors are in target and stay so for [`RECOVERED_SECONDS`], or up
+    /// to `to`; `None`: they never are. A single hiccup much later is no part of the recovery.
     pub fn recovery(&self, from: Duration, to: Duration) -> Option<u64> {
         let (from, to) = (from.as_secs() as usize, (to.as_secs() as usize).min(self.seconds.len()));
-        let last_bad = (from..to).rev().find(|index| !self.seconds[*index].is_in_target());
-        match last_bad {
-            None => Some(0),
-            Some(bad) if bad + 1 >= to => None,
-            Some(bad) => Some((bad + 1 - from) as u64),
-        }
+        let stays =
+            |first: &usize| self.seconds[*first..to].iter().take(RECOVERED_SECONDS).all(|second| second.is_in_target());
+        (from..to).find(stays).map(|first| (first - from) as u64)
     }
 }
 
@@ -251,18 +252,18 @@ mod tests {
     }
 
     #[test]
-    fn recovery_is_the_time_after_which_every_second_is_good() {
+    fn recovery_is_the_time_until_three_seconds_in_a_row_are_good() {
         let mut course = Course::new(Some(100 * MS), Some(500 * MS));
         let mut second = |at: u64, latency: Duration| {
             for _ in 0..100 {
                 course.record(Duration::from_secs(at), latency, false);
             }
         };
-        for (at, ms) in [(0, 1), (1, 900), (2, 200), (3, 1), (4, 150), (5, 1), (6, 1)] {
+        for (at, ms) in [(0, 1), (1, 900), (2, 200), (3, 1), (4, 150), (5, 1), (6, 1), (7, 1), (8, 900), (9, 1)] {
             second(at, ms * MS);
         }
         let seconds = Duration::from_secs;
-        assert_eq!(course.recovery(seconds(2), seconds(7)), Some(3));
+        assert_eq!(course.recovery(seconds(2), seconds(10)), Some(3));
         assert_eq!(course.recovery(seconds(5), seconds(7)), Some(0));
         assert_eq!(course.recovery(seconds(2), seconds(5)), None);
     }
