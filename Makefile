@@ -4,7 +4,7 @@ CARGO ?= cargo
 DATA ?= ./larder-data
 LISTEN ?= 127.0.0.1:8080
 
-.PHONY: help run build test need fmt-check clippy test-rust test-release test-contract torture fuzz bench bench-peers \
+.PHONY: docs figures help run build test need fmt-check clippy test-rust test-release test-contract torture fuzz bench bench-peers \
         size budget budget-write deploy rollback test-board test-arm clean-data
 
 help: ## list the targets
@@ -64,6 +64,14 @@ test-arm: ## boot a 512 MB ARM board in QEMU and run larder there: a kill, a pow
 
 size: build ## the size of the release binary
 	@stat -c 'larder: %s bytes' target/release/larder
+
+figures: build ## size, start, memory: the figures of one larder by itself (python3, wrk)
+	python3 benches/figures.py
+
+docs: build ## the man page and the shell completions, in target/docs
+	mkdir -p target/docs
+	./target/release/larder man > target/docs/larder.1
+	for shell in bash zsh fish; do ./target/release/larder completions $$shell > target/docs/larder.$$shell; done
 
 bench: ## criterion benches of the parts
 	$(CARGO) bench --locked
