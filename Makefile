@@ -16,7 +16,7 @@ run: build ## build the release and serve ./larder-data on 127.0.0.1:8080
 build: ## build the release binary
 	$(CARGO) build --release --locked
 
-test: need fmt-check clippy test-rust test-release test-contract ## install what is missing, then run every test
+test: need fmt-check clippy test-rust test-release test-contract budget ## install what is missing, then run every test
 
 need: ## install the tools that the tests use, where that is allowed
 	@sh tests/tools/need.sh
@@ -36,13 +36,11 @@ test-release: build ## what only the release binary can show: memory, torture, s
 test-contract: ## the served OpenAPI document against the running server
 	@sh tests/tools/contract.sh
 
-budget: build ## instructions, allocations, size and crates against benches/budget.toml (in no test yet: needs two builds)
-	$(CARGO) build --locked --profile fast --bin larder
-	@benches/budget.py
+budget: build ## instructions, allocations, size and crates against benches/budget.toml
+	@CARGO='$(CARGO)' benches/budget.py
 
 budget-write: build ## renew benches/budget.toml with what is measured now
-	$(CARGO) build --locked --profile fast --bin larder
-	@benches/budget.py --write
+	@CARGO='$(CARGO)' benches/budget.py --write
 
 fuzz: ## coverage-guided fuzzing of every parser in turn, for HOURS (default 1) in all
 	@CARGO='$(CARGO)' HOURS='$(HOURS)' sh tests/fuzz/run.sh

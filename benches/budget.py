@@ -8,7 +8,8 @@ them. Binary size and the number of crates come from the release build and cargo
 
     benches/budget.py                    check: exit 1 if a figure is more than the slack above its budget
     benches/budget.py --write            measure and renew budget.toml
-    benches/budget.py --functions FILE   also write where the instructions go, by function (Markdown)
+    benches/budget.py --functions FILE   instead write where the instructions go, by function (Markdown), on the `fast`
+                                         build, which still has its names
 """
 
 import argparse
@@ -42,7 +43,7 @@ HEADER = """\
 # What larder may cost: `make budget` fails where a figure is more than 5 % above the one here, and says so where it is
 # more than 5 % below. `make budget-write` renews the file; a commit that does so says why.
 #
-# Instructions (user space) and allocations are for one request on one connection, measured on the `fast` build by
+# Instructions (user space) and allocations are for one request on one connection, measured on the release build by
 # callgrind: a GET of a cached value of 100 bytes, and a durable PUT of one that replaces another.
 """
 
@@ -229,7 +230,7 @@ def write_functions(path, figures, by_engine):
     version = subprocess.run(["valgrind", "--version"], capture_output=True, text=True, check=True).stdout.strip()
     with open(path, "w", encoding="utf-8") as file:
         file.write("# Where the instructions of a request go\n\n")
-        file.write(f"`benches/budget.py --functions FILE` on the `fast` build, {platform.machine()}, {version}, ")
+        file.write(f"`benches/budget.py --functions FILE` (the `fast` build), {platform.machine()}, {version}, ")
         file.write(f"{time.strftime('%Y-%m-%d')}. User space only, per request; the 30 functions that cost most.\n")
         for engine, kinds in by_engine.items():
             for kind, functions in kinds.items():
@@ -275,28 +276,31 @@ def compare(figures):
 def main():
     parser = argparse.ArgumentParser(description="instructions, allocations, size and crates against budget.toml")
     parser.add_argument("--write", action="store_true", help="renew budget.toml")
-    parser.add_argument("--functions", metavar="FILE", help="write the costs by function to FILE")
-    parser.add_argument("--binary", default=os.path.join(ROOT, "target/fast/larder"), help="what callgrind runs")
-    parser.add_argument("--release", default=os.path.join(ROOT, "target/release/larder"), help="whose size counts")
+    parser.add_argument("--functions", metavar="FILE", help="only write the costs by function to FILE")
+    parser.add_argument("--binary", metavar="PATH", help="another binary than target/release/larder")
     parser.add_argument("--engine", action="append", choices=ENGINES, help="only this engine")
     options = parser.parse_args()
+    binary = options.binary or os.path.join(ROOT, "target", "fast" if options.functions else "release", "larder")
+    if not os.path.exists(binary):
+        sys.exit(f"budget: {binary} is not there: build it first")
 
     figures, by_engine = {}, {}
     if shutil.which("valgrind") and shutil.which("vgdb"):
         with tempfile.TemporaryDirectory(prefix="larder-budget-") as folder:
             for engine in options.engine or ENGINES:
-                measured, by_engine[engine] = measure_engine(options.binary, engine, folder)
+                measured, by_engine[engine] = measure_engine(binary, engine, folder)
                 figures |= measured
     else:
         print("SKIPPED: instructions and allocations need valgrind", file=sys.stderr)
         if os.environ.get("CI"):
             sys.exit(1)
-    if os.path.exists(options.release):
-        figures["binary.bytes"] = os.path.getsize(options.release)
-    figures["crates"] = crates()
-
     if options.functions:
         write_functions(options.functions, figures, by_engine)
+        return
+    figures["binary.bytes"] = os.path.getsize(binary)
+    figures["crates"] = crates()
+    if options.write and (options.engine or not by_engine):
+        sys.exit("budget: the file is renewed with all figures or not at all")
     if options.write:
         write_budget(figures)
     misses = compare(figures)
