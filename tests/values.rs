@@ -298,3 +298,29 @@ fn values_survive_a_restart() {
     assert_eq!((read.text().as_str(), read.version()), ("kept", version));
     assert!(second.put(KEY, b"newer").expect(204).version() > version);
 }
+
+#[test]
+fn a_slow_body_has_its_own_time() {
+    for engine in support::engines() {
+        let server = Server::builder().engine(&engine).config("[limits]\nrequest_timeout = \"1s\"").start();
+        let mut connection = server.connect();
+        connection.write(format!("PUT {KEY} HTTP/1.1\r\nHost: localhost\r\nContent-Length: 4000\r\n\r\n").as_bytes());
+        for _ in 0..8 {
+            std::thread::sleep(std::time::Duration::from_millis(200));
+            connection.write(&[b'x'; 500]);
+        }
+        connection.read(false).expect(201);
+    }
+}
+
+#[test]
+fn an_error_of_a_value_is_never_cacheable() {
+    let rules = "[[cache_control]]\nvalue = \"private, max-age=60\"";
+    let server = Server::builder().config(rules).start();
+    server.put(&format!("{KEY}?ttl=100"), b"short").expect(201);
+    assert_eq!(server.get(KEY).header("Cache-Control"), Some("private, max-age=60"));
+    let error = server.send("GET", KEY, &[("Range", "bytes=90-")], b"").expect(416);
+    let fields: Vec<_> = error.headers.iter().filter(|(name, _)| name == "Cache-Control").collect();
+    assert_eq!(fields.len(), 1, "{fields:?}");
+    assert_eq!(fields[0].1, "no-store");
+}

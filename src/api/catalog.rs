@@ -82,12 +82,12 @@ pub fn page(
             let rest = std::str::from_utf8(&key[prefix.len()..]).map_err(|_| foreign())?;
             let name = rest.split('\0').next().ok_or_else(foreign)?;
             let behind = format!("{name}\u{1}");
+            let over = skipped >= budget.skipped_max || began_at.elapsed() >= budget.time_max;
+            if (visible(name) && names.len() == query.limit) || (over && place != query.after) {
+                more = true;
+                break 'seek;
+            }
             if visible(name) {
-                let over = skipped >= budget.skipped_max || began_at.elapsed() >= budget.time_max;
-                if names.len() == query.limit || (over && place != query.after) {
-                    more = true;
-                    break 'seek;
-                }
                 if is_expired(record::peek_expiry(&form)?, now_ms) {
                     skipped += 1;
                     place = Some(rest.to_owned());

@@ -16,7 +16,7 @@ use super::error;
 /// A responder that two may want to use.
 pub type Cell = Mutex<Option<Responder>>;
 
-/// The writes that wait for the committer, in the order in which their time runs out.
+/// The writes that wait for the committer, in the order in which they came.
 #[derive(Default)]
 pub struct Deadlines {
     waiting: Mutex<VecDeque<(Instant, Weak<Cell>)>>,
@@ -57,18 +57,18 @@ impl Deadlines {
     }
 
     fn expire(&self, now: Instant) {
-        loop {
-            let cell = {
-                let mut waiting = self.waiting.lock();
-                // Answered ones go whatever their deadline, so the queue is never longer than what really waits.
-                match waiting.front() {
-                    Some((deadline, cell)) if *deadline <= now || cell.strong_count() == 0 => {
-                        waiting.pop_front().and_then(|(_, cell)| cell.upgrade())
-                    }
-                    _ => return,
-                }
-            };
-            if let Some(responder) = cell.and_then(|cell| cell.lock().take()) {
+        let mut late = Vec::new();
+        // All of them, not only the first: their limits may differ, and one slow write must not keep the memory of the
+        // answered ones behind it.
+        self.waiting.lock().retain(|(deadline, cell)| {
+            if *deadline > now {
+                return cell.strong_count() > 0;
+            }
+            late.extend(cell.upgrade());
+            false
+        });
+        for cell in late {
+            if let Some(responder) = cell.lock().take() {
                 responder.send(error::write_error(&WriteError::OutcomeUnknown));
             }
         }

@@ -28,7 +28,13 @@ impl Handler for Api {
     }
 
     fn quick(&self, request: &Request, trace: &mut Trace) -> Option<Response> {
-        let entered = if trace.admitted { self.route(request, trace) } else { self.enter(request, trace) };
+        let entered = if trace.admitted {
+            // There was a body, and it is here now.
+            trace.ready_at = Instant::now();
+            self.route(request, trace)
+        } else {
+            self.enter(request, trace)
+        };
         let found = match entered {
             Ok(found) => found,
             Err(problem) => return Some(problem.into()),

@@ -64,7 +64,7 @@ pub fn log_slow(trace: &Trace, outcome: &Outcome, route: &str, spent: Duration) 
         request_id: trace.request_id.as_deref(),
         traceparent: trace.traceparent.as_deref(),
         total: spent,
-        queue: shown(trace.began_at.saturating_duration_since(trace.received_at)),
+        queue: shown(trace.began_at.saturating_duration_since(trace.ready_at)),
         store: shown(trace.store),
         commit: shown(trace.commit),
         write: shown(outcome.write),

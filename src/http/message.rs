@@ -88,7 +88,9 @@ pub struct Trace {
     pub peer: Peer,
     /// When the engine first held the whole head.
     pub received_at: Instant,
-    /// When a thread began to work on it: `began_at - received_at` is the time in the queue.
+    /// When its body was complete too; the limit on a request's time counts from here.
+    pub ready_at: Instant,
+    /// When a thread began to work on it: `began_at - ready_at` is the time in the queue.
     pub began_at: Instant,
     /// Time spent reading the store on a miss.
     pub store: Duration,
@@ -116,6 +118,7 @@ impl Trace {
             route: RouteId::NONE,
             peer,
             received_at,
+            ready_at: received_at,
             began_at: received_at,
             store: Duration::ZERO,
             commit: Duration::ZERO,

@@ -125,7 +125,7 @@ struct Progress {
 
 fn in_chunks(api: &Api, db: &Arc<Database>, mut responder: Responder, ops: Vec<WriteOp>, durability: Durability) {
     let limits = api.limits.get();
-    let deadline = responder.trace().received_at + limits.request_timeout;
+    let deadline = responder.trace().ready_at + limits.request_timeout;
     let progress = Progress {
         db: db.clone(),
         waiting: api.deadlines.watch(responder, deadline),

@@ -30,7 +30,7 @@ const BUSY_PAUSE: Duration = Duration::from_millis(50);
 
 /// Removes a collection's records, on the thread for chores.
 pub fn remove(api: &Api, db: &Arc<Database>, request: &Request, mut responder: Responder, parameters: [&str; 3]) {
-    let received_at = responder.trace().received_at;
+    let ready_at = responder.trace().ready_at;
     let timeout = api.limits.get().request_timeout;
     let (range, durability) = match parse(api, request, parameters) {
         Ok(asked) => asked,
@@ -43,8 +43,8 @@ pub fn remove(api: &Api, db: &Arc<Database>, request: &Request, mut responder: R
         durability,
         max_loss: api.max_loss.clone(),
         // A third of the time is left for the last step and the answer.
-        stop_at: received_at + timeout * 2 / 3,
-        give_up_at: received_at + timeout,
+        stop_at: ready_at + timeout * 2 / 3,
+        give_up_at: ready_at + timeout,
     };
     // A job that the queue does not take is dropped there: whoever comes first takes the responder out of the cell.
     let cell = Arc::new(Mutex::new(Some(responder)));

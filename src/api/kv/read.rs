@@ -56,7 +56,7 @@ fn read_through(
     trace: &mut Trace,
     target: &ValueTarget<'_>,
 ) -> Result<Option<Arc<Cached>>, StoreError> {
-    let deadline = trace.received_at + api.limits.get().request_timeout;
+    let deadline = trace.ready_at + api.limits.get().request_timeout;
     match api.cache.load(target.bytes(), deadline) {
         Load::Hit(cached) => Ok(Some(cached)),
         Load::Bypass => read_store(api, db, trace, target),
@@ -135,6 +135,9 @@ fn respond(
 
 /// What every 2xx and 304 of a value carries besides its prepared lines.
 fn decorate(api: &Api, target: &ValueTarget<'_>, record: &Record, ttl_ms: Option<u64>, response: &mut Response) {
+    if response.status >= 400 {
+        return;
+    }
     let not_modified = response.status == 304;
     if let Some(ttl_ms) = ttl_ms
         && response.status < 300

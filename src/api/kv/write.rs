@@ -187,7 +187,7 @@ pub fn submit(
     answer: impl FnOnce(WriteOutcome) -> Response + Send + 'static,
 ) {
     let trace = responder.trace();
-    let deadline = trace.received_at + api.limits.get().request_timeout;
+    let deadline = trace.ready_at + api.limits.get().request_timeout;
     let submitted_at = Instant::now();
     let waiting = api.deadlines.watch(responder, deadline);
     let max_loss = api.max_loss.clone();

@@ -120,7 +120,7 @@ pub fn run(shared: &Shared) {
         };
         let trace = responder.trace();
         trace.began_at = Instant::now();
-        let waited = trace.began_at.saturating_duration_since(trace.received_at);
+        let waited = trace.began_at.saturating_duration_since(trace.ready_at);
         if waited > shared.limits.get().request_timeout {
             shared.stats.overloaded.inc();
             responder.send(overloaded(request.method, "the request waited too long for a worker; try again"));
