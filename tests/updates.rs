@@ -212,3 +212,66 @@ fn a_thousand_writers_with_one_tag_let_exactly_one_through_each_time() {
         assert_eq!(server.get(path).version(), wins.last().unwrap().1);
     });
 }
+
+#[test]
+fn the_gets_of_a_batch_answer_with_bounded_bytes_or_nothing_is_applied() {
+    on_every_engine(|server| {
+        server.put("/api/v1/kv/a/b/large", &vec![b'x'; 1 << 20]).expect(201);
+        let get = json!({"op": "get", "key": "large"});
+        let document = |operations: Vec<Value>, atomic: bool| json!({"namespace": "a", "collection": "b", "atomic": atomic, "operations": operations});
+        assert_eq!(
+            batch(server, &document(vec![get.clone(); 4], true)).expect(200).json()["results"][3]["status"],
+            200
+        );
+        assert_eq!(batch(server, &document(vec![get.clone(); 5], true)).expect(413).code(), "BODY_TOO_LARGE");
+        for atomic in [true, false] {
+            let mut mixed = vec![json!({"op": "set", "key": "new", "value": 1})];
+            mixed.extend(vec![get.clone(); 5]);
+            assert_eq!(batch(server, &document(mixed, atomic)).expect(413).code(), "BODY_TOO_LARGE");
+            let mut own = vec![json!({"op": "set", "key": "new", "value": "y".repeat(900_000)})];
+            own.extend(vec![json!({"op": "get", "key": "new"}); 5]);
+            assert_eq!(batch(server, &document(own, atomic)).expect(413).code(), "BODY_TOO_LARGE");
+        }
+        server.get("/api/v1/kv/a/b/new").expect(404);
+        let mixed = vec![
+            json!({"op": "incr", "key": "large"}),
+            json!({"op": "set", "key": "large", "value": 7}),
+            json!({"op": "get", "key": "large"}),
+            json!({"op": "incr", "key": "large"}),
+            json!({"op": "delete", "key": "large"}),
+        ];
+        let results = batch(server, &document(mixed, false)).expect(200).json()["results"].clone();
+        let statuses: Vec<u64> = results.as_array().unwrap().iter().map(|r| r["status"].as_u64().unwrap()).collect();
+        assert_eq!((statuses, &results[2]["value"]), (vec![409, 204, 200, 200, 204], &json!(7)));
+        assert_eq!(results[0]["code"], "NOT_AN_INTEGER");
+    });
+}
+
+#[test]
+fn an_aborted_batch_shows_its_results_however_deep_a_value_nests() {
+    on_every_engine(|server| {
+        let deep = "[".repeat(1000) + &"]".repeat(1000);
+        server.send("PUT", "/api/v1/kv/a/b/deep", &[("Content-Type", "application/json")], deep.as_bytes()).expect(201);
+        let document = json!({"namespace": "a", "collection": "b", "operations": [
+            {"op": "get", "key": "deep"},
+            {"op": "delete", "key": "none", "if_version": 7},
+        ]});
+        let aborted = batch(server, &document).expect(409).text();
+        assert!(aborted.contains(r#""code":"BATCH_ABORTED""#) && aborted.contains(r#""failed":1"#), "{aborted}");
+        assert!(aborted.ends_with("},{\"status\":412,\"code\":\"PRECONDITION_FAILED\"}]}"), "{aborted}");
+    });
+}
+
+#[test]
+fn a_batch_of_which_nothing_was_written_names_no_durability() {
+    for engine in support::engines() {
+        // More than any card has: the store takes no writes from the start.
+        let server = Server::builder().engine(&engine).config("[store]\nreserve = \"1000000GiB\"").start();
+        let operation = json!({"op": "set", "key": "k", "value": 1});
+        let document = json!({"namespace": "a", "collection": "b", "atomic": false, "operations": [operation]});
+        let answer = batch(&server, &document).expect(200);
+        assert_eq!(answer.header("Larder-Durability"), None);
+        let refused = json!({"status": 507, "code": "INSUFFICIENT_STORAGE", "written": "no"});
+        assert_eq!(answer.json()["results"], json!([refused]));
+    }
+}

@@ -27,6 +27,8 @@ pub struct Problem {
     pub written: Option<Written>,
     /// Further members of the document (`failed`, `results`, `oldest` …).
     pub extra: Option<Box<Map<String, Value>>>,
+    /// One more member, as a name and JSON text that is written as it is.
+    pub raw: Option<Box<(&'static str, String)>>,
     /// Header lines of the answer (`Allow`, `Retry-After`, `WWW-Authenticate`), each ended by CRLF.
     pub fields: Vec<u8>,
 }
@@ -34,7 +36,7 @@ pub struct Problem {
 impl Problem {
     /// A problem without further members.
     pub fn new(status: u16, code: &'static str, message: impl Into<Cow<'static, str>>) -> Problem {
-        Problem { status, code, message: message.into(), written: None, extra: None, fields: Vec::new() }
+        Problem { status, code, message: message.into(), written: None, extra: None, raw: None, fields: Vec::new() }
     }
 
     /// Says whether the write was applied.
@@ -58,6 +60,12 @@ impl Problem {
         self
     }
 
+    /// Adds a member whose value is JSON already. The text is not looked at: it may nest deeper than a parser goes.
+    pub fn with_raw(mut self, name: &'static str, json: String) -> Problem {
+        self.raw = Some(Box::new((name, json)));
+        self
+    }
+
     /// The document as JSON.
     pub fn render(&self, request_id: Option<&str>) -> Vec<u8> {
         let mut document = Map::new();
@@ -76,7 +84,15 @@ impl Problem {
         for (name, value) in self.extra.iter().flat_map(|extra| extra.iter()) {
             document.insert(name.clone(), value.clone());
         }
-        Value::Object(document).to_string().into_bytes()
+        let mut text = Value::Object(document).to_string();
+        if let Some((name, json)) = self.raw.as_deref() {
+            // The document has members, so that it ends with the brace that this takes off.
+            text.pop();
+            for part in [",\"", *name, "\":", json, "}"] {
+                text.push_str(part);
+            }
+        }
+        text.into_bytes()
     }
 }
 
@@ -116,5 +132,19 @@ pub fn reason(status: u16) -> &'static str {
         505 => "HTTP Version Not Supported",
         507 => "Insufficient Storage",
         _ => "Unknown",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_raw_member_stands_last_and_as_it_is() {
+        let problem =
+            Problem::new(409, "BATCH_ABORTED", "m").with("failed", 1.into()).with_raw("results", "[1.50]".into());
+        let text = String::from_utf8(problem.render(None)).unwrap_or_default();
+        assert!(text.starts_with("{\"status\":409,"), "{text}");
+        assert!(text.ends_with(",\"failed\":1,\"results\":[1.50]}"), "{text}");
     }
 }

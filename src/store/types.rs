@@ -189,6 +189,19 @@ pub struct Preread {
     pub record: Option<Record>,
 }
 
+impl Preread {
+    /// The same with so many bytes of the value at most, and no content type. What waits in the queue then holds no
+    /// value that its write does not look at: a `Put` and a `Delete` need no byte of the value that they replace.
+    pub fn cut(mut self, value_bytes_max: usize) -> Preread {
+        if let Some(record) = &mut self.record {
+            record.content_type = Bytes::new();
+            // A copy: a slice would keep all that the record was read from.
+            record.value = Bytes::copy_from_slice(&record.value[..record.value.len().min(value_bytes_max)]);
+        }
+        self
+    }
+}
+
 /// One operation with its key.
 pub struct WriteOp {
     /// The key.

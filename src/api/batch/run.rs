@@ -1,10 +1,11 @@
 //! Running a batch: gets alone from one view, atomic ones as one group, others in chunks that let other writers between.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Instant;
 
 use crate::http::{Problem, Request, Responder, Response, encoding, media};
-use crate::limits::CHUNK_OPERATIONS;
+use crate::limits::{CHUNK_OPERATIONS, Limits};
 use crate::store::{
     Action, Database, Durability, FullKey, OpOutcome, Precondition, Preread, Ttl, VersionSet, View, WriteOp,
     WriteOutcome, WriteRequest,
@@ -14,8 +15,11 @@ use super::super::access::{Grant, Scope};
 use super::super::deadline::Cell;
 use super::super::kv::write::{self, write_query};
 use super::super::{Api, counter, error};
-use super::answer::Results;
+use super::answer::{Allowance, Results};
 use super::parse::{self, Batch, Operation, Verb};
+
+/// Bytes of a stored value that say whether it is a counter: one more than the longest 64-bit integer has.
+const COUNTER_READ_BYTES: usize = 21;
 
 /// Answers a batch.
 pub fn batch(api: &Api, db: &Arc<Database>, request: &Request, responder: Responder) {
@@ -23,14 +27,17 @@ pub fn batch(api: &Api, db: &Arc<Database>, request: &Request, responder: Respon
         Ok(prepared) => prepared,
         Err(problem) => return responder.send(problem.into()),
     };
+    let limits = api.limits.get();
     if !batch.operations.iter().any(|operation| operation.verb.is_write()) {
-        return responder.send(read_all(db, &batch));
+        let answer = read_all(db, &batch, limits.body_bytes_max);
+        return responder.send(answer.unwrap_or_else(Response::from));
     }
-    let view = db.view();
-    let ops: Vec<WriteOp> = batch.operations.into_iter().map(|operation| to_op(&view, operation)).collect();
+    let ops = match to_ops(&db.view(), batch.operations, limits.body_bytes_max) {
+        Ok(ops) => ops,
+        Err(problem) => return responder.send(problem.into()),
+    };
     if batch.atomic {
-        let value_bytes_max = api.limits.get().value_bytes_max;
-        let answer = move |outcome: WriteOutcome| atomic_answer(&outcome, value_bytes_max);
+        let answer = move |outcome: WriteOutcome| atomic_answer(&outcome, &limits);
         write::submit(api, db, responder, ops, true, durability, answer);
     } else {
         in_chunks(api, db, responder, ops, durability);
@@ -58,17 +65,48 @@ fn allow(grant: &Grant, operation: &Operation) -> Result<(), Problem> {
     grant.require(scope, Some(&operation.namespace))
 }
 
-fn read_all(db: &Database, batch: &Batch) -> Response {
+/// 413 `BODY_TOO_LARGE` as soon as the values read are too many.
+fn read_all(db: &Database, batch: &Batch, values_bytes_max: u64) -> Result<Response, Problem> {
     let view = db.view();
-    let mut results = Results::default();
+    let (mut results, mut allowance) = (Results::new(values_bytes_max), Allowance::new(values_bytes_max));
     for operation in &batch.operations {
         let key = FullKey::new(&operation.namespace, &operation.collection, &operation.key);
         match view.read(&key) {
-            Ok(found) => results.push(&OpOutcome::Got(found.filter(|record| !db.clock().is_expired(record))), 0),
-            Err(failure) => return error::read_error(&failure),
+            Ok(found) => {
+                let found = found.filter(|record| !db.clock().is_expired(record));
+                allowance.take(found.as_ref().map_or(0, |record| record.value.len()))?;
+                results.push(&OpOutcome::Got(found), 0);
+            }
+            Err(failure) => return Ok(error::read_error(&failure)),
         }
     }
-    results.finish()
+    Ok(results.finish())
+}
+
+/// Reads ahead for all operations. What is held then is bounded: the gets by what they may answer with, the others by
+/// how little they need.
+fn to_ops(view: &View, operations: Vec<Operation>, values_bytes_max: u64) -> Result<Vec<WriteOp>, Problem> {
+    let mut allowance = Allowance::new(values_bytes_max);
+    // The largest value that an earlier operation of the batch may have left for a get.
+    let mut set_bytes: HashMap<FullKey, usize> = HashMap::new();
+    let mut ops = Vec::with_capacity(operations.len());
+    for operation in operations {
+        let op = to_op(view, operation);
+        match &op.action {
+            Action::Put { value, .. } => {
+                let bytes = set_bytes.entry(op.key.clone()).or_default();
+                *bytes = value.len().max(*bytes);
+            }
+            Action::Get => {
+                let found = op.preread.as_ref().and_then(|preread| preread.record.as_ref());
+                let found_bytes = found.map_or(0, |record| record.value.len());
+                allowance.take(set_bytes.get(&op.key).map_or(found_bytes, |set| found_bytes.max(*set)))?;
+            }
+            Action::Delete | Action::Update { .. } | Action::Expire { .. } => {}
+        }
+        ops.push(op);
+    }
+    Ok(ops)
 }
 
 fn to_op(view: &View, operation: Operation) -> WriteOp {
@@ -94,14 +132,19 @@ fn to_op(view: &View, operation: Operation) -> WriteOp {
         },
     };
     let preread = view.read(&key).ok().map(|record| Preread { instant: view.instant, record });
+    let preread = preread.map(|preread| match action {
+        Action::Get => preread,
+        Action::Update { .. } => preread.cut(COUNTER_READ_BYTES),
+        Action::Put { .. } | Action::Delete | Action::Expire { .. } => preread.cut(0),
+    });
     WriteOp { key, action, precondition, preread }
 }
 
-fn atomic_answer(outcome: &WriteOutcome, value_bytes_max: u64) -> Response {
-    let mut results = Results::default();
+fn atomic_answer(outcome: &WriteOutcome, limits: &Limits) -> Response {
+    let mut results = Results::new(limits.body_bytes_max);
     let shown = outcome.failed.map_or(outcome.results.len(), |failed| failed + 1);
     for result in outcome.results.iter().take(shown) {
-        results.push(result, value_bytes_max);
+        results.push(result, limits.value_bytes_max);
     }
     match outcome.failed {
         None => results.finish(),
@@ -116,7 +159,8 @@ struct Progress {
     rest: std::vec::IntoIter<WriteOp>,
     results: Results,
     durability: Durability,
-    synced: bool,
+    /// What the chunks that were carried out can promise together; `None` if none was.
+    done: Option<Durability>,
     deadline: Instant,
     submitted_at: Instant,
     value_bytes_max: u64,
@@ -130,9 +174,9 @@ fn in_chunks(api: &Api, db: &Arc<Database>, mut responder: Responder, ops: Vec<W
         db: db.clone(),
         waiting: api.deadlines.watch(responder, deadline),
         rest: ops.into_iter(),
-        results: Results::default(),
+        results: Results::new(limits.body_bytes_max),
         durability,
-        synced: true,
+        done: None,
         deadline,
         submitted_at: Instant::now(),
         value_bytes_max: limits.value_bytes_max,
@@ -153,7 +197,9 @@ impl Progress {
         let reply = Box::new(move |outcome: Result<WriteOutcome, _>| {
             match outcome {
                 Ok(outcome) => {
-                    self.synced &= outcome.durability == Durability::Sync;
+                    if self.done != Some(Durability::Relaxed) {
+                        self.done = Some(outcome.durability);
+                    }
                     outcome.results.iter().for_each(|result| self.results.push(result, self.value_bytes_max));
                 }
                 Err(failure) => self.results.push_error(&failure, count),
@@ -166,7 +212,11 @@ impl Progress {
     fn finish(self) {
         let Some(mut responder) = self.waiting.lock().take() else { return };
         responder.trace().commit = self.submitted_at.elapsed();
-        let durability = if self.synced { "synced" } else { &*self.max_loss };
-        responder.send(self.results.finish().field("Larder-Durability", durability));
+        let response = self.results.finish();
+        responder.send(match self.done {
+            None => response,
+            Some(Durability::Sync) => response.field("Larder-Durability", "synced"),
+            Some(Durability::Relaxed) => response.field("Larder-Durability", &self.max_loss),
+        });
     }
 }

@@ -159,7 +159,10 @@ fn single(
     let durability = write_query(request, &[])?.durability.unwrap_or(api.config.durability);
     let precondition = precondition(request)?;
     let key = target.full_key();
-    let preread = preread(api, db, &key);
+    let preread = preread(api, db, &key).map(|preread| match action {
+        Action::Put { .. } | Action::Delete => preread.cut(0),
+        Action::Get | Action::Update { .. } | Action::Expire { .. } => preread,
+    });
     Ok((WriteOp { key, action, precondition, preread }, durability))
 }
 

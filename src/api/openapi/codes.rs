@@ -35,7 +35,11 @@ pub const CODES: &[Code] = &[
     ),
     (412, "PRECONDITION_FAILED", "the value is not in the state that the conditions ask for"),
     (413, "VALUE_TOO_LARGE", "the value is larger than limits.value_bytes_max"),
-    (413, "BODY_TOO_LARGE", "the body is larger than limits.body_bytes_max"),
+    (
+        413,
+        "BODY_TOO_LARGE",
+        "the body, or what the gets of a batch would answer with, is larger than limits.body_bytes_max",
+    ),
     (414, "URI_TOO_LONG", "the request target is longer than 8 KiB"),
     (415, "UNSUPPORTED_MEDIA_TYPE", "this Content-Type is malformed, or none that this route takes"),
     (415, "UNSUPPORTED_ENCODING", "Content-Encoding is neither gzip nor identity"),

@@ -192,7 +192,7 @@ impl<'a> Import<'a> {
         };
         let key = FullKey::new(&record.namespace, &record.collection, &record.key);
         let view = self.db.view();
-        let preread = view.read(&key).ok().map(|record| Preread { instant: view.instant, record });
+        let preread = view.read(&key).ok().map(|record| Preread { instant: view.instant, record }.cut(0));
         self.chunk_bytes += record.value.len() + key.as_bytes().len();
         let action = Action::Put { content_type: record.content_type, value: record.value, ttl };
         self.chunk.push(WriteOp { key, action, precondition: Precondition::default(), preread });
