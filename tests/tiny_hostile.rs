@@ -83,6 +83,20 @@ fn a_refused_body_that_is_still_being_sent_does_not_lose_the_answer_nor_become_r
 }
 
 #[test]
+fn a_client_that_sends_all_of_a_refused_body_before_it_reads_gets_the_answer() {
+    let server = start(Limits::default());
+    let body = vec![b' '; (4 << 20) + 1];
+    for round in 0..20 {
+        let mut client = server.connect();
+        client.send(&format!("PUT /echo HTTP/1.1\r\nHost: x\r\nContent-Length: {}\r\n\r\n", body.len()));
+        client.stream.write_all(&body).unwrap_or_else(|error| panic!("round {round}: {error}"));
+        let got = client.receive(false);
+        assert_eq!((got.status, got.field("connection")), (413, Some("close")), "round {round}");
+    }
+    eventually("no thread is lost", || server.figure("larder_tiny_http_leaked_threads") == 0.0);
+}
+
+#[test]
 fn a_refusal_leaves_the_body_unasked_for() {
     let server = start(Limits::default());
     let mut client = server.connect();

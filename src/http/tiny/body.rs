@@ -109,6 +109,11 @@ impl RawRequest {
         Ok(body.into())
     }
 
+    /// Whether the request can be dropped once its socket is shut, without a buffer for a huge body.
+    pub fn is_droppable(&self) -> bool {
+        !matches!(self.kind, BodyKind::Counted(_)) || self.remaining() <= DROPPABLE_BYTES_MAX
+    }
+
     /// Gives up the request for its writer. If some of the body is left, `socket` must be the connection's, so that
     /// nothing more is read; the connection has to end after the answer.
     pub fn into_writer(self, socket: Option<&OwnedFd>) -> Writer {
@@ -117,7 +122,7 @@ impl RawRequest {
         }
         let counted = matches!(self.kind, BodyKind::Counted(_));
         match socket {
-            Some(socket) if !counted || self.remaining() <= DROPPABLE_BYTES_MAX => {
+            Some(socket) if self.is_droppable() => {
                 socket::stop_reading(socket);
                 Writer::Ready(self.raw.into_writer())
             }

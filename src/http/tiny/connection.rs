@@ -64,6 +64,7 @@ struct State {
     busy: bool,
     ended_at: Option<Instant>,
     cut: bool,
+    lingering: bool,
     waiting: VecDeque<Incoming>,
     unsent_bytes: usize,
     body: Option<Arc<BodyPace>>,
@@ -90,6 +91,8 @@ pub struct Glimpse {
     pub ended: bool,
     /// Its socket was shut down for that, so one that is still open is another connection's.
     pub cut: bool,
+    /// It was answered and ended, and is held open until its client has closed it.
+    pub lingering: bool,
     /// Requests taken from it so far.
     pub taken: u64,
     /// The body that is being read.
@@ -151,7 +154,14 @@ impl Connection {
 
     /// Notes that its socket is shut down, or gone.
     pub fn note_cut(&self) {
-        self.state.lock().cut = true;
+        let mut state = self.state.lock();
+        state.cut = true;
+        state.lingering = false;
+    }
+
+    /// Notes that its socket stays open for a while after the end.
+    pub fn note_lingering(&self) {
+        self.state.lock().lingering = true;
     }
 
     /// Whether it is worth asking if another connection has the same address by now.
@@ -191,6 +201,7 @@ impl Connection {
             busy: state.busy,
             ended: state.ended_at.is_some(),
             cut: state.cut,
+            lingering: state.lingering,
             taken: self.taken.load(Ordering::Relaxed),
             body: state.body.clone(),
         }

@@ -268,7 +268,7 @@ impl ResponseSink for Ticket {
             // The channel holds an answer for each connection there may be, so this is the end of the engine, or an
             // error of ours. The client must not wait for ever.
             let Some(Reply { exchange, response, trace }) = error.into_inner() else { return };
-            self.shared.end(&exchange.connection, Reason::Overload, false);
+            self.shared.end(&exchange.connection, Reason::Overload);
             self.shared.finished(&trace, response.status, 0, Instant::now(), false);
         }
     }

@@ -15,6 +15,7 @@ mod figures;
 mod guard;
 mod head;
 mod lane;
+mod linger;
 mod reply;
 mod shared;
 mod socket;
@@ -27,8 +28,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
-
-use parking_lot::Mutex;
 
 use super::engine::{Ended, Engine, EngineOptions, Handler};
 use super::listener::Listener;
@@ -103,7 +102,7 @@ fn build(
         send_budget_bytes,
         early_until: Instant::now() + options.limits.get().idle_timeout + EARLY_SLACK,
         imports: AtomicUsize::new(0),
-        lingering: Mutex::default(),
+        lingering: linger::Lingering::default(),
         forgotten: AtomicUsize::new(0),
         draining: AtomicBool::new(false),
         stopping: AtomicBool::new(false),
@@ -130,6 +129,8 @@ fn start(
         let shared = Arc::clone(shared);
         handles.push(threads::spawn("larder-lane", move || threads::lane(&shared))?);
     }
+    let theirs = Arc::clone(shared);
+    handles.push(threads::spawn("larder-linger", move || theirs.lingering.run(&theirs))?);
     for (index, source) in shared.sources.iter().enumerate().skip(1) {
         let (shared, server) = (Arc::clone(shared), source.current());
         handles.push(threads::spawn("larder-courier", move || threads::carry(&shared, index, &server))?);
@@ -142,6 +143,7 @@ fn stop(shared: &Arc<Shared>, handles: Vec<JoinHandle<()>>) {
     shared.stopping.store(true, Ordering::SeqCst);
     shared.lane.stop();
     shared.crew.stop();
+    shared.lingering.stop();
     for _ in 0..threads::REPLIERS {
         let _ = shared.replies.try_send(None);
     }

@@ -1,20 +1,23 @@
 //! Writing answers: at once where the socket has room for sure, else in the side lane.
 //!
-//! Every byte goes through tiny_http's own writer, which cannot mistake the connection; the socket found through its
-//! descriptor is only asked how full it is, and shut down. Invariant: a worker writes only what the send buffer can
+//! Every byte goes through tiny_http's own writer, which cannot mistake the connection, except the answer to a request
+//! whose body was not read: that is written to the socket found through its descriptor, which else is only asked how
+//! full it is, and shut down. Invariant: a worker writes only what the send buffer can
 //! take, so it never waits for a client.
 
 use std::io::{self, Write};
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
-use super::body::Writer;
+use super::body::{RawRequest, Writer};
 use super::connection::Connection;
 use super::exchange::Exchange;
 use super::figures::Reason;
+use super::linger::{self, Leftover};
 use super::shared::Shared;
 use super::{socket, source, sys};
 use crate::http::message::{Body, Outcome, Puller, Response, Trace};
@@ -50,7 +53,7 @@ pub struct Answer {
     /// tiny_http ends the connection after it.
     last: bool,
     /// The client may still be sending, so the connection is closed gently.
-    linger: bool,
+    leftover: Option<Leftover>,
 }
 
 enum Rest {
@@ -115,7 +118,7 @@ fn prepare(shared: &Arc<Shared>, exchange: Exchange, mut response: Response, mut
     let Exchange { connection, request, manner } = exchange;
     let Some(request) = request.take() else {
         // The handler answered while it was still reading the body on another thread.
-        shared.end(&connection, Reason::Refused, false);
+        shared.end(&connection, Reason::Refused);
         shared.finished(&trace, response.status, 0, began_at, false);
         return None;
     };
@@ -135,13 +138,7 @@ fn prepare(shared: &Arc<Shared>, exchange: Exchange, mut response: Response, mut
     let rest = if framing == Framing::None { Rest::None } else { rest_of(response.body, framing) };
 
     let socket = if linger { socket::find(&connection.key, &connection.fd_hint).ok().flatten() } else { None };
-    let writer = match request.into_writer(socket.as_ref()) {
-        Writer::Ready(writer) => Some(writer),
-        Writer::Forgotten => {
-            shared.forgot();
-            socket.map(|socket| Box::new(std::fs::File::from(socket)) as Box<dyn Write + Send>)
-        }
-    };
+    let (writer, leftover) = take_writer(shared, request, socket);
     let mut answer = Answer {
         connection,
         writer,
@@ -156,11 +153,39 @@ fn prepare(shared: &Arc<Shared>, exchange: Exchange, mut response: Response, mut
         progress_at: began_at,
         end: end.or((framing == Framing::Close).then_some(Reason::Asked)),
         last: manner.last,
-        linger,
+        leftover,
     };
     answer.join_small_body();
     debug_assert!(manner.method != Method::Head || matches!(answer.rest, Rest::None));
     Some(answer)
+}
+
+/// The way to the client, and what is left of the request if its body was not read to the end.
+///
+/// An answer that comes before the end of the body goes past tiny_http, which would first read what is left, and would
+/// take what the client sends later for requests.
+fn take_writer(
+    shared: &Shared,
+    request: RawRequest,
+    socket: Option<OwnedFd>,
+) -> (Option<Box<dyn Write + Send>>, Option<Leftover>) {
+    let past = socket.as_ref().and_then(|socket| linger::writer(socket).ok());
+    let (Some(socket), Some(writer)) = (socket, past) else {
+        return match request.into_writer(None) {
+            Writer::Ready(writer) => (Some(writer), None),
+            Writer::Forgotten => {
+                shared.forgot();
+                (None, None)
+            }
+        };
+    };
+    if request.is_droppable() {
+        return (Some(writer), Some(Leftover { socket, request: Some(Box::new(request)) }));
+    }
+    if matches!(request.into_writer(Some(&socket)), Writer::Forgotten) {
+        shared.forgot();
+    }
+    (Some(writer), Some(Leftover { socket, request: None }))
 }
 
 fn rest_of(body: Body, framing: Framing) -> Rest {
@@ -326,21 +351,31 @@ fn conclude(shared: &Arc<Shared>, answer: Answer, complete: bool) {
 /// Ends an answer: lets tiny_http's writer go, tells the handler, ends the connection or begins its next request.
 fn conclude_as(shared: &Arc<Shared>, mut answer: Answer, complete: bool, failure: Reason) {
     let connection = Arc::clone(&answer.connection);
+    let mut lingers = false;
     if !complete {
         if matches!(answer.rest, Rest::Pull { .. })
             && let Ok(Some(socket)) = socket::find(&connection.key, &connection.fd_hint)
         {
             socket::reset_on_close(&socket);
         }
-        shared.end(&connection, failure, false);
+        shared.end(&connection, failure);
+        if let Some(leftover) = answer.leftover.take() {
+            leftover.dispose(shared, &connection);
+        }
     } else if let Some(reason) = answer.end {
-        shared.end(&connection, reason, answer.linger);
+        match answer.leftover.take() {
+            Some(leftover) => {
+                lingers = true;
+                shared.end_gently(&connection, reason, leftover);
+            }
+            None => shared.end(&connection, reason),
+        }
     }
-    // IMPORTANT: only now, with the socket shut. The writer's end lets tiny_http write what it thinks of the bytes that
+    // IMPORTANT: only now, with the socket shut where it is tiny_http's writer. The writer's end lets tiny_http write what it thinks of the bytes that
     // follow a body nobody read; and a writer that failed would first try again.
     answer.writer = None;
     shared.finished(&answer.trace, answer.status, answer.body_bytes, answer.began_at, complete);
-    if answer.last && complete {
+    if answer.last && complete && !lingers {
         shared.connections.remove(&connection);
     }
     shared.turn_over(&connection);

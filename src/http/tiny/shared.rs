@@ -1,12 +1,10 @@
 //! What all threads of the engine share, and the ends of a connection.
 
-use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Instant;
 
 use crossbeam::channel::Sender;
-use parking_lot::Mutex;
 
 use super::body::{RawRequest, Writer};
 use super::connection::{Connection, Connections, Incoming, Key, Place};
@@ -16,15 +14,13 @@ use super::figures::{Figures, Reason};
 use super::guard::Nudge;
 use super::head::BodyKind;
 use super::lane::Lane;
+use super::linger::{Leftover, Lingering};
 use super::reply::{self, Answer};
 use super::source::Source;
 use super::{socket, sys};
 use crate::http::engine::Handler;
 use crate::http::message::Trace;
 use crate::limits::LiveLimits;
-
-/// Gently closed connections that are held open at most, so that their last answer is not lost to a reset.
-const LINGERING_MAX: usize = 64;
 
 /// Work for the side lane.
 pub enum Aside {
@@ -50,8 +46,8 @@ pub struct Shared {
     /// Until then the first request of a connection may come over a socket that was accepted without our options.
     pub early_until: Instant,
     pub imports: AtomicUsize,
-    /// Sockets that are shut down and kept until the client has closed or a second has passed.
-    pub lingering: Mutex<Vec<(OwnedFd, Instant)>>,
+    /// Answered connections whose client may still be sending.
+    pub lingering: Lingering,
     /// Requests that had to be forgotten, each with a thread of tiny_http.
     pub forgotten: AtomicUsize,
     pub draining: AtomicBool,
@@ -86,7 +82,7 @@ impl Shared {
             Place::Run(connection, incoming) => Some(Job::Begin(connection, incoming)),
             Place::Waits => None,
             Place::Overrun(connection, incoming) => {
-                self.end(&connection, Reason::Pipelining, false);
+                self.end(&connection, Reason::Pipelining);
                 self.discard(&connection, incoming);
                 None
             }
@@ -151,11 +147,9 @@ impl Shared {
         }
     }
 
-    /// Ends a connection: nothing of it is begun any more, and both its directions are shut. With `linger` the socket
-    /// is kept for a moment, because closing it while the client still sends would reset it and lose the answer.
-    pub fn end(&self, connection: &Arc<Connection>, reason: Reason, linger: bool) {
-        let first_time = !connection.is_ended();
-        let waiting = connection.end();
+    /// Ends a connection: nothing of it is begun any more, and both its directions are shut.
+    pub fn end(&self, connection: &Arc<Connection>, reason: Reason) {
+        self.end_order(connection, reason);
         let found = socket::find(&connection.key, &connection.fd_hint);
         if let Some(socket) = found.as_ref().ok().and_then(Option::as_ref) {
             socket::cut(socket);
@@ -163,18 +157,23 @@ impl Shared {
         if found.is_ok() {
             connection.note_cut();
         }
-        if let Ok(Some(socket)) = found {
-            let mut lingering = self.lingering.lock();
-            if linger && lingering.len() < LINGERING_MAX {
-                lingering.push((socket, Instant::now()));
-                drop(lingering);
-                self.nudge.now();
-            }
+    }
+
+    /// Ends a connection whose client may still be sending: nothing of it is begun any more, and it is shut once the
+    /// client has closed it, or has had its time.
+    pub fn end_gently(&self, connection: &Arc<Connection>, reason: Reason, leftover: Leftover) {
+        connection.note_lingering();
+        self.end_order(connection, reason);
+        if let Err(leftover) = self.lingering.hold(Arc::clone(connection), leftover) {
+            leftover.dispose(self, connection);
         }
-        if first_time {
+    }
+
+    fn end_order(&self, connection: &Arc<Connection>, reason: Reason) {
+        if !connection.is_ended() {
             self.figures.closed(reason);
         }
-        for incoming in waiting {
+        for incoming in connection.end() {
             self.discard(connection, incoming);
         }
     }

@@ -63,6 +63,9 @@ pub fn judge(
     if taken != memory.taken {
         *memory = Memory { taken, mark_bytes: seen.info.bytes_received, inode: seen.inode, ..Memory::default() };
     }
+    if glimpse.is_some_and(|glimpse| glimpse.lingering) {
+        return Verdict::Near;
+    }
     if memory.cut || glimpse.is_some_and(|glimpse| glimpse.ended) {
         let is_cut = memory.cut || glimpse.is_some_and(|glimpse| glimpse.cut);
         return match (seen.info.state == TCP_ESTABLISHED, is_cut) {
@@ -168,7 +171,7 @@ mod tests {
     }
 
     fn glimpse(busy: bool, taken: u64, body: Option<Arc<BodyPace>>) -> Glimpse {
-        Glimpse { busy, ended: false, cut: false, taken, body }
+        Glimpse { busy, ended: false, cut: false, lingering: false, taken, body }
     }
 
     struct Case {
@@ -264,6 +267,8 @@ mod tests {
         let mut open = seen(100, 1, 0);
         assert_eq!(case.after(0, &open, Some(&ended(false))), Verdict::End(Reason::Refused), "it was not found then");
         assert_eq!(case.after(0, &open, Some(&ended(true))), Verdict::Successor);
+        let lingering = Glimpse { lingering: true, ..ended(false) };
+        assert_eq!(case.after(0, &open, Some(&lingering)), Verdict::Near, "it is held open on purpose");
         open.info.state = 4;
         assert_eq!(case.after(0, &open, Some(&ended(true))), Verdict::Fine, "on its way out");
 

@@ -27,7 +27,7 @@ pub use nudge::Nudge;
 
 /// The loop's beat; also how soon a drain signal is noticed.
 const TICK: Duration = Duration::from_millis(250);
-/// The beat while a connection may be stranded or the engine drains.
+/// The beat while the engine drains.
 const TICK_URGENT: Duration = Duration::from_millis(25);
 /// A full look at least this often.
 const LOOK: Duration = Duration::from_secs(2);
@@ -37,8 +37,6 @@ const BURST: Duration = Duration::from_millis(50);
 const LEAKED_AFTER: Duration = Duration::from_secs(5);
 /// How long the backlog may stand before the accept loop counts as dead.
 const BACKLOG_STUCK: Duration = Duration::from_secs(5);
-/// How long a gently closed socket is held open.
-const LINGER: Duration = Duration::from_secs(1);
 /// After a restart of an accept loop that failed at once, the next one waits.
 const RESTART_PAUSE: Duration = Duration::from_millis(100);
 
@@ -97,9 +95,7 @@ impl Guard {
     /// One turn of the loop.
     fn beat(&mut self) {
         let now = Instant::now();
-        let lingering = self.tend_lingering(now);
-        let soon = if lingering { TICK_URGENT } else { TICK };
-        let news = self.shared.nudge.wait(self.look_at.saturating_duration_since(now).min(soon));
+        let news = self.shared.nudge.wait(self.look_at.saturating_duration_since(now).min(TICK));
         let now = Instant::now();
         self.died.extend(news.died);
         self.restart_dead(now);
@@ -310,23 +306,6 @@ impl Guard {
         }
     }
 
-    /// Reads away what still comes on gently closed connections, and closes those that are done. True if any are left.
-    fn tend_lingering(&self, now: Instant) -> bool {
-        let mut lingering = self.shared.lingering.lock();
-        lingering.retain(|(socket, since)| {
-            let mut buffer = [0u8; 16 * 1024];
-            for _ in 0..64 {
-                match rustix::net::recv(socket, &mut buffer[..], rustix::net::RecvFlags::DONTWAIT) {
-                    Ok((_, count)) if count > 0 => {}
-                    _ => break,
-                }
-            }
-            let open = super::sys::peer_of(std::os::fd::AsRawFd::as_raw_fd(socket)).is_some();
-            open && now.saturating_duration_since(*since) < LINGER
-        });
-        !lingering.is_empty()
-    }
-
     fn count(&self) {
         let (queued, busy) = self.shared.lane.depth();
         self.shared.figures.lane_queued.set(queued as u64);
@@ -344,7 +323,6 @@ impl Guard {
         let mut empty_looks = 0;
         while Instant::now() < deadline {
             let now = Instant::now();
-            self.tend_lingering(now);
             let open = self.look(now, true);
             let is_empty = open == 0 && self.shared.in_hand() == 0;
             empty_looks = if is_empty { empty_looks + 1 } else { 0 };
@@ -373,7 +351,7 @@ fn is_busy(glimpse: Option<&Glimpse>) -> bool {
 /// Ends a connection that may never have sent a request.
 fn cut(shared: &Shared, seen: &Seen, connection: Option<Arc<Connection>>, reason: Reason) {
     match connection {
-        Some(connection) => shared.end(&connection, reason, false),
+        Some(connection) => shared.end(&connection, reason),
         None => {
             let hint = std::sync::atomic::AtomicI32::new(seen.number);
             if let Ok(Some(socket)) = socket::find(&seen.key, &hint) {
