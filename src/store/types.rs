@@ -171,6 +171,8 @@ pub enum Action {
     Update {
         /// The function.
         update: Update,
+        /// What the function holds, by which the queue is bounded.
+        bytes: usize,
         /// The expiry.
         ttl: Ttl,
     },

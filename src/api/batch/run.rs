@@ -118,7 +118,7 @@ fn to_op(view: &View, operation: Operation) -> WriteOp {
             Action::Put { content_type, value, ttl: ttl.map_or(Ttl::Clear, Ttl::After) }
         }
         Verb::Incr { by, ttl } => {
-            Action::Update { update: counter::update(by), ttl: ttl.map_or(Ttl::Keep, Ttl::After) }
+            Action::Update { update: counter::update(by), bytes: 0, ttl: ttl.map_or(Ttl::Keep, Ttl::After) }
         }
     };
     let precondition = match operation.if_version {

@@ -15,7 +15,7 @@ const PATCH_TYPE: &str = "application/merge-patch+json";
 pub fn incr(api: &Api, db: &Database, request: &Request, responder: Responder, target: &ValueTarget<'_>) {
     let action = media::expect_type(&request.head, &["application/json"]).and_then(|()| {
         let body = encoding::decode_body(&request.head, request.body.shared(), api.limits.get().body_bytes_max)?;
-        Ok(Action::Update { update: counter::update(counter::parse_body(&body)?), ttl: ttl(request)? })
+        Ok(Action::Update { update: counter::update(counter::parse_body(&body)?), bytes: 0, ttl: ttl(request)? })
     });
     submit_or_refuse(api, db, request, responder, target, action, counted);
 }
@@ -26,7 +26,8 @@ pub fn patch(api: &Api, db: &Database, request: &Request, responder: Responder, 
     let action = expect_patch(request).and_then(|()| {
         let body = encoding::decode_body(&request.head, request.body.shared(), limits.body_bytes_max)?;
         let patch = merge_patch::Patch::parse(&body)?;
-        Ok(Action::Update { update: patch.into_update(limits.value_bytes_max), ttl: ttl(request)? })
+        let update = patch.into_update(limits.value_bytes_max);
+        Ok(Action::Update { update, bytes: body.len(), ttl: ttl(request)? })
     });
     submit_or_refuse(api, db, request, responder, target, action, patched);
 }

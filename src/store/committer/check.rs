@@ -113,7 +113,7 @@ impl Check<'_> {
                 let record = self.store(key, present, content_type, value, *ttl);
                 OpOutcome::Stored { version: record.version, created: present.is_none() }
             }
-            Action::Update { update, ttl } => {
+            Action::Update { update, ttl, .. } => {
                 let new = match call(update, present)? {
                     Ok(new) if new.value.len() as u64 > self.value_bytes_max => Err(UpdateRefused::TooLarge),
                     result => result,

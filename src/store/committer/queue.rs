@@ -52,7 +52,7 @@ pub(super) struct Pending {
     pub(super) atomic: bool,
     pub(super) durability: Durability,
     pub(super) deadline: Option<Instant>,
-    /// Keys and values, by which groups and the queue are bounded.
+    /// Keys, values brought and values read ahead, by which groups and the queue are bounded.
     pub(super) bytes: usize,
     pub(super) answer: Answer,
 }
@@ -71,8 +71,9 @@ fn op_bytes(op: &WriteOp) -> usize {
         || op.preread.as_ref().and_then(|preread| preread.record.as_ref()).map_or(0, |record| record.value.len());
     let value = match &op.action {
         Action::Put { content_type, value, .. } => content_type.len() + value.len(),
-        Action::Update { .. } => read(),
-        Action::Get | Action::Delete | Action::Expire { .. } => 0,
+        Action::Update { bytes, .. } => bytes + read(),
+        Action::Get => read(),
+        Action::Delete | Action::Expire { .. } => 0,
     };
     op.key.as_bytes().len() + value
 }
@@ -200,5 +201,28 @@ impl WriteSource {
             self.parker.park_deadline(until);
         }
         self.level.target.store(NO_TARGET, Ordering::SeqCst);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+
+    use super::*;
+    use crate::store::{FullKey, NewValue, Precondition, Preread, Record, Ttl};
+
+    #[test]
+    fn an_update_counts_what_it_brings_and_what_was_read_for_it() {
+        let (content_type, value) = (Bytes::new(), Bytes::from_static(b"1234567"));
+        let record = Some(Record { version: 1, modified_ms: 0, expires_ms: 0, content_type, value });
+        let update = Box::new(|_: Option<&Record>| Ok(NewValue { content_type: Bytes::new(), value: Bytes::new() }));
+        let key = FullKey::new("n", "c", "k");
+        let op = WriteOp {
+            action: Action::Update { update, bytes: 1000, ttl: Ttl::Keep },
+            precondition: Precondition::default(),
+            preread: Some(Preread { instant: 0, record }),
+            key: key.clone(),
+        };
+        assert_eq!(op_bytes(&op), key.as_bytes().len() + 1007);
     }
 }

@@ -141,7 +141,7 @@ fn expiries_from_before_the_clock_was_set_are_moved_along_with_it_once() {
     one(&database, put("cleared", "1"));
     let aborted = vec![put_for("short", "2", SECOND), if_version(put("b", "x"), 1)];
     assert_eq!(end(send(&database, aborted)).unwrap().failed, Some(1));
-    one(&database, op("short", Action::Update { update: touch(), ttl: Ttl::Keep }));
+    one(&database, op("short", Action::Update { update: touch(), bytes: 0, ttl: Ttl::Keep }));
     time.advance(500);
     time.set_wall(NEW_YEAR_MS + 1_800_500);
     time.set_synchronised(true);

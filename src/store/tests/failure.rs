@@ -76,7 +76,7 @@ fn a_panicking_update_costs_its_own_request_only() {
     let database = scene.start(options());
     let first = scene.hold(&database);
     let update: Update = Box::new(|_| panic!("a panic that the test asked for"));
-    let broken = send(&database, vec![put("a", "1"), op("b", Action::Update { update, ttl: Ttl::Keep })]);
+    let broken = send(&database, vec![put("a", "1"), op("b", Action::Update { update, bytes: 0, ttl: Ttl::Keep })]);
     let fine = send(&database, vec![put("c", "1")]);
     scene.open_gate();
     end(first).unwrap();

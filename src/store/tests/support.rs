@@ -66,7 +66,7 @@ pub(super) fn add(name: &str, by: i64) -> WriteOp {
         let sum = number.checked_add(by).ok_or(UpdateRefused::IntegerOverflow)?;
         Ok(NewValue { content_type: Bytes::from_static(b"application/json"), value: sum.to_string().into() })
     });
-    op(name, Action::Update { update, ttl: Ttl::Keep })
+    op(name, Action::Update { update, bytes: 0, ttl: Ttl::Keep })
 }
 
 /// A request and the place where its end shows.
