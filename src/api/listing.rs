@@ -24,6 +24,11 @@ use super::item::{ItemForm, ItemOptions, push_text, write_item};
 
 /// Bytes of lines that a stream makes at once.
 const PIECE_BYTES: usize = 64 * 1024;
+/// Records that a stream passes over between two looks at the clock.
+const SKIPPED_BETWEEN_LOOKS: usize = 64;
+/// What makes a piece end before its bytes: whoever pulls waits a moment after a piece of nothing, and lets others run.
+const SKIPPING: PageBudget =
+    PageBudget { bytes_max: PIECE_BYTES, skipped_max: 16_384, time_max: Duration::from_millis(25) };
 
 /// The parameters of a list.
 pub const PARAMETERS: &[&str] = &["prefix", "start", "end", "reverse", "limit", "values", "cursor"];
@@ -238,13 +243,15 @@ impl Lines {
         Lines { pairs, now_ms, options, items: 0 }
     }
 
-    /// Appends the next lines and says whether more will come. An error cuts the stream: it then has no end line.
+    /// Appends the next lines, none if it has passed over many records, and says whether more will come. An error cuts the stream: it then has no end line.
     pub fn pull(&mut self, out: &mut Vec<u8>) -> io::Result<bool> {
-        if Instant::now() >= self.options.deadline {
+        let began_at = Instant::now();
+        if began_at >= self.options.deadline {
             return Err(io::Error::new(io::ErrorKind::TimedOut, "the stream has held its snapshot for too long"));
         }
-        let (full, now_ms) = (out.len() + PIECE_BYTES, (self.now_ms)());
+        let (full, now_ms) = (out.len() + SKIPPING.bytes_max, (self.now_ms)());
         let options = ItemOptions { form: ItemForm::Line, values: self.options.values };
+        let mut skipped = 0;
         while out.len() < full {
             let Some(pair) = self.pairs.next() else {
                 self.push_end(out);
@@ -252,6 +259,11 @@ impl Lines {
             };
             let (key, record) = pair.and_then(record_of).map_err(io::Error::other)?;
             if is_expired(record.expires_ms, now_ms) || record.version <= self.options.since {
+                skipped += 1;
+                let looks = skipped % SKIPPED_BETWEEN_LOOKS == 0;
+                if skipped >= SKIPPING.skipped_max || (looks && began_at.elapsed() >= SKIPPING.time_max) {
+                    break;
+                }
                 continue;
             }
             let (namespace, collection, name) = key.parts();

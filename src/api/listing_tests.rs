@@ -171,6 +171,19 @@ fn a_stream_is_made_in_pieces_of_bounded_size() {
 }
 
 #[test]
+fn a_stream_that_passes_over_many_records_pauses_between() {
+    let count = 2 * SKIPPING.skipped_max + 1;
+    let mut lines = lines(&keys(count), LineOptions { since: 7, ..line_options() });
+    let (mut out, mut pulls) = (Vec::new(), 1);
+    while lines.pull(&mut out).unwrap() {
+        assert!(out.is_empty());
+        pulls += 1;
+    }
+    assert!(pulls >= 3, "{pulls}");
+    assert_eq!(out, b"{\"end\":true,\"items\":0,\"version\":9120}\n");
+}
+
+#[test]
 fn a_stream_can_leave_out_what_is_old_and_is_cut_when_its_time_is_over() {
     let mut out = Vec::new();
     lines(&keys(3), LineOptions { since: 7, ..line_options() }).pull(&mut out).unwrap();
