@@ -104,3 +104,17 @@ fn a_large_import_waits_on_the_card_and_comes_through() {
         assert_eq!(server.get("/api/v1/kv/a/b/2999").expect(200).body.len(), 2002);
     });
 }
+
+#[test]
+fn a_value_of_the_largest_size_allowed_comes_through_an_import() {
+    for engine in support::engines() {
+        let server = Server::builder().engine(&engine).config("[limits]\nvalue_bytes_max = \"3MiB\"").start();
+        let value = vec![0xFF; 3 << 20];
+        server.put("/api/v1/kv/a/b/large", &value).expect(201);
+        let export = server.get("/api/v1/export").expect(200);
+        server.delete("/api/v1/kv/a/b/large").expect(204);
+        let report = import(&server, "", &export.body).expect(200).json();
+        assert_eq!(report, serde_json::json!({"imported": 1, "failed": []}));
+        assert!(server.get("/api/v1/kv/a/b/large").expect(200).body == value);
+    }
+}

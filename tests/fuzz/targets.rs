@@ -166,7 +166,7 @@ fn import(data: &[u8]) {
     let mut reader = BufReader::with_capacity(7, data);
     let (mut buffer, mut seen) = (Vec::new(), Vec::new());
     loop {
-        match line::next_line(&mut reader, &mut buffer) {
+        match line::next_line(&mut reader, &mut buffer, line::line_bytes_max(1 << 20)) {
             Ok(NextLine::Line) => {
                 seen.extend_from_slice(&buffer);
                 seen.push(b'\n');

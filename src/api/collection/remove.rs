@@ -4,7 +4,7 @@
 //! It is not atomic: keys written behind the place it has reached stay. An answer with `"complete": false` says that the
 //! time of the request was over first; the same request again goes on.
 //!
-//! Invariant: at most one step is under way, and it holds at most 100 operations and about 1 MiB.
+//! Invariant: at most one step is under way, and it holds at most 100 operations, for which about 1 MiB was read.
 
 use std::ops::Bound;
 use std::sync::Arc;
@@ -130,17 +130,17 @@ impl Removal {
     fn next_step(&self) -> Result<Option<Step>, StoreError> {
         let view = self.db.view();
         let now_ms = self.db.clock().expiry_now_ms();
-        let (mut ops, mut last, mut held_bytes) = (Vec::new(), None, 0);
+        let (mut ops, mut last, mut read_bytes) = (Vec::new(), None, 0);
         for pair in walk(&*view.snapshot, &self.range, false) {
             let (key, record) = record_of(pair?)?;
             last = Some(key.shared());
             // What has expired is the sweeper's.
             if !is_expired(record.expires_ms, now_ms) {
-                held_bytes += record.value.len();
-                let preread = Some(Preread { instant: view.instant, record: Some(record) });
+                read_bytes += record.value.len();
+                let preread = Some(Preread { instant: view.instant, record: Some(record) }.cut(0));
                 ops.push(WriteOp { key, action: Action::Delete, precondition: Precondition::default(), preread });
             }
-            if ops.len() == CHUNK_OPERATIONS || held_bytes >= GROUP_BYTES_MAX || Instant::now() >= self.stop_at {
+            if ops.len() == CHUNK_OPERATIONS || read_bytes >= GROUP_BYTES_MAX || Instant::now() >= self.stop_at {
                 break;
             }
         }

@@ -4,15 +4,18 @@
 //! spool until then. Lines that are wrong in themselves are reported and do not hinder the others.
 
 use std::io::{self, BufRead, BufReader};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use crossbeam::channel::{Receiver, bounded};
 use serde_json::{Value, json};
 
+use crate::board::disk;
 use crate::http::query::Query;
 use crate::http::{Problem, Request, RequestBody, Responder, Response, Written, encoding, media};
 use crate::limits::CHUNK_OPERATIONS;
+use crate::store::space::Allowed;
 use crate::store::{
     Action, Database, Durability, FullKey, Precondition, Preread, Ttl, WriteError, WriteOp, WriteOutcome, WriteRequest,
 };
@@ -58,7 +61,7 @@ fn run(api: &Api, db: &Arc<Database>, request: Request) -> Result<Value, Problem
     if partial {
         import.apply_all(&mut lines)?;
     } else {
-        let spool = spool_whole(api, &mut lines)?;
+        let spool = spool_whole(api, db, &mut lines)?;
         let reader = spool.into_reader().map_err(|failure| spool_failed(&failure))?;
         import.apply_all(&mut BufReader::new(reader))?;
     }
@@ -66,11 +69,13 @@ fn run(api: &Api, db: &Arc<Database>, request: Request) -> Result<Value, Problem
 }
 
 /// Reads everything, and refuses what does not end with the right end line.
-fn spool_whole(api: &Api, lines: &mut impl BufRead) -> Result<Spool, Problem> {
-    let mut spool = Spool::new(&api.config.data_dir);
+fn spool_whole(api: &Api, db: &Arc<Database>, lines: &mut impl BufRead) -> Result<Spool, Problem> {
+    let (watched, folder) = (db.clone(), api.config.data_dir.clone());
+    let mut spool = Spool::new(&api.config.data_dir, Box::new(move |bytes| has_room(&watched, &folder, bytes)));
+    let line_bytes_max = line::line_bytes_max(api.limits.get().value_bytes_max);
     let (mut buffer, mut records, mut end) = (Vec::new(), 0, None);
     loop {
-        match line::next_line(lines, &mut buffer).map_err(|failure| broken(&failure))? {
+        match line::next_line(lines, &mut buffer, line_bytes_max).map_err(|failure| broken(&failure))? {
             NextLine::End => break,
             NextLine::TooLong => {
                 records += 1;
@@ -96,6 +101,13 @@ fn spool_whole(api: &Api, lines: &mut impl BufRead) -> Result<Spool, Problem> {
     let message =
         format!("{refusal}; nothing was imported. Send the whole file, or partial=true to take what there is");
     Err(Problem::new(400, "BAD_REQUEST", message))
+}
+
+/// Whether so many bytes more leave the card its reserve. A card that does not tell is judged by its last look.
+fn has_room(db: &Database, folder: &Path, bytes: u64) -> bool {
+    let space = db.space();
+    space.allowed == Allowed::Writes
+        && disk::free(folder).map_or(true, |free| free.free_bytes >= space.reserve_bytes.saturating_add(bytes))
 }
 
 fn broken(failure: &io::Error) -> Problem {
@@ -156,11 +168,12 @@ impl<'a> Import<'a> {
 
     fn apply_all(&mut self, lines: &mut impl BufRead) -> Result<(), Problem> {
         let mut buffer = Vec::new();
+        let line_bytes_max = line::line_bytes_max(self.value_bytes_max);
         for number in 1.. {
-            match line::next_line(lines, &mut buffer).map_err(|failure| broken(&failure))? {
+            match line::next_line(lines, &mut buffer, line_bytes_max).map_err(|failure| broken(&failure))? {
                 NextLine::End => break,
                 NextLine::TooLong => {
-                    let message = format!("a line holds at most {} bytes", line::LINE_BYTES_MAX);
+                    let message = format!("a line holds at most {line_bytes_max} bytes");
                     self.fail(number, &Problem::new(413, "VALUE_TOO_LARGE", message));
                 }
                 NextLine::Line if buffer.trim_ascii().is_empty() || EndLine::parse(&buffer).is_some() => {}

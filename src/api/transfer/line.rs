@@ -9,12 +9,18 @@ use serde::{Deserialize, Deserializer};
 use serde_json::value::RawValue;
 
 use crate::http::{Problem, media};
-use crate::limits::MIB;
+use crate::limits::KIB;
 
 use super::super::{item, names};
 
+/// Room in a line for everything beside its value.
+const BESIDE_BYTES: u64 = 8 * KIB as u64;
+
 /// Bytes of one line: the largest value in base64, with room for everything beside it.
-pub const LINE_BYTES_MAX: usize = 2 * MIB;
+pub fn line_bytes_max(value_bytes_max: u64) -> usize {
+    let base64_bytes = value_bytes_max.div_ceil(3).saturating_mul(4);
+    usize::try_from(base64_bytes.saturating_add(BESIDE_BYTES)).unwrap_or(usize::MAX)
+}
 
 /// A record as a line tells it.
 #[derive(Debug)]
@@ -118,16 +124,16 @@ pub fn parse(line: &[u8], value_bytes_max: u64) -> Result<ImportRecord, Problem>
 pub enum NextLine {
     /// A line, without its end, in the buffer.
     Line,
-    /// A line longer than [`LINE_BYTES_MAX`]; it was read past.
+    /// A line longer than the limit; it was read past.
     TooLong,
     /// Nothing more.
     End,
 }
 
 /// Reads the next line into `buffer` (cleared first), never holding more than the limit.
-pub fn next_line(reader: &mut impl BufRead, buffer: &mut Vec<u8>) -> io::Result<NextLine> {
+pub fn next_line(reader: &mut impl BufRead, buffer: &mut Vec<u8>, bytes_max: usize) -> io::Result<NextLine> {
     buffer.clear();
-    let limit = LINE_BYTES_MAX as u64 + 1;
+    let limit = bytes_max as u64 + 1;
     if reader.by_ref().take(limit).read_until(b'\n', buffer)? == 0 {
         return Ok(NextLine::End);
     }
@@ -135,7 +141,7 @@ pub fn next_line(reader: &mut impl BufRead, buffer: &mut Vec<u8>) -> io::Result<
         buffer.pop();
         return Ok(NextLine::Line);
     }
-    if buffer.len() <= LINE_BYTES_MAX {
+    if buffer.len() <= bytes_max {
         return Ok(NextLine::Line);
     }
     buffer.clear();
@@ -163,19 +169,34 @@ mod tests {
 
     #[test]
     fn lines_are_told_apart_and_long_ones_passed_over() {
-        let long = vec![b'x'; LINE_BYTES_MAX + 5];
+        let bytes_max = 5000;
+        let long = vec![b'x'; bytes_max + 5];
         let text = [b"one\n".as_slice(), &long, b"\n\nlast"].concat();
         let mut reader = std::io::BufReader::with_capacity(100, &text[..]);
         let mut buffer = Vec::new();
         let mut seen = Vec::new();
         loop {
-            match next_line(&mut reader, &mut buffer).unwrap() {
+            match next_line(&mut reader, &mut buffer, bytes_max).unwrap() {
                 NextLine::Line => seen.push(String::from_utf8(buffer.clone()).unwrap()),
                 NextLine::TooLong => seen.push("(long)".to_owned()),
                 NextLine::End => break,
             }
         }
         assert_eq!(seen, ["one", "(long)", "", "last"]);
+    }
+
+    #[test]
+    fn the_largest_value_fits_a_line_with_the_longest_names() {
+        let value = STANDARD.encode(vec![0xFF; 10_000]);
+        let (name, key) = ("n".repeat(64), "\\u0001".repeat(512));
+        let content_type = "a/".to_owned() + &"b".repeat(253);
+        let time = "2026-01-01T00:00:00.000Z";
+        let line = format!(
+            r#"{{"namespace":"{name}","collection":"{name}","key":"{key}","version":{},"size":10000,"content_type":"{content_type}","modified":"{time}","expires":"{time}","value_base64":"{value}"}}"#,
+            u64::MAX
+        );
+        assert_eq!(parse(line.as_bytes(), 10_000).unwrap().value.len(), 10_000);
+        assert!(line.len() <= line_bytes_max(10_000), "{}", line.len());
     }
 
     #[test]
