@@ -45,6 +45,7 @@ fn stop(drain: &DrainSignal, signal: &str) {
 fn reload(api: &Api) {
     match api.config.reload() {
         Ok(reloaded) => {
+            log::info!("SIGHUP: log level and limits were read again");
             logging::set_level(reloaded.log_level);
             api.limits.set(reloaded.limits);
             if !reloaded.needs_restart.is_empty() {
@@ -58,7 +59,7 @@ fn reload(api: &Api) {
         }
     }
     match api.access.reload() {
-        Ok(tokens) => log::info!("SIGHUP: log level, limits and {tokens} tokens were read again"),
+        Ok(tokens) => log::info!("SIGHUP: the tokens were read again: {tokens}"),
         Err(error) => log::error!("the tokens stay as they are: {error}"),
     }
 }

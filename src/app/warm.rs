@@ -64,5 +64,7 @@ fn load(api: &Api, keys: Vec<Bytes>) {
             Err(error) => return log::warn!("warming up stopped: {error}"),
         }
     }
-    log::info!("{loaded} values of the last run are near at hand again");
+    if loaded > 0 {
+        log::info!("{loaded} values of the last run are near at hand again");
+    }
 }

@@ -69,8 +69,7 @@ fn list_keys<W: Write>(
     place: &Place<'_>,
     lines: &mut Lines<W>,
 ) -> Result<(), Failure> {
-    let parameters =
-        [("prefix", place.key.map(str::to_owned)), ("values", invocation.has("values").then(|| "true".to_owned()))];
+    let parameters = [("prefix", place.key.map(str::to_owned)), ("values", Some(invocation.has("values").to_string()))];
     list_pages(client, place, &parameters, lines, |item| match (invocation.has("json"), invocation.has("long")) {
         (true, _) => item.to_string(),
         (false, true) => long_line(item),

@@ -42,6 +42,7 @@ pub fn add(invocation: &Invocation) -> Result<ExitCode, Failure> {
     } else {
         say(&format!("{text}\n"));
         complain("this is the only time the token is shown; a running larder takes it up within seconds");
+        complain(&format!("it is kept, as a hash, in {}", path.display()));
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -68,9 +69,12 @@ pub fn list(invocation: &Invocation) -> Result<ExitCode, Failure> {
 /// Removes a token by its name or id.
 pub fn remove(invocation: &Invocation) -> Result<ExitCode, Failure> {
     let wanted = invocation.operand(0)?.unwrap_or_default();
+    let mut left = 0;
     let removed = file::change(&tokens_path(invocation)?, |tokens| {
         let found = tokens.iter().position(|token| token.name == wanted || token.id == wanted);
-        Ok(found.map(|index| tokens.remove(index)))
+        let removed = found.map(|index| tokens.remove(index));
+        left = tokens.len();
+        Ok(removed)
     });
     let Some(token) = removed.map_err(Failure::plain)? else {
         return Err(Failure::new(NOT_FOUND, format!("there is no token `{wanted}`; `larder token ls` lists them")));
@@ -79,6 +83,12 @@ pub fn remove(invocation: &Invocation) -> Result<ExitCode, Failure> {
         say(&format!("{}\n", describe(&token)));
     } else {
         complain(&format!("removed {} ({}); a running larder refuses it within seconds", token.name, token.id));
+    }
+    if left == 0 {
+        complain(
+            "that was the last token: whoever is on this machine is served without one now, others are not, and larder \
+             will not start on a network address until there is a token again",
+        );
     }
     Ok(ExitCode::SUCCESS)
 }

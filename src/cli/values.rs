@@ -110,6 +110,13 @@ pub fn del(invocation: &Invocation) -> Result<ExitCode, Failure> {
     let text = invocation.operand(0)?.unwrap_or_default();
     let place = Place::parse(text);
     let (prefix, all) = (invocation.text("prefix")?, invocation.has("all"));
+    if prefix == Some("") {
+        // `--prefix "$UNSET"` in a script must not empty a collection.
+        return Err(usage(
+            invocation,
+            "an empty --prefix would remove everything; say --all if that is meant".to_owned(),
+        ));
+    }
     if prefix.is_none() && !all {
         if place.key.is_none() {
             let message = format!("`{text}` names no single value; --prefix TEXT or --all removes many");

@@ -120,7 +120,7 @@ impl HeaderName {
             // The first letter tells most names apart, and costs nothing to look at.
             .find(|(known, _)| known.as_bytes()[0] == first_letter && known.as_bytes().eq_ignore_ascii_case(name))
             .map(|(_, header)| *header)
-            .or_else(|| (first_letter == b'x' && is_forwarded(name)).then_some(XForwardedOther))
+            .or_else(|| (matches!(first_letter, b'x' | b't' | b'c') && is_a_proxys(name)).then_some(XForwardedOther))
     }
 
     const fn bit(self) -> u64 {
@@ -128,8 +128,12 @@ impl HeaderName {
     }
 }
 
-fn is_forwarded(name: &[u8]) -> bool {
-    name.get(..12).is_some_and(|start| start.eq_ignore_ascii_case(b"x-forwarded-"))
+/// What only a proxy adds, besides the names of the table: `X-Forwarded-*`, and the names that proxies had before it.
+fn is_a_proxys(name: &[u8]) -> bool {
+    const OTHERS: [&[u8]; 5] =
+        [b"x-real-ip", b"x-client-ip", b"x-cluster-client-ip", b"true-client-ip", b"cf-connecting-ip"];
+    name.get(..11).is_some_and(|start| start.eq_ignore_ascii_case(b"x-forwarded"))
+        || OTHERS.iter().any(|known| known.eq_ignore_ascii_case(name))
 }
 
 #[derive(Clone, Copy)]
@@ -290,7 +294,9 @@ mod tests {
         }
         assert_eq!(HeaderName::parse(b""), None);
         assert_eq!(HeaderName::parse(&[b'x'; 100]), None);
-        assert_eq!(HeaderName::parse(b"X-Forwarded-Port"), Some(XForwardedOther));
+        for name in ["X-Forwarded-Port", "X-Forwarded", "X-Real-IP", "CF-Connecting-IP", "True-Client-IP"] {
+            assert_eq!(HeaderName::parse(name.as_bytes()), Some(XForwardedOther), "{name}");
+        }
         assert!(KNOWN.windows(2).all(|pair| pair[0].0.len() <= pair[1].0.len()));
         assert!(KNOWN.len() <= 64, "the presence bits are a u64");
     }
