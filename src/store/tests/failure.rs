@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use super::scene::{Event, Scene};
 use super::support::*;
+use crate::limits::GROUP_OPERATIONS_MAX;
 use crate::store::memory::faults::Failure;
 use crate::store::*;
 
@@ -100,12 +101,13 @@ fn a_panicking_reply_stops_nothing() {
 #[test]
 fn a_panic_of_the_committer_answers_everyone_and_ends_writes() {
     let scene = Scene::new();
-    let database = scene.start(options());
+    let many = GROUP_OPERATIONS_MAX + 100;
+    let database = scene.start(DatabaseOptions { queued_writes_max: 2 * many, ..options() });
     let first = scene.hold(&database);
     *scene.panic_on.lock() = Some("bad".into());
     let mut group = vec![send(&database, vec![put("good", "1")]), send(&database, vec![put("bad", "1")])];
     // More than a group may hold: what does not fit is carried over, and what waits stays in the queue.
-    let waiting: Vec<_> = (0..300).map(|n| send(&database, vec![put(&format!("w{n}"), "1")])).collect();
+    let waiting: Vec<_> = (0..many).map(|n| send(&database, vec![put(&format!("w{n}"), "1")])).collect();
     scene.open_gate();
     end(first).unwrap();
     let mut outcomes: Vec<WriteError> = group.drain(..).map(|receiver| end(receiver).unwrap_err()).collect();
@@ -115,6 +117,7 @@ fn a_panic_of_the_committer_answers_everyone_and_ends_writes() {
     assert!(errors.contains(&WriteError::ReadOnly) && errors.contains(&WriteError::OutcomeUnknown));
     assert!(matches!(database.state(), StoreState::ReadOnly(_)));
     assert_eq!(end(send(&database, vec![put("c", "1")])).unwrap_err(), WriteError::ReadOnly);
+    assert_eq!(read(&database, "good").as_deref(), Some("1"), "it panicked after the commit, and readers see that");
     assert!(scene.take().contains(&Event::Abort("good".into())));
     eventually("the committer at rest", || database.busy_for().is_none());
     assert!(database.stop().is_err());
