@@ -208,6 +208,25 @@ fn a_body_that_stalls_is_cut_and_frees_its_thread() {
 }
 
 #[test]
+fn a_body_that_comes_too_slowly_is_answered_408() {
+    let server = start(short());
+    for head in ["Content-Length: 2000\r\n\r\nabc", "Transfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n"] {
+        let mut client = server.connect();
+        client.send(&format!("PUT /echo HTTP/1.1\r\nHost: x\r\n{head}"));
+        let got = client.receive(false);
+        assert_eq!((got.status, got.field("connection")), (408, Some("close")), "{head:?}");
+        assert_eq!(got.field("content-type"), Some("application/problem+json"));
+        assert!(got.text().contains("REQUEST_TIMEOUT"));
+        assert!(client.is_ended());
+    }
+    eventually("both are counted", || closed(&server, "body") == 2.0);
+    let mut client = server.connect();
+    client.send("POST /import HTTP/1.1\r\nHost: x\r\nContent-Length: 2000\r\n\r\nabc");
+    assert_eq!(client.receive(false).status, 400, "a handler that reads its body itself says what it makes of it");
+    assert_alive(&server);
+}
+
+#[test]
 fn an_idle_connection_is_closed_but_not_one_that_waits_for_its_answer() {
     let server = start(short());
     let mut idle = server.connect();
@@ -231,6 +250,19 @@ fn a_client_that_takes_nothing_of_its_answer_is_cut() {
     eventually("the answer ends unfinished", || server.handler.finished.lock().contains(&(200, false)));
     assert_eq!(closed(&server, "unread"), 1.0);
     assert_alive(&server);
+}
+
+#[test]
+fn long_answers_to_an_address_do_not_hold_up_its_bodies() {
+    let server = start(Limits::default());
+    let mut exports: Vec<Client> = (0..12).map(|_| server.connect()).collect();
+    for client in &mut exports {
+        client.send("GET /big?bytes=30000000 HTTP/1.1\r\nHost: x\r\n\r\n");
+    }
+    eventually("answers hold threads", || server.figure("larder_side_lane_busy") >= 3.0);
+    let mut client = server.connect();
+    client.send(&format!("PUT /echo HTTP/1.1\r\nHost: x\r\nContent-Length: 2000\r\n\r\n{}", "b".repeat(2000)));
+    assert_eq!(client.receive(false).body.len(), 2000);
 }
 
 #[test]

@@ -6,8 +6,10 @@
 
 use std::io::{self, Read};
 use std::os::fd::OwnedFd;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
+
+use std::time::Instant;
 
 use bytes::Bytes;
 use parking_lot::Mutex;
@@ -44,6 +46,8 @@ pub enum BodyError {
     TooLarge,
     /// It is not valid, or ended early.
     Broken,
+    /// The guard found it too slow.
+    TooSlow,
 }
 
 impl RawRequest {
@@ -93,13 +97,14 @@ impl RawRequest {
         if self.kind.length().is_some_and(|length| length > bytes_max) {
             return Err(BodyError::TooLarge);
         }
+        pace.began_at.get_or_init(Instant::now);
         let expected = self.kind.length().unwrap_or(0).min(bytes_max);
         let mut body = Vec::with_capacity(clamp(expected));
         while !self.at_end {
             let room = self.kind.length().map_or(READ_BYTES, |_| clamp(self.remaining()));
             let start = body.len();
             body.resize(start + room, 0);
-            let count = self.read(&mut body[start..]).map_err(|_| BodyError::Broken)?;
+            let count = self.read(&mut body[start..]).map_err(|_| broken(pace))?;
             body.truncate(start + count);
             pace.bytes.fetch_add(count as u64, Ordering::Relaxed);
             if body.len() as u64 > bytes_max {
@@ -134,6 +139,10 @@ impl RawRequest {
             }
         }
     }
+}
+
+fn broken(pace: &BodyPace) -> BodyError {
+    if pace.is_too_slow.load(Ordering::SeqCst) { BodyError::TooSlow } else { BodyError::Broken }
 }
 
 fn clamp(bytes: u64) -> usize {
@@ -199,18 +208,35 @@ impl Read for BodyReader {
         let shared = Arc::clone(&self.shared);
         let mut slot = shared.request.lock();
         let request = slot.as_mut().ok_or(io::ErrorKind::NotConnected)?;
+        self.pace.began_at.get_or_init(Instant::now);
         let counted = matches!(request.kind, BodyKind::Counted(_));
         let ready = if counted { self.wait_for_bytes(request.remaining()) } else { Ok(()) };
         let result = ready.and_then(|()| request.read(buffer));
+        if result.is_err() && broken(&self.pace) == BodyError::TooSlow {
+            shared.failed.store(true, Ordering::Relaxed);
+            return Err(io::Error::new(io::ErrorKind::TimedOut, "the body comes too slowly"));
+        }
         match &result {
-            Ok(count) => drop(self.pace.bytes.fetch_add(*count as u64, Ordering::Relaxed)),
+            Ok(count) => {
+                self.pace.bytes.fetch_add(*count as u64, Ordering::Relaxed);
+                if request.at_end {
+                    // What the handler does from now on may take its time.
+                    self.connection.end_body();
+                }
+            }
             Err(_) => shared.failed.store(true, Ordering::Relaxed),
         }
         result
     }
 }
 
-/// The pace of a body that begins now.
+/// The pace of a body that nobody reads yet.
 pub fn pace(timeout: Option<std::time::Duration>, wire_bytes_max: Option<u64>) -> Arc<BodyPace> {
-    Arc::new(BodyPace { began_at: std::time::Instant::now(), bytes: AtomicU64::new(0), timeout, wire_bytes_max })
+    Arc::new(BodyPace {
+        began_at: OnceLock::new(),
+        is_too_slow: AtomicBool::new(false),
+        bytes: AtomicU64::new(0),
+        timeout,
+        wire_bytes_max,
+    })
 }

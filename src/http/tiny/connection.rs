@@ -5,11 +5,13 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
+
+use super::figures::Reason;
 
 const SHARDS: usize = 16;
 /// An ended connection is asked at most this often whether a new one has taken over its address.
@@ -34,8 +36,10 @@ pub struct Incoming {
 
 /// How fast a body comes, for the guard.
 pub struct BodyPace {
-    /// When reading began.
-    pub began_at: Instant,
+    /// When reading began; until then the body waits for a thread, and is not judged.
+    pub began_at: OnceLock<Instant>,
+    /// The guard has found it too slow and shut the reading side.
+    pub is_too_slow: AtomicBool,
     /// Bytes read so far, after transfer decoding.
     pub bytes: AtomicU64,
     /// The whole transfer may not take longer than this; `None` for imports, where only the rate counts.
@@ -68,6 +72,8 @@ struct State {
     waiting: VecDeque<Incoming>,
     unsent_bytes: usize,
     body: Option<Arc<BodyPace>>,
+    bodies_read: u64,
+    reason: Option<Reason>,
 }
 
 /// Where a request stands after it was put in its connection's order.
@@ -95,6 +101,8 @@ pub struct Glimpse {
     pub lingering: bool,
     /// Requests taken from it so far.
     pub taken: u64,
+    /// Bodies of it that are no longer being read.
+    pub bodies_read: u64,
     /// The body that is being read.
     pub body: Option<Arc<BodyPace>>,
 }
@@ -134,7 +142,7 @@ impl Connection {
     /// Called when an answer has left: the next request whose turn it is, if one waits.
     pub fn next(&self) -> Option<Incoming> {
         let mut state = self.state.lock();
-        state.body = None;
+        state.bodies_read += u64::from(state.body.take().is_some());
         let next = state.waiting.pop_front();
         state.busy = next.is_some();
         next
@@ -174,7 +182,23 @@ impl Connection {
         due
     }
 
-    /// Notes that a body is being read.
+    /// Notes why it is going to end, where what ends it cannot tell.
+    pub fn note_reason(&self, reason: Reason) {
+        self.state.lock().reason = Some(reason);
+    }
+
+    /// The reason that was noted.
+    pub fn reason(&self) -> Option<Reason> {
+        self.state.lock().reason
+    }
+
+    /// Notes that nothing more of the body is being read.
+    pub fn end_body(&self) {
+        let mut state = self.state.lock();
+        state.bodies_read += u64::from(state.body.take().is_some());
+    }
+
+    /// Notes that a body is being read, or waits for it.
     pub fn set_body(&self, pace: Arc<BodyPace>) {
         self.state.lock().body = Some(pace);
     }
@@ -203,6 +227,7 @@ impl Connection {
             cut: state.cut,
             lingering: state.lingering,
             taken: self.taken.load(Ordering::Relaxed),
+            bodies_read: state.bodies_read,
             body: state.body.clone(),
         }
     }

@@ -184,7 +184,9 @@ pub fn read_aside(shared: &Arc<Shared>, job: BodyJob) {
 
 fn read_body(shared: &Arc<Shared>, job: BodyJob) -> Option<Box<Stage>> {
     let BodyJob { connection, mut raw, manner, mut request, trace, bytes_max, value, pace } = job;
-    match raw.read_all(bytes_max, &pace) {
+    let read = raw.read_all(bytes_max, &pace);
+    connection.end_body();
+    match read {
         Ok(bytes) => {
             request.body = RequestBody::Bytes(bytes);
             Some(Box::new(Stage { exchange: own(connection, raw, manner), request, trace }))
@@ -192,6 +194,9 @@ fn read_body(shared: &Arc<Shared>, job: BodyJob) -> Option<Box<Stage>> {
         Err(error) => {
             let mut response = Response::from(body_problem(error, bytes_max, value));
             response.close = raw.has_rest();
+            if error == BodyError::TooSlow {
+                connection.note_reason(Reason::Body);
+            }
             reply::answer(shared, own(connection, raw, manner), response, trace);
             None
         }
@@ -206,6 +211,7 @@ fn body_problem(error: BodyError, bytes_max: u64, value: bool) -> Problem {
         (BodyError::TooLarge, false) => {
             Problem::new(413, "BODY_TOO_LARGE", format!("this body may hold at most {bytes_max} bytes"))
         }
+        (BodyError::TooSlow, _) => Problem::new(408, "REQUEST_TIMEOUT", "the body came too slowly"),
         (BodyError::Broken, _) => Problem::new(400, "BAD_REQUEST", "the body is not valid, or ended early"),
     }
 }

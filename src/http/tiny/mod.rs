@@ -2,7 +2,7 @@
 //!
 //! It is for trusted networks and TCP only: tiny_http spends a thread on every connection and has no limits of its own
 //! (the `epoll` engine has). The way of a request: [`threads`] takes it, [`connection`] gives it its turn, [`head`] reads
-//! it, [`exchange`] asks the handler, [`reply`] writes the answer; whatever may wait for a client is in the side [`lane`].
+//! it, [`exchange`] asks the handler, [`reply`] writes the answer; whatever may wait for a client is in a side [`lane`].
 //!
 //! Invariant: a worker never waits for a client, nor for a sync; answers of one connection leave in the order of its
 //! requests, and a request behind an unanswered one is not begun.
@@ -94,7 +94,8 @@ fn build(
         limits: Arc::clone(&options.limits),
         connections: connection::Connections::default(),
         crew: crew::Crew::new(first),
-        lane: lane::Lane::default(),
+        bodies: lane::Lane::default(),
+        answers: lane::Lane::default(),
         replies,
         sources,
         figures: figures::Figures::new(&options.registry),
@@ -126,8 +127,9 @@ fn start(
         handles.push(threads::spawn("larder-replier", move || threads::reply(&shared, &receiver))?);
     }
     for _ in 0..lane::THREADS {
-        let shared = Arc::clone(shared);
-        handles.push(threads::spawn("larder-lane", move || threads::lane(&shared))?);
+        let (reading, writing) = (Arc::clone(shared), Arc::clone(shared));
+        handles.push(threads::spawn("larder-body", move || threads::read_bodies(&reading))?);
+        handles.push(threads::spawn("larder-answer", move || threads::write_answers(&writing))?);
     }
     let theirs = Arc::clone(shared);
     handles.push(threads::spawn("larder-linger", move || theirs.lingering.run(&theirs))?);
@@ -141,7 +143,8 @@ fn start(
 /// Ends the engine's threads. One that is stuck in a handler is left to the end of the process.
 fn stop(shared: &Arc<Shared>, handles: Vec<JoinHandle<()>>) {
     shared.stopping.store(true, Ordering::SeqCst);
-    shared.lane.stop();
+    shared.bodies.stop();
+    shared.answers.stop();
     shared.crew.stop();
     shared.lingering.stop();
     for _ in 0..threads::REPLIERS {

@@ -94,7 +94,7 @@ pub fn write_patiently(shared: &Arc<Shared>, mut answer: Box<Answer>) {
         let complete = match result {
             Ok(Ok(())) => true,
             Ok(Err(error)) if error.kind() == io::ErrorKind::WouldBlock => {
-                if shared.lane.has_waiting() {
+                if shared.answers.has_waiting() {
                     match shared.push_aside_answer(answer) {
                         Ok(()) => return,
                         Err(refused) => answer = refused,

@@ -22,21 +22,16 @@ use crate::http::engine::Handler;
 use crate::http::message::Trace;
 use crate::limits::LiveLimits;
 
-/// Work for the side lane.
-pub enum Aside {
-    /// A body to read.
-    Body(Box<BodyJob>),
-    /// An answer to write.
-    Answer(Box<Answer>),
-}
-
 /// One engine's common state.
 pub struct Shared {
     pub handler: Arc<dyn Handler>,
     pub limits: Arc<LiveLimits>,
     pub connections: Connections,
     pub crew: Crew,
-    pub lane: Lane<Aside>,
+    /// Bodies to be read.
+    pub bodies: Lane<Box<BodyJob>>,
+    /// Answers to be written to sockets that may be full.
+    pub answers: Lane<Box<Answer>>,
     pub replies: Sender<Option<Reply>>,
     pub sources: Vec<Arc<Source>>,
     pub figures: Figures,
@@ -132,19 +127,13 @@ impl Shared {
     /// Hands an answer to the side lane.
     pub fn push_aside_answer(&self, answer: Box<Answer>) -> Result<(), Box<Answer>> {
         let address = socket::unmapped(answer.connection.key.peer.ip());
-        match self.lane.push(address, Aside::Answer(answer), self.limits.get().connections_max) {
-            Err(Aside::Answer(answer)) => Err(answer),
-            _ => Ok(()),
-        }
+        self.answers.push(address, answer, self.limits.get().connections_max)
     }
 
     /// Hands a body to the side lane.
     pub fn push_aside_body(&self, job: Box<BodyJob>) -> Result<(), Box<BodyJob>> {
         let address = socket::unmapped(job.connection().key.peer.ip());
-        match self.lane.push(address, Aside::Body(job), self.limits.get().connections_max) {
-            Err(Aside::Body(job)) => Err(job),
-            _ => Ok(()),
-        }
+        self.bodies.push(address, job, self.limits.get().connections_max)
     }
 
     /// Ends a connection: nothing of it is begun any more, and both its directions are shut.
@@ -169,9 +158,19 @@ impl Shared {
         }
     }
 
+    /// Stops whoever reads a body that comes too slowly. Only the reading side is shut, so that an answer can leave.
+    pub fn stop_slow_body(&self, connection: &Connection) {
+        let Some(pace) = connection.glimpse().body else { return };
+        // IMPORTANT: the reader wakes up by the shutdown and asks for this.
+        pace.is_too_slow.store(true, Ordering::SeqCst);
+        if let Ok(Some(socket)) = socket::find(&connection.key, &connection.fd_hint) {
+            socket::stop_reading(&socket);
+        }
+    }
+
     fn end_order(&self, connection: &Arc<Connection>, reason: Reason) {
         if !connection.is_ended() {
-            self.figures.closed(reason);
+            self.figures.closed(connection.reason().unwrap_or(reason));
         }
         for incoming in connection.end() {
             self.discard(connection, incoming);

@@ -1,4 +1,4 @@
-//! The loops of the engine's threads: workers, couriers, repliers, the side lane.
+//! The loops of the engine's threads: workers, couriers, repliers, the side lanes.
 
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -11,7 +11,7 @@ use tiny_http::Server;
 use super::crew::{self, Job, Next, Rest};
 use super::exchange::{self, Reply};
 use super::reply;
-use super::shared::{Aside, Shared};
+use super::shared::Shared;
 
 /// Threads that write answers which come from elsewhere.
 pub const REPLIERS: usize = 2;
@@ -135,16 +135,22 @@ pub fn reply(shared: &Arc<Shared>, replies: &Receiver<Option<Reply>>) {
     }
 }
 
-/// A thread of the side lane.
-pub fn lane(shared: &Arc<Shared>) {
-    while let Some((address, job)) = shared.lane.next() {
-        let done = catch_unwind(AssertUnwindSafe(|| match job {
-            Aside::Body(job) => exchange::read_aside(shared, *job),
-            Aside::Answer(answer) => reply::write_patiently(shared, answer),
-        }));
-        if done.is_err() {
+/// A thread of the lane for bodies.
+pub fn read_bodies(shared: &Arc<Shared>) {
+    while let Some((address, job)) = shared.bodies.next() {
+        if catch_unwind(AssertUnwindSafe(|| exchange::read_aside(shared, *job))).is_err() {
             shared.figures.panics.inc();
         }
-        shared.lane.done(address);
+        shared.bodies.done(address);
+    }
+}
+
+/// A thread of the lane for answers.
+pub fn write_answers(shared: &Arc<Shared>) {
+    while let Some((address, answer)) = shared.answers.next() {
+        if catch_unwind(AssertUnwindSafe(|| reply::write_patiently(shared, answer))).is_err() {
+            shared.figures.panics.inc();
+        }
+        shared.answers.done(address);
     }
 }

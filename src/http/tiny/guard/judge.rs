@@ -12,6 +12,8 @@ use crate::limits::Limits;
 pub const STRANDED_AFTER: Duration = Duration::from_millis(50);
 /// How long kicks are tried before a stranded connection is given up.
 pub const STRANDED_GIVEN_UP: Duration = Duration::from_secs(5);
+/// A thread that was told that its body is too slow has this long to stop reading.
+const SLOW_ANSWER_TIME: Duration = Duration::from_secs(5);
 /// Bytes beyond the limit of one head that may have come in since the last request was taken: a read-ahead, and a
 /// small body that tiny_http reads with the head.
 const HEAD_SLACK_BYTES: u64 = 64 * 1024;
@@ -20,11 +22,13 @@ const HEAD_SLACK_BYTES: u64 = 64 * 1024;
 #[derive(Clone, Debug, Default)]
 pub struct Memory {
     taken: u64,
+    bodies_read: u64,
     /// Bytes that had come in when the last request was seen taken.
     mark_bytes: u64,
     head_since: Option<Instant>,
     stranded_since: Option<Instant>,
     body_since: Option<(Instant, u64)>,
+    slow_since: Option<Instant>,
     kicks: u32,
     /// The guard has shut it down.
     pub cut: bool,
@@ -43,6 +47,8 @@ pub enum Verdict {
     Stranded,
     /// What the engine knows is of an earlier connection with the same name, which has ended.
     Successor,
+    /// Its body is too slow: whoever reads it must stop and answer.
+    TooSlow,
     /// It has to end.
     End(Reason),
 }
@@ -62,6 +68,13 @@ pub fn judge(
     let taken = glimpse.map_or(0, |glimpse| glimpse.taken);
     if taken != memory.taken {
         *memory = Memory { taken, mark_bytes: seen.info.bytes_received, inode: seen.inode, ..Memory::default() };
+    }
+    let bodies_read = glimpse.map_or(0, |glimpse| glimpse.bodies_read);
+    if bodies_read != memory.bodies_read {
+        // What came since the last look was a body's.
+        memory.bodies_read = bodies_read;
+        memory.slow_since = None;
+        memory.mark_bytes = seen.info.bytes_received;
     }
     if glimpse.is_some_and(|glimpse| glimpse.lingering) {
         return Verdict::Near;
@@ -89,21 +102,30 @@ fn judge_busy(seen: &Seen, glimpse: &Glimpse, memory: &mut Memory, limits: &Limi
         let too_much = came > limits.head_bytes_max as u64 + HEAD_SLACK_BYTES;
         return if too_much { Verdict::End(Reason::Head) } else { Verdict::Fine };
     };
+    let Some(began_at) = body.began_at.get().copied() else { return Verdict::Near };
     let mark = match memory.body_since {
-        Some((began_at, mark)) if began_at == body.began_at => mark,
+        Some((known, mark)) if known == began_at => mark,
         _ => memory.mark_bytes,
     };
-    memory.body_since = Some((body.began_at, mark));
+    memory.body_since = Some((began_at, mark));
     memory.mark_bytes = seen.info.bytes_received;
-    let elapsed = now.saturating_duration_since(body.began_at);
+    let elapsed = now.saturating_duration_since(began_at);
     let bytes = body.bytes.load(std::sync::atomic::Ordering::Relaxed);
     let late = body.timeout.is_some_and(|timeout| elapsed > timeout);
     let slow = elapsed > limits.body_grace && (bytes as f64) < elapsed.as_secs_f64() * limits.body_rate_min as f64;
     let long = body.wire_bytes_max.is_some_and(|most| seen.info.bytes_received.saturating_sub(mark) > most);
     // A handler that reads its own body may pause for the disk: only a client that sends nothing is slow.
     let client_waits = body.timeout.is_none() && seen.unread_bytes > 0;
-    if late || long || (slow && !client_waits) {
+    if let Some(since) = memory.slow_since {
+        let has_had_time = now.saturating_duration_since(since) >= SLOW_ANSWER_TIME;
+        return if has_had_time && body.timeout.is_some() { Verdict::End(Reason::Body) } else { Verdict::Near };
+    }
+    if long {
         return Verdict::End(Reason::Body);
+    }
+    if late || (slow && !client_waits) {
+        memory.slow_since = Some(now);
+        return Verdict::TooSlow;
     }
     Verdict::Near
 }
@@ -151,8 +173,8 @@ const DRAIN_QUIET: Duration = Duration::from_millis(100);
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
     use std::sync::atomic::AtomicU64;
+    use std::sync::{Arc, OnceLock};
 
     use super::*;
     use crate::http::tiny::connection::{BodyPace, Key};
@@ -171,7 +193,7 @@ mod tests {
     }
 
     fn glimpse(busy: bool, taken: u64, body: Option<Arc<BodyPace>>) -> Glimpse {
-        Glimpse { busy, ended: false, cut: false, lingering: false, taken, body }
+        Glimpse { busy, ended: false, cut: false, lingering: false, taken, bodies_read: 0, body }
     }
 
     struct Case {
@@ -246,7 +268,8 @@ mod tests {
         let case = |bytes: u64, ms: u64| {
             let mut case = Case::new();
             let pace = BodyPace {
-                began_at: case.start,
+                began_at: case.start.into(),
+                is_too_slow: false.into(),
                 bytes: AtomicU64::new(bytes),
                 timeout: Some(Duration::from_secs(60)),
                 wire_bytes_max: Some(1 << 20),
@@ -255,9 +278,26 @@ mod tests {
             case.after(ms, &seen(200 + bytes, 1, 0), Some(&reading))
         };
         assert_eq!(case(10, 10_000), Verdict::Near);
-        assert_eq!(case(10, 10_001), Verdict::End(Reason::Body));
+        assert_eq!(case(10, 10_001), Verdict::TooSlow);
         assert_eq!(case(1_000_000, 59_000), Verdict::Near);
-        assert_eq!(case(1_000_000, 60_001), Verdict::End(Reason::Body));
+        assert_eq!(case(1_000_000, 60_001), Verdict::TooSlow);
+    }
+
+    #[test]
+    fn a_body_that_waits_for_a_thread_is_not_slow_and_one_that_was_read_is_no_head() {
+        let mut case = Case::new();
+        let pace = BodyPace {
+            began_at: OnceLock::new(),
+            is_too_slow: false.into(),
+            bytes: AtomicU64::new(0),
+            timeout: Some(Duration::from_secs(60)),
+            wire_bytes_max: Some(1 << 20),
+        };
+        let waits = glimpse(true, 1, Some(Arc::new(pace)));
+        assert_eq!(case.after(0, &seen(100, 1, 0), Some(&waits)), Verdict::Near);
+        assert_eq!(case.after(90_000, &seen(900_000, 1, 0), Some(&waits)), Verdict::Near);
+        let read = Glimpse { bodies_read: 1, ..glimpse(false, 1, None) };
+        assert_eq!(case.after(90_250, &seen(1_000_000, 1, 0), Some(&read)), Verdict::Fine);
     }
 
     #[test]
@@ -281,8 +321,13 @@ mod tests {
     #[test]
     fn chunks_that_blow_up_on_the_wire_are_cut() {
         let mut case = Case::new();
-        let pace =
-            BodyPace { began_at: case.start, bytes: AtomicU64::new(9), timeout: None, wire_bytes_max: Some(1000) };
+        let pace = BodyPace {
+            began_at: case.start.into(),
+            is_too_slow: false.into(),
+            bytes: AtomicU64::new(9),
+            timeout: None,
+            wire_bytes_max: Some(1000),
+        };
         let reading = glimpse(true, 1, Some(Arc::new(pace)));
         assert_eq!(case.after(0, &seen(200, 1, 0), Some(&reading)), Verdict::Near);
         assert_eq!(case.after(1, &seen(1200, 1, 0), Some(&reading)), Verdict::Near);

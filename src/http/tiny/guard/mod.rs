@@ -152,6 +152,12 @@ impl Guard {
                     near = true;
                     continue;
                 }
+                Verdict::TooSlow => {
+                    near = true;
+                    if let Some(connection) = connection {
+                        self.shared.stop_slow_body(&connection);
+                    }
+                }
                 Verdict::End(reason) => {
                     memory.cut = true;
                     cut(&self.shared, seen, connection, reason);
@@ -307,9 +313,9 @@ impl Guard {
     }
 
     fn count(&self) {
-        let (queued, busy) = self.shared.lane.depth();
-        self.shared.figures.lane_queued.set(queued as u64);
-        self.shared.figures.lane_busy.set(busy as u64);
+        let ((bodies, reading), (answers, writing)) = (self.shared.bodies.depth(), self.shared.answers.depth());
+        self.shared.figures.lane_queued.set((bodies + answers) as u64);
+        self.shared.figures.lane_busy.set((reading + writing) as u64);
         self.shared.figures.queued.set(self.shared.crew.queued() as u64);
     }
 
