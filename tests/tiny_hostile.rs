@@ -7,6 +7,8 @@ mod support;
 
 use std::io::{Read, Write};
 use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use larder::http::Ended;
@@ -255,14 +257,29 @@ fn a_client_that_takes_nothing_of_its_answer_is_cut() {
 #[test]
 fn long_answers_to_an_address_do_not_hold_up_its_bodies() {
     let server = start(Limits::default());
-    let mut exports: Vec<Client> = (0..12).map(|_| server.connect()).collect();
-    for client in &mut exports {
-        client.send("GET /big?bytes=30000000 HTTP/1.1\r\nHost: x\r\n\r\n");
-    }
-    eventually("answers hold threads", || server.figure("larder_side_lane_busy") >= 3.0);
+    let done = Arc::new(AtomicBool::new(false));
+    // They always take a little, so that none of them gives its thread up.
+    let exports: Vec<_> = (0..6)
+        .map(|_| {
+            let (mut client, done) = (server.connect(), Arc::clone(&done));
+            client.send("GET /big?bytes=30000000 HTTP/1.1\r\nHost: x\r\n\r\n");
+            std::thread::spawn(move || {
+                let mut buffer = vec![0; 64 * 1024];
+                while !done.load(Ordering::Relaxed) && client.stream.read(&mut buffer).is_ok_and(|count| count > 0) {
+                    std::thread::sleep(Duration::from_millis(20));
+                }
+            })
+        })
+        .collect();
+    eventually("answers hold all threads they may", || server.figure("larder_side_lane_busy") >= 3.0);
     let mut client = server.connect();
     client.send(&format!("PUT /echo HTTP/1.1\r\nHost: x\r\nContent-Length: 2000\r\n\r\n{}", "b".repeat(2000)));
     assert_eq!(client.receive(false).body.len(), 2000);
+    assert!(exports.iter().any(|export| !export.is_finished()), "the answers are still on their way");
+    done.store(true, Ordering::Relaxed);
+    for export in exports {
+        export.join().unwrap();
+    }
 }
 
 #[test]
