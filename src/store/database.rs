@@ -35,7 +35,8 @@ pub struct DatabaseOptions {
     pub queued_bytes_max: u64,
     /// The largest value an update may make.
     pub value_bytes_max: u64,
-    /// The folder whose card is watched for space; `None`: there is always space.
+    /// The folder whose card is watched for space, and where the second copy of the version ceiling is kept; `None`: there
+    /// is always space, and no copy.
     pub data_dir: Option<PathBuf>,
     /// Watches the space in place of `data_dir` and `reserve_bytes` (tests).
     pub space: Option<Arc<SpaceWatch>>,
@@ -132,7 +133,7 @@ impl Database {
         options: DatabaseOptions,
     ) -> Result<Arc<Database>, StoreError> {
         let snapshot = store.snapshot()?;
-        let versions = Versions::load(&*snapshot)?;
+        let versions = Versions::load(&*snapshot, options.data_dir.as_deref())?;
         let last_known_ms = read_number(&*snapshot, CLOCK_KEY)?;
         let shared = Arc::new(Shared {
             view: ViewCell::new(View { snapshot, instant: 0 }),

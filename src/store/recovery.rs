@@ -18,7 +18,6 @@ use super::journal::{self, Rest};
 
 /// Written at a clean stop, removed at the start: while larder runs, and after it was killed, it is absent.
 pub const CLEAN_MARKER: &str = "larder.clean";
-const CLEAN_MARKER_NEW: &str = "larder.clean.new";
 /// Copies of damaged journals that are kept; further damage is still reported, but not copied.
 const DAMAGED_COPIES_MAX: u32 = 8;
 const JOURNAL_SUFFIX: &str = ".jnl";
@@ -38,6 +37,13 @@ pub struct RecoveryReport {
     /// At most so many batches (groups of writes) were lost: those found behind the bad spots. Some of them may have
     /// reached the tables before.
     pub batches_lost: u64,
+}
+
+impl RecoveryReport {
+    /// Whether something was lost that may have been promised.
+    pub fn found_damage(&self) -> bool {
+        !self.damaged.is_empty()
+    }
 }
 
 /// A journal that was cut although valid batches stood behind the bad spot.
@@ -84,11 +90,17 @@ pub(super) fn take_marker(dir: &Path) -> io::Result<LastStop> {
 
 /// Writes the marker, durably. Everything must have been synced before.
 pub(super) fn write_marker(dir: &Path, flushed: bool) -> io::Result<()> {
-    let new_path = dir.join(CLEAN_MARKER_NEW);
+    write_synced(dir, CLEAN_MARKER, if flushed { MARKER_FLUSHED } else { MARKER_CLEAN })
+}
+
+/// Writes a small file so that after a power cut it is there as it was before or as it is now, and durably so once this
+/// has returned.
+pub(super) fn write_synced(dir: &Path, name: &str, text: &str) -> io::Result<()> {
+    let new_path = dir.join(format!("{name}.new"));
     let mut file = File::create(&new_path)?;
-    file.write_all(if flushed { MARKER_FLUSHED } else { MARKER_CLEAN }.as_bytes())?;
+    file.write_all(text.as_bytes())?;
     file.sync_all()?;
-    fs::rename(&new_path, dir.join(CLEAN_MARKER))?;
+    fs::rename(&new_path, dir.join(name))?;
     sync_dir(dir)
 }
 

@@ -1,10 +1,17 @@
 //! The counter of the whole store. It hands out numbers below a ceiling that was synced to the card before, so that no
 //! version is ever used twice, not even one that was lost with a relaxed write.
 //!
-//! Invariant: `next <= ceiling`, and the card holds at least `ceiling`.
+//! The ceiling stands in the store and, for a store in a folder, in a small file beside it: a damaged journal is cut, and
+//! with it may go the very batch that raised the ceiling, while records above the old one are already in clients' hands.
+//! Invariant: `next <= ceiling`, and the card holds at least `ceiling`, in both places.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
 
+use super::recovery::write_synced;
 use super::{Change, Snapshot, Space, Store, StoreError, TYPE_META};
 
 /// How far ahead of use the ceiling is raised.
@@ -15,20 +22,30 @@ pub const VERSION_END: u64 = 1 << 53;
 /// Where the ceiling stands in the data keyspace.
 const CEILING_KEY: &[u8] = &[TYPE_META, b'v', b'e', b'r', b's', b'i', b'o', b'n', b's'];
 
+/// The file beside the store with the same number: twice, so that a changed byte is noticed.
+pub const CEILING_FILE: &str = "larder.ceiling";
+
 /// Hands out versions.
 pub struct Versions {
     next: u64,
     ceiling: u64,
+    /// Where the second copy of the ceiling is kept.
+    dir: Option<PathBuf>,
 }
 
 impl Versions {
-    /// Continues above everything that an earlier run may have used.
-    pub fn load(snapshot: &dyn Snapshot) -> Result<Versions, StoreError> {
+    /// Continues above everything that an earlier run may have used. `dir`: the folder of a store that is in one.
+    pub fn load(snapshot: &dyn Snapshot, dir: Option<&Path>) -> Result<Versions, StoreError> {
         let ceiling = read_number(snapshot, CEILING_KEY)?.unwrap_or(1);
         if ceiling == 0 || ceiling > VERSION_END {
             return Err(StoreError::Corrupt(format!("the version ceiling is {ceiling}")));
         }
-        Ok(Versions { next: ceiling, ceiling })
+        let in_file = dir.and_then(ceiling_in_file).unwrap_or(1);
+        if in_file > ceiling && ceiling > 1 {
+            log::warn!("the store has lost its last version ceiling; versions go on above the one kept beside it");
+        }
+        let ceiling = ceiling.max(in_file);
+        Ok(Versions { next: ceiling, ceiling, dir: dir.map(Path::to_path_buf) })
     }
 
     /// Makes sure that `count` versions can be taken, writing and syncing a higher ceiling if need be.
@@ -40,6 +57,10 @@ impl Versions {
         let ceiling = wanted.saturating_add(CEILING_STEP);
         if ceiling > VERSION_END {
             return Err(StoreError::Corrupt("the versions are used up".into()));
+        }
+        if let Some(dir) = &self.dir {
+            write_synced(dir, CEILING_FILE, &format!("{ceiling} {ceiling}\n"))
+                .map_err(|error| StoreError::Io(format!("{CEILING_FILE}: {error}")))?;
         }
         store.commit(vec![number(CEILING_KEY, ceiling)], true)?;
         self.ceiling = ceiling;
@@ -63,6 +84,28 @@ impl Versions {
         debug_assert!(last < self.next);
         self.next = last + 1;
     }
+}
+
+/// The second copy of the ceiling. One that cannot be read is no reason not to start: the store has the first.
+fn ceiling_in_file(dir: &Path) -> Option<u64> {
+    let text = match fs::read_to_string(dir.join(CEILING_FILE)) {
+        Ok(text) => text,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return None,
+        Err(error) => {
+            log::error!("{CEILING_FILE} cannot be read: {error}");
+            return None;
+        }
+    };
+    let ceiling = text
+        .trim_end()
+        .split_once(' ')
+        .filter(|(one, other)| one == other)
+        .and_then(|(one, _)| one.parse().ok())
+        .filter(|ceiling| (1..=VERSION_END).contains(ceiling));
+    if ceiling.is_none() {
+        log::error!("{CEILING_FILE} is damaged and was not heeded");
+    }
+    ceiling
 }
 
 /// A number among the store's metadata.

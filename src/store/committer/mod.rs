@@ -22,6 +22,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
+use crate::limits::{GROUP_BYTES_MAX, GROUP_OPERATIONS_MAX};
 use crate::metrics::Registry;
 use check::{Check, CheckError};
 use gather::Gather;
@@ -411,19 +412,28 @@ impl Committer {
         let guess_ms = clock.guess_ms();
         let wrong_ms = clock.expiry_now_ms().saturating_sub(guess_ms);
         let view = self.shared.view.get();
-        let mut computed = Computed::default();
+        log::info!("the clock is set; it was guessed {wrong_ms} ms early");
+        let (mut computed, mut operations, mut bytes) = (Computed::default(), 0, 0);
         for (key, version) in provisional.into_records() {
             match view.read(&key) {
                 Ok(Some(mut record)) if record.version == version && record.expires_ms > guess_ms => {
                     record.expires_ms = record.expires_ms.saturating_add(wrong_ms);
+                    operations += 1;
+                    bytes += key.shared().len() + record.value.len();
                     computed.overlay.set(&key, Some(Arc::new(record)));
                 }
                 Ok(_) => {}
                 Err(error) => log::warn!("an expiry could not be corrected: {error}"),
             }
+            // Each record is moved once and by itself, so they need not be in one batch; all of them might not fit memory.
+            if operations >= GROUP_OPERATIONS_MAX || bytes >= GROUP_BYTES_MAX {
+                self.carry_out(std::mem::take(&mut computed));
+                if self.shared.switches.has_failed() {
+                    return;
+                }
+                (operations, bytes) = (0, 0);
+            }
         }
-        log::info!("the clock is set; it was guessed {wrong_ms} ms early");
-        computed.overlay.keep();
         self.carry_out(computed);
     }
 

@@ -2,6 +2,7 @@
 //!
 //! It is not a cache and not a queue, and it starts no thread of larder's but the one that reclaims space.
 //! Folder: `larder.lock` (held while open), `larder.clean` (only while closed, see [`super::recovery`]),
+//! `larder.ceiling` (see [`super::versions`]), `larder.restarted` (of the service around the store),
 //! `damaged-<n>.jnl` (journals kept for inspection), `fjall/` (the database).
 //! Invariant: memtables are rotated by [`Store::maintain`], both keyspaces together, and never by fjall, whose own
 //! rotation comes late and can deadlock; so no more than one commit beyond the limit is ever held active.
@@ -83,6 +84,8 @@ pub struct FjallStore {
     memtable_bytes: u64,
     report: RecoveryReport,
     closed: AtomicBool,
+    /// Whether there may be commits that are not on the card.
+    unsynced: AtomicBool,
     /// Held until all of the above is gone.
     _lock: File,
 }
@@ -128,6 +131,7 @@ impl FjallStore {
             memtable_bytes: options.memtable_bytes,
             report,
             closed: AtomicBool::new(false),
+            unsynced: AtomicBool::new(false),
             _lock: lock,
         })
     }
@@ -225,16 +229,24 @@ impl Store for FjallStore {
                 None => batch.remove(self.keyspaces.of(space), key),
             }
         }
-        batch.commit().map_err(from_fjall)
+        batch.commit().map_err(from_fjall)?;
+        self.unsynced.store(!sync, Ordering::Release);
+        Ok(())
     }
 
     fn sync(&self) -> Result<(), StoreError> {
-        self.db.persist(PersistMode::SyncData).map_err(from_fjall)
+        self.db.persist(PersistMode::SyncData).map_err(from_fjall)?;
+        self.unsynced.store(false, Ordering::Release);
+        Ok(())
     }
 
     fn maintain(&self) -> Result<(), StoreError> {
         self.free_memory()?;
         if self.memtable_over_limit() {
+            // The wait has no bound, and the promise of when a relaxed write is on the card has one.
+            if self.unsynced.load(Ordering::Acquire) {
+                self.sync()?;
+            }
             self.wait_for_room()?;
             self.rotate()?;
         }
@@ -376,5 +388,20 @@ mod tests {
             dirs.borrow_mut().push(dir);
             Arc::new(store)
         });
+    }
+
+    #[test]
+    fn relaxed_writes_are_synced_before_the_store_waits_for_room() {
+        let dir = tempfile::tempdir().unwrap();
+        let options = FjallOptions { memtable_bytes: 64 * 1024, ..FjallOptions::default() };
+        let store = FjallStore::open(dir.path(), options).unwrap();
+        let commit = |bytes: usize| {
+            let change = (Space::Data, bytes::Bytes::from_static(b"\x01k"), Some(vec![1; bytes].into()));
+            store.commit(vec![change], false).unwrap();
+            store.maintain().unwrap();
+            store.unsynced.load(Ordering::Acquire)
+        };
+        assert!(commit(10), "a small write waits for its turn");
+        assert!(!commit(128 * 1024), "a full memtable may have to wait for the card");
     }
 }

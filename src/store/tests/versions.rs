@@ -61,7 +61,7 @@ fn a_version_of_a_commit_in_doubt_is_not_used_again() {
 fn versions_go_on_past_a_raised_ceiling() {
     let store = MemoryStore::new();
     let snapshot = store.snapshot().unwrap();
-    let mut versions = versions::Versions::load(&*snapshot).unwrap();
+    let mut versions = versions::Versions::load(&*snapshot, None).unwrap();
     let mut last = 0;
     for _ in 0..3 {
         versions.reserve(CEILING_STEP as usize, &*store).unwrap();
@@ -71,7 +71,7 @@ fn versions_go_on_past_a_raised_ceiling() {
             last = version;
         }
     }
-    let loaded = versions::Versions::load(&*store.snapshot().unwrap()).unwrap();
+    let loaded = versions::Versions::load(&*store.snapshot().unwrap(), None).unwrap();
     assert!(loaded.last() >= last);
 }
 
@@ -89,4 +89,40 @@ fn versions_never_reach_what_json_readers_cannot_hold() {
     let options = options();
     let started = Database::start(store, Arc::new(NoObserver), &Default::default(), options);
     assert!(matches!(started, Err(StoreError::Corrupt(_))));
+}
+
+#[test]
+fn versions_go_on_although_the_batch_that_raised_the_ceiling_is_lost() {
+    let dir = tempfile::tempdir().unwrap();
+    let with_dir = || DatabaseOptions { data_dir: Some(dir.path().to_owned()), reserve_bytes: Some(0), ..options() };
+    let mut highest = 0;
+    for _ in 0..3 {
+        // Each store is an empty one: all that is left of the one before is the file.
+        let database = start(MemoryStore::new(), with_dir());
+        let version = version(&one(&database, put("a", "1")));
+        assert!(version > highest, "{version} after {highest}");
+        highest = version;
+    }
+}
+
+#[test]
+fn a_damaged_copy_of_the_ceiling_is_not_heeded() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = MemoryStore::new();
+    let snapshot = store.snapshot().unwrap();
+    let load = || versions::Versions::load(&*snapshot, Some(dir.path())).unwrap();
+    load().reserve(1, &*store).unwrap();
+    let path = dir.path().join(versions::CEILING_FILE);
+    let whole = std::fs::read(&path).unwrap();
+    assert!(load().last() >= CEILING_STEP);
+    for index in 0..whole.len() - 1 {
+        let mut damaged = whole.clone();
+        damaged[index] ^= 1;
+        std::fs::write(&path, &damaged).unwrap();
+        assert_eq!(load().last(), 0, "{damaged:?}");
+    }
+    for text in ["", "1", "0 0", "9007199254740993 9007199254740993"] {
+        std::fs::write(&path, text).unwrap();
+        assert_eq!(load().last(), 0, "{text:?}");
+    }
 }
