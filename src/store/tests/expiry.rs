@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use super::scene::{Event, Scene, contents};
 use super::support::*;
+use crate::limits::GROUP_BYTES_MAX;
 use crate::store::clock::ManualTime;
 use crate::store::*;
 
@@ -156,6 +157,25 @@ fn expiries_from_before_the_clock_was_set_are_moved_along_with_it_once() {
     one(&database, put_for("c", "1", SECOND));
     assert_eq!(expires("c"), Some(NEW_YEAR_MS + 1_801_500));
     assert_eq!(expires("a"), Some(NEW_YEAR_MS + 1_801_000), "moved once");
+}
+
+#[test]
+fn many_corrected_expiries_are_committed_in_groups_of_the_usual_size() {
+    let scene = Scene::new();
+    let time = ManualTime::new(NEW_YEAR_MS, false);
+    let database = scene.start(DatabaseOptions { time: time.clone(), ..options() });
+    let value = "x".repeat(GROUP_BYTES_MAX / 2);
+    for n in 0..5 {
+        one(&database, put_for(&format!("large-{n}"), &value, SECOND));
+    }
+    scene.take();
+    time.set_wall(NEW_YEAR_MS + 500);
+    time.set_synchronised(true);
+    let expires = |n| database.view().read(&key(&format!("large-{n}"))).unwrap().map(|record| record.expires_ms);
+    eventually("the move", || (0..5).all(|n| expires(n) == Some(NEW_YEAR_MS + 1500)));
+    let batches = scene.batches();
+    assert_eq!(batches.iter().sum::<usize>(), 5, "{batches:?}");
+    assert!(batches.iter().all(|records| *records <= 2), "{batches:?}");
 }
 
 /// An update that writes the same value again.
