@@ -5,6 +5,7 @@ use serde_json::json;
 use crate::config::EngineKind;
 use crate::http::{Problem, Response};
 use crate::store::StoreState;
+use crate::store::recovery::RecoveryReport;
 
 use super::Api;
 
@@ -16,6 +17,8 @@ pub fn health(api: &Api) -> Response {
         Some(state) => (state.name(), Some(state.reason().to_owned()).filter(|reason| !reason.is_empty())),
     };
     let draining = api.drain.is_set() || matches!(state, Some(StoreState::Draining));
+    let recovery = api.recovery().filter(RecoveryReport::found_damage);
+    let trouble = trouble.or_else(|| recovery.as_ref().map(damage));
     let (status, reason) = match (draining, trouble) {
         (true, _) => ("draining", Some("larder is stopping".to_owned())),
         (false, Some(reason)) => ("degraded", Some(reason)),
@@ -32,6 +35,9 @@ pub fn health(api: &Api) -> Response {
         return Response::with_body(200, "application/json", document.to_string()).field("Cache-Control", "no-store");
     };
     document["reason"] = reason.into();
+    if let Some(report) = recovery {
+        document["batches_lost"] = report.batches_lost.into();
+    }
     let (code, message) = if draining {
         ("DRAINING", "larder is stopping; it will be back after its restart")
     } else {
@@ -44,6 +50,16 @@ pub fn health(api: &Api) -> Response {
         }
     }
     Response::from(problem).field("Retry-After", "5")
+}
+
+/// What a start that found damage says until the next one. The store works; what is gone stays gone, and only a person
+/// can judge what that means.
+fn damage(report: &RecoveryReport) -> String {
+    format!(
+        "the journal was damaged when larder started: at most {} groups of writes were lost. The store takes reads and \
+         writes; the log says where the damaged journal is kept. This stands until larder is restarted after reading it",
+        report.batches_lost
+    )
 }
 
 /// 200 as long as the process answers.

@@ -12,6 +12,7 @@ use crate::api::observer::CacheKeeper;
 use crate::config::{Config, StoreKind};
 use crate::store::fjall::{FjallOptions, FjallStore};
 use crate::store::memory::MemoryStore;
+use crate::store::recovery::RecoveryReport;
 use crate::store::{Database, DatabaseOptions, Store, StoreError};
 
 use super::warm;
@@ -89,16 +90,36 @@ fn attach(api: &Arc<Api>, opened: &Opened) -> Result<(), StoreError> {
                 expire_before_ms: expired_before.clone(),
             };
             let store = FjallStore::open(&config.data_dir, options)?;
-            api.note_recovery(store.recovery());
+            note_recovery(api, store.recovery());
             Arc::new(store)
         }
     };
-    *opened.lock() = Some(store.clone());
     let observer = Arc::new(CacheKeeper { cache: api.cache.clone(), rules: api.cache_rules.clone() });
-    let db = Database::start(store, observer, &api.registry, database_options(config, expired_before))?;
+    let db = Database::start(store.clone(), observer, &api.registry, database_options(config, expired_before))?;
+    // IMPORTANT: not before this point. A store that could not be put to use must be let go of, or its lock would make
+    // every further try fail.
+    *opened.lock() = Some(store);
     api.attach_store(db);
     warm::start(api);
     Ok(())
+}
+
+/// Keeps what the start found where `/health` and `/metrics` show it. Of several tries to open the store, the one that
+/// found damage counts: the next one finds the journals repaired.
+fn note_recovery(api: &Api, report: &RecoveryReport) {
+    if api.recovery().is_some_and(|earlier| earlier.found_damage()) {
+        return;
+    }
+    api.note_recovery(report);
+    let gauge = |name, help, value: u64| {
+        api.registry.gauge(name, help, &[]).set(value);
+    };
+    let help = "Groups of writes found behind damage in the journal at this start, and cut: at most so many were lost.";
+    gauge("larder_recovery_batches_lost", help, report.batches_lost);
+    let help = "Bytes of an unsynced tail of the journal cut at this start; no durable write was among them.";
+    gauge("larder_recovery_tail_bytes_cut", help, report.tail_bytes_cut);
+    let help = "Damaged journals found at this start.";
+    gauge("larder_recovery_damaged_journals", help, report.damaged.len() as u64);
 }
 
 fn database_options(config: &Config, expired_before: Arc<AtomicU64>) -> DatabaseOptions {
@@ -124,4 +145,68 @@ pub fn close(api: &Api, opened: Opened) -> Result<(), String> {
         store.close().map_err(|error| format!("the store could not be closed cleanly: {error}"))?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::api::Parts;
+    use crate::api::access::Access;
+    use crate::api::health::health;
+    use crate::cache::Cache;
+    use crate::limits::LiveLimits;
+    use crate::metrics::Registry;
+    use crate::store::recovery::DamagedJournal;
+    use crate::store::{Space, TYPE_META};
+
+    fn api(data_dir: &std::path::Path) -> Arc<Api> {
+        let config = Arc::new(Config {
+            data_dir: data_dir.to_owned(),
+            reserve_bytes: Some(0),
+            ..Config::defaults(512 << 20, 1)
+        });
+        let registry = Registry::default();
+        Arc::new(Api::new(Parts {
+            config: config.clone(),
+            limits: Arc::new(LiveLimits::new(config.limits.clone())),
+            cache: Arc::new(Cache::new(config.cache_bytes, 1, &registry)),
+            access: Arc::new(Access::open(&config, &registry).unwrap()),
+            registry,
+            files: None,
+            drain: Default::default(),
+        }))
+    }
+
+    #[test]
+    fn a_store_that_cannot_be_put_to_use_is_let_go_of() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = FjallStore::open(dir.path(), FjallOptions::default()).unwrap();
+        let ceiling = [&[TYPE_META][..], b"versions"].concat();
+        store.commit(vec![(Space::Data, ceiling.into(), Some(vec![0xff; 8].into()))], true).unwrap();
+        drop(store);
+        let (api, opened) = (api(dir.path()), Opened::default());
+        for _ in 0..2 {
+            let error = attach(&api, &opened).unwrap_err();
+            assert!(matches!(error, StoreError::Corrupt(_)), "{error}");
+        }
+        assert!(opened.lock().is_none());
+        FjallStore::open(dir.path(), FjallOptions::default()).unwrap();
+    }
+
+    #[test]
+    fn damage_found_by_one_try_is_not_forgotten_by_the_next() {
+        let dir = tempfile::tempdir().unwrap();
+        let api = api(dir.path());
+        let journal = DamagedJournal { journal: "0.jnl".into(), copy: None, cut_at_bytes: 1, batches_lost: 7 };
+        let damage = RecoveryReport { damaged: vec![journal], batches_lost: 7, ..RecoveryReport::default() };
+        note_recovery(&api, &RecoveryReport::default());
+        note_recovery(&api, &damage);
+        note_recovery(&api, &RecoveryReport::default());
+        assert_eq!(api.recovery(), Some(damage));
+        assert!(api.registry.expose().contains("\nlarder_recovery_batches_lost 7\n"));
+        let opened = Opened::default();
+        attach(&api, &opened).unwrap();
+        assert_eq!(health(&api).status, 503);
+        close(&api, opened).unwrap();
+    }
 }
