@@ -5,6 +5,7 @@
 
 mod housekeeping;
 mod opening;
+mod restart;
 mod signals;
 mod warm;
 
@@ -107,8 +108,13 @@ fn serve(config: Config) -> Result<Ended, Refusal> {
     notify::stopping("draining");
     drain.start();
     api.chores.stop();
-    background.stop();
-    opening::close(&api, store)?;
+    let restart = background.stop();
+    let closed = opening::close(&api, store);
+    if let Some(reason) = restart {
+        // After the failure that this restart is to mend, the close fails as well.
+        return Err(Refusal { code: EXIT_RESTART, reason });
+    }
+    closed?;
     let engine = crate::api::health::engine_name(config.engine);
     Ok(ended.map_err(|error| format!("the {engine} engine stopped: {error}"))?)
 }

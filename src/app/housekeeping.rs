@@ -1,8 +1,9 @@
 //! The small duties that nobody else has: the cache's size under memory pressure, the trust in the wall clock, the end
-//! of writes that wait too long, tokens that come and go, the watchdog.
+//! of writes that wait too long, tokens that come and go, a restart after the card failed, the watchdog.
 
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
@@ -12,6 +13,9 @@ use crate::api::Api;
 use crate::board::watchdog::{Watchdog, WatchdogThread};
 use crate::board::{memory, notify};
 use crate::http::wire;
+use crate::store::StoreState;
+
+use super::restart::Restart;
 
 const INTERVAL: Duration = Duration::from_secs(1);
 /// Looks at the memory come every so many intervals.
@@ -20,6 +24,8 @@ const MEMORY_EVERY: u32 = 30;
 const TRIM_EVERY: u32 = 10;
 /// A look at the tokens file comes every so many intervals: `larder token` promises seconds.
 const TOKENS_EVERY: u32 = 2;
+/// Why the process ends when it is to be started anew.
+const RESTART_REASON: &str = "a write to the card failed: larder ends to be started anew";
 /// The cache never shrinks below this share of its budget.
 const CACHE_SHARE_MIN: u64 = 8;
 
@@ -29,6 +35,7 @@ pub struct Background {
     stop: Sender<()>,
     threads: Vec<JoinHandle<()>>,
     watchdog: Option<WatchdogThread>,
+    restart: Arc<AtomicBool>,
 }
 
 /// Starts them.
@@ -41,9 +48,12 @@ pub fn start(api: &Arc<Api>) -> io::Result<Background> {
     let deadlines = api.deadlines.clone();
     let ending = thread::Builder::new().name("larder-deadlines".into()).spawn(move || deadlines.run())?;
     let keeper = api.clone();
+    let restart = Arc::<AtomicBool>::default();
+    let leaving = restart.clone();
     let keeping = thread::Builder::new().name("larder-keeping".into()).spawn(move || {
         let mut budget = CacheBudget { full_bytes: keeper.config.cache_bytes, now_bytes: keeper.config.cache_bytes };
         let mut trimming = Trimming::default();
+        let mut restart = Restart::new(&keeper.config.data_dir, notify::is_supervised());
         for round in 0u32.. {
             heartbeat.beat();
             wire::set_clock_trusted(keeper.store().is_none_or(|db| db.clock().is_set()));
@@ -56,6 +66,12 @@ pub fn start(api: &Arc<Api>) -> io::Result<Background> {
             if round % TOKENS_EVERY == 0 {
                 take_up_tokens(&keeper);
             }
+            let has_failed = keeper.store().is_some_and(|db| matches!(db.state(), StoreState::ReadOnly(_)));
+            if has_failed && !keeper.drain.is_set() && restart.is_due() {
+                log::error!("{RESTART_REASON}");
+                leaving.store(true, Ordering::SeqCst);
+                keeper.drain.start();
+            }
             if stopped.recv_timeout(INTERVAL).is_err_and(|error| error.is_disconnected()) {
                 return;
             }
@@ -65,12 +81,12 @@ pub fn start(api: &Arc<Api>) -> io::Result<Background> {
         Some(interval) => Some(watchdog.start(interval, notify::watchdog_ping)?),
         None => None,
     };
-    Ok(Background { api: api.clone(), stop, threads: vec![ending, keeping], watchdog })
+    Ok(Background { api: api.clone(), stop, threads: vec![ending, keeping], watchdog, restart })
 }
 
 impl Background {
-    /// Ends and joins them.
-    pub fn stop(self) {
+    /// Ends and joins them. `Some`: the process is to be started anew, for this reason.
+    pub fn stop(self) -> Option<String> {
         self.api.deadlines.stop();
         drop(self.stop);
         drop(self.watchdog);
@@ -80,6 +96,7 @@ impl Background {
                 log::error!("the thread {name} panicked");
             }
         }
+        self.restart.load(Ordering::SeqCst).then(|| RESTART_REASON.to_owned())
     }
 }
 

@@ -40,6 +40,11 @@ pub fn watchdog_interval() -> Option<Duration> {
     sd_notify::watchdog_enabled().filter(|interval| !interval.is_zero())
 }
 
+/// Whether a service manager listens to us: one that would start us anew.
+pub fn is_supervised() -> bool {
+    std::env::var_os("NOTIFY_SOCKET").is_some_and(|path| !path.is_empty())
+}
+
 /// The listening sockets handed over by socket activation, with the names the unit gives them (`unknown` if none).
 /// They are closed on exec. A second call returns none: the sockets belong to the first caller.
 ///

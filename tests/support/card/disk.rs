@@ -10,6 +10,7 @@ use std::io;
 use std::os::unix::fs::{FileExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::SystemTime;
 
 /// The inode of the card's root.
 pub const ROOT: u64 = 1;
@@ -273,6 +274,11 @@ impl Disk {
     /// Changes permissions; never undone.
     pub fn set_mode(&mut self, inode: u64, mode: u32) -> io::Result<()> {
         fs::set_permissions(self.path(inode)?, fs::Permissions::from_mode(mode & 0o7777))
+    }
+
+    /// Changes the time of modification; never undone.
+    pub fn set_modified(&mut self, inode: u64, time: SystemTime) -> io::Result<()> {
+        OpenOptions::new().write(true).open(self.path(inode)?)?.set_modified(time)
     }
 
     fn remember(&mut self, inode: u64, file: &File, offset: u64, length: u64) -> io::Result<()> {

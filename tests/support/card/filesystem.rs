@@ -217,7 +217,7 @@ impl Filesystem for Card {
         _gid: Option<u32>,
         size: Option<u64>,
         _atime: Option<TimeOrNow>,
-        _mtime: Option<TimeOrNow>,
+        mtime: Option<TimeOrNow>,
         _ctime: Option<SystemTime>,
         _fh: Option<FileHandle>,
         _crtime: Option<SystemTime>,
@@ -232,6 +232,11 @@ impl Filesystem for Card {
             }
             if let Some(mode) = mode {
                 disk.set_mode(ino.0, mode)?;
+            }
+            match mtime {
+                Some(TimeOrNow::SpecificTime(time)) => disk.set_modified(ino.0, time)?,
+                Some(TimeOrNow::Now) => disk.set_modified(ino.0, SystemTime::now())?,
+                None => {}
             }
             Ok(disk.metadata(ino.0)?)
         });

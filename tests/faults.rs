@@ -1,0 +1,91 @@
+//! What a server does about a damaged journal and a card that fails.
+#![allow(clippy::unwrap_used, missing_docs)]
+
+mod support;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use support::{Answer, Card, CardOptions, Fault, Server, eventually};
+
+fn journal(data: &Path) -> PathBuf {
+    let journals = fs::read_dir(data.join("fjall")).unwrap().map(|entry| entry.unwrap().path());
+    journals.filter(|path| path.extension().is_some_and(|extension| extension == "jnl")).max().unwrap()
+}
+
+fn version(answer: &Answer) -> u64 {
+    answer.header("ETag").unwrap().trim_matches('"').parse().unwrap()
+}
+
+fn start(data: &Path) -> Server {
+    Server::builder().config("[store]\nreserve = 0\n").data(data).start()
+}
+
+#[test]
+fn damage_at_the_ceiling_of_versions_is_told_and_no_version_is_used_twice() {
+    let folder = tempfile::tempdir().unwrap();
+    let data = folder.path().join("data");
+    let server = start(&data);
+    let last = (0..5).map(|n| version(&server.put(&format!("/api/v1/kv/n/c/{n}"), b"x").expect(201))).max().unwrap();
+    server.kill();
+    let mut bytes = fs::read(journal(&data)).unwrap();
+    let at = bytes.windows(8).position(|window| window == b"versions").expect("the ceiling in the journal");
+    bytes[at] ^= 1;
+    fs::write(journal(&data), bytes).unwrap();
+
+    let server = start(&data);
+    let health = server.get("/health").expect(503).json();
+    assert_eq!(health["store"], "ok", "{health}");
+    assert!(health["reason"].as_str().unwrap().contains("damaged"), "{health}");
+    let lost = health["batches_lost"].as_u64().unwrap();
+    assert!(lost >= 5, "{health}");
+    assert_eq!(server.metric("larder_recovery_batches_lost"), lost as f64);
+    server.get("/health/live").expect(200);
+    server.get("/api/v1/kv/n/c/0").expect(404);
+    let next = version(&server.put("/api/v1/kv/n/c/0", b"y").expect(201));
+    assert!(next > last, "{next} after {last}");
+    assert_eq!(server.get("/api/v1/kv/n/c/0").expect(200).text(), "y");
+    server.kill();
+
+    let server = start(&data);
+    let health = server.get("/health").expect(200).json();
+    assert!(health.get("batches_lost").is_none(), "{health}");
+    assert_eq!(server.metric("larder_recovery_batches_lost"), 0.0);
+}
+
+#[test]
+fn a_supervised_server_leaves_once_after_a_failed_write_and_then_stays_for_its_readers() {
+    for fault in [Fault::SyncFails, Fault::WriteFindsNoSpace] {
+        let backing = tempfile::tempdir().unwrap();
+        let card = match Card::mount(backing.path(), CardOptions { power_cuts: true, ..CardOptions::default() }) {
+            Ok(card) => card,
+            Err(error) => return support::skipped(&format!("no FUSE here: {error}")),
+        };
+        let data = card.path().join("data");
+        let supervised = || {
+            // Nobody listens there: all that counts is that a service manager has said where it would.
+            let builder = Server::builder().config("[store]\nreserve = 0\n").data(&data);
+            builder.environment("NOTIFY_SOCKET", folder_of(&data).join("no-manager").to_str().unwrap()).start()
+        };
+        let mut server = supervised();
+        server.put("/api/v1/kv/n/c/a", b"kept").expect(201);
+        card.set_fault(fault);
+        server.put("/api/v1/kv/n/c/b", b"?").expect(504);
+        assert_eq!(server.wait().code(), Some(75), "{}", server.log());
+
+        card.set_fault(Fault::None);
+        let server = supervised();
+        server.put("/api/v1/kv/n/c/c", b"again").expect(201);
+        card.set_fault(fault);
+        server.put("/api/v1/kv/n/c/b", b"?").expect(504);
+        eventually("it says why it stays", || server.log().contains("the last restart is less than"));
+        server.get("/health").expect(503);
+        assert_eq!(server.get("/api/v1/kv/n/c/a").expect(200).text(), "kept");
+        server.kill();
+        card.set_fault(Fault::None);
+    }
+}
+
+fn folder_of(path: &Path) -> &Path {
+    path.parent().unwrap()
+}
