@@ -15,7 +15,7 @@ import time
 
 LARDER = os.environ.get("LARDER", "target/release/larder")
 KEYS = int(os.environ.get("KEYS", "100000"))
-BOARD = {"LARDER_CACHE_SIZE": "16MiB", "LARDER_STORE_BLOCK_CACHE": "4MiB", "MALLOC_ARENA_MAX": "2"}
+BOARD = {"LARDER_STORE_RESERVE": "1MiB", "LARDER_CACHE_SIZE": "16MiB", "LARDER_STORE_BLOCK_CACHE": "4MiB", "MALLOC_ARENA_MAX": "2"}
 
 
 class Server:

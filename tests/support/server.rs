@@ -75,7 +75,8 @@ impl ServerBuilder {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let data = self.data.unwrap_or_else(|| folder.path().join("data"));
         let config = folder.path().join("larder.toml");
-        // A reserve of 256 MiB is right for a card, and too much for a small disk image.
+        // The default reserve is right for a card; the disk that tests run on may be fuller than that.
+        let reserve = (!self.config.contains("reserve")).then_some(("LARDER_STORE_RESERVE", "1MiB"));
         std::fs::write(&config, self.config).expect("the configuration file");
         let mut words = self.wrapper;
         words.push(env!("CARGO_BIN_EXE_larder").to_owned());
@@ -88,6 +89,7 @@ impl ServerBuilder {
             .arg("--data")
             .arg(&data)
             .args(&self.arguments)
+            .envs(reserve)
             .envs(self.environment)
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
