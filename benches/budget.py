@@ -141,7 +141,7 @@ class Server:
         words = ["valgrind", "--tool=callgrind", "--instr-atstart=no", "--compress-pos=no",
                  f"--callgrind-out-file={self.out}", binary, "serve", "--config", config,
                  "--data", os.path.join(folder, engine)]
-        self.process = subprocess.Popen(words, stdout=log, stderr=log)
+        self.process = subprocess.Popen(words, stdout=log, stderr=log, env={**os.environ, "LARDER_STORE_RESERVE": "1MiB"})
         self.log = log
         self.port = self.wait_for_port()
 
