@@ -277,16 +277,16 @@ fn a_restricted_token_sees_its_own_namespaces() {
         let boss = token(&["boss", "--scope", "admin"]);
         let reader = token(&["reader", "--scope", "read", "--namespace", "home"]);
         let server = Server::builder().engine(&engine).data(data.path()).start();
-        for namespace in ["attic", "home", "work"] {
+        for namespace in ["attic", "home", "office"] {
             let path = format!("/api/v1/kv/{namespace}/b/k");
             server.send("PUT", &path, &[("Authorization", &boss)], b"x").expect(201);
         }
         let ask = |path: &str, token: &str| server.send("GET", path, &[("Authorization", token)], b"");
-        assert_eq!(ask("/api/v1/kv", &boss).expect(200).json()["items"], json!(["attic", "home", "work"]));
+        assert_eq!(ask("/api/v1/kv", &boss).expect(200).json()["items"], json!(["attic", "home", "office"]));
         assert_eq!(ask("/api/v1/kv", &reader).expect(200).json(), json!({"items": ["home"], "next": null}));
         assert_eq!(ask("/api/v1/kv/home", &reader).expect(200).json()["items"], json!(["b"]));
         assert_eq!(ask("/api/v1/kv/work", &reader).expect(403).code(), "FORBIDDEN");
-        assert_eq!(ask("/api/v1/kv/work/b", &reader).expect(403).code(), "FORBIDDEN");
+        assert_eq!(ask("/api/v1/kv/office/b", &reader).expect(403).code(), "FORBIDDEN");
         assert_eq!(server.get("/api/v1/kv").expect(401).code(), "UNAUTHORIZED");
         let remove = server.send("DELETE", "/api/v1/kv/home/b", &[("Authorization", &reader)], b"");
         assert_eq!(remove.expect(403).code(), "FORBIDDEN");
