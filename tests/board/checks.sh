@@ -73,6 +73,8 @@ unit_is_in_force() {
     check_board "larder runs as a user of its own, without privileges" \
         'pid=$(systemctl show -p MainPID --value larder); test $(stat -c %u /proc/$pid) -gt 1000; grep -q "^CapEff:.*0000000000000000" /proc/$pid/status; grep -q "^NoNewPrivs:.*1" /proc/$pid/status; grep -q "^Seccomp:.*2" /proc/$pid/status'
     check_board "the data belongs to larder alone" 'test "$(stat -L -c %a /var/lib/larder)" = 700'
+    check_board "the service may have its HTTP threads scheduled in batches" \
+        'sed "s/.*) //" /proc/$(systemctl show -p MainPID --value larder)/task/*/stat | cut -d " " -f 39 | grep -qx 3'
     check_board "the limit of memory is four fifths of the board's" \
         'group=$(systemctl show -p ControlGroup --value larder); file=/sys/fs/cgroup/memory$group/memory.limit_in_bytes; test -e $file || file=/sys/fs/cgroup$group/memory.max; test $(cat $file) -gt 420000000; test $(cat $file) -lt 430000000'
     check_board "the exposure that systemd sees is at most 1.5" \

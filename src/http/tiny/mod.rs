@@ -48,6 +48,10 @@ pub struct TinyHttp;
 
 impl Engine for TinyHttp {
     fn serve(&self, listeners: Vec<Listener>, handler: Arc<dyn Handler>, options: EngineOptions) -> io::Result<Ended> {
+        // Before the first thread of tiny_http or ours, for they inherit it.
+        if let Err(error) = sys::run_in_batches() {
+            log::warn!("the HTTP threads keep the default scheduling policy, which costs some speed: {error}");
+        }
         let (shared, receiver) = build(listeners, handler, &options)?;
         let mut handles = Vec::new();
         let started = start(&shared, &receiver, options.workers, &mut handles);
