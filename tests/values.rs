@@ -179,6 +179,23 @@ fn chunked_and_empty_bodies_are_bodies() {
 }
 
 #[test]
+fn a_body_that_is_cut_is_not_stored() {
+    on_every_engine(|server| {
+        let cut = ["Content-Length: 9\r\n\r\nhalf", "Content-Length: 2000\r\n\r\nhalf"];
+        let cut_chunks = ["9\r\nhalf", "4\r\nhalf\r\n9\r\nha", "4\r\nhalf", "4\r\nhalf\r\n", "4\r\nhalf\r\n0\r\n"];
+        let cut_chunks = cut_chunks.map(|chunks| format!("Transfer-Encoding: chunked\r\n\r\n{chunks}"));
+        for rest in cut.iter().copied().chain(cut_chunks.iter().map(String::as_str)) {
+            let mut connection = server.connect();
+            connection.write(format!("PUT {KEY} HTTP/1.1\r\nHost: localhost\r\n{rest}").as_bytes());
+            connection.stream().shutdown(std::net::Shutdown::Write).unwrap();
+            let answer = String::from_utf8(connection.read_to_end()).unwrap();
+            assert!(answer.is_empty() || answer.starts_with("HTTP/1.1 400 "), "{rest:?}: {answer}");
+            server.get(KEY).expect(404);
+        }
+    });
+}
+
+#[test]
 fn a_continue_is_sent_only_for_a_body_that_is_wanted() {
     on_every_engine(|server| {
         let mut connection = server.connect();

@@ -3,6 +3,9 @@
 //! IMPORTANT: tiny_http reads what is left of a body when its reader is dropped, into one buffer of the whole remaining
 //! length. So a reader with something left is dropped only after its socket stopped reading, and above
 //! [`DROPPABLE_BYTES_MAX`] not at all: it is forgotten, and with it one thread and two descriptors leak, counted.
+//!
+//! IMPORTANT: tiny_http reads the end of the stream inside a chunk like the last chunk. So chunks count as whole only
+//! while the client can still send; otherwise what a client had sent when it died would be stored as its value.
 
 use std::io::{self, Read};
 use std::os::fd::OwnedFd;
@@ -16,7 +19,7 @@ use parking_lot::Mutex;
 
 use super::connection::{BodyPace, Connection};
 use super::head::BodyKind;
-use super::socket;
+use super::{socket, sys};
 
 /// A body with at most this many bytes left may be dropped: the buffer is zeroed memory of which only what came in is
 /// ever touched.
@@ -71,7 +74,7 @@ impl RawRequest {
     }
 
     /// One read, never past the end of the body.
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+    fn read(&mut self, buffer: &mut [u8], connection: &Connection, pace: &BodyPace) -> io::Result<usize> {
         if self.at_end || buffer.is_empty() {
             return Ok(0);
         }
@@ -86,6 +89,7 @@ impl RawRequest {
         match self.kind.length() {
             Some(length) if self.read_bytes == length => self.at_end = true,
             Some(_) if count == 0 => return Err(io::ErrorKind::UnexpectedEof.into()),
+            None if count == 0 && !can_still_send(connection, pace) => return Err(io::ErrorKind::UnexpectedEof.into()),
             None if count == 0 => self.at_end = true,
             _ => {}
         }
@@ -93,7 +97,7 @@ impl RawRequest {
     }
 
     /// Reads the whole body, at most `bytes_max`. May block for as long as the guard lets it.
-    pub fn read_all(&mut self, bytes_max: u64, pace: &BodyPace) -> Result<Bytes, BodyError> {
+    pub fn read_all(&mut self, bytes_max: u64, connection: &Connection, pace: &BodyPace) -> Result<Bytes, BodyError> {
         if self.kind.length().is_some_and(|length| length > bytes_max) {
             return Err(BodyError::TooLarge);
         }
@@ -104,7 +108,7 @@ impl RawRequest {
             let room = self.kind.length().map_or(READ_BYTES, |_| clamp(self.remaining()));
             let start = body.len();
             body.resize(start + room, 0);
-            let count = self.read(&mut body[start..]).map_err(|_| broken(pace))?;
+            let count = self.read(&mut body[start..], connection, pace).map_err(|_| broken(pace))?;
             body.truncate(start + count);
             pace.bytes.fetch_add(count as u64, Ordering::Relaxed);
             if body.len() as u64 > bytes_max {
@@ -139,6 +143,13 @@ impl RawRequest {
             }
         }
     }
+}
+
+/// Whether the stream has not ended: neither by the client nor by the guard.
+fn can_still_send(connection: &Connection, pace: &BodyPace) -> bool {
+    let is_open = |socket: OwnedFd| sys::tcp_info(&socket).is_ok_and(|info| info.state == sys::TCP_ESTABLISHED);
+    !pace.is_too_slow.load(Ordering::SeqCst)
+        && socket::find(&connection.key, &connection.fd_hint).ok().flatten().is_some_and(is_open)
 }
 
 fn broken(pace: &BodyPace) -> BodyError {
@@ -211,7 +222,7 @@ impl Read for BodyReader {
         self.pace.began_at.get_or_init(Instant::now);
         let counted = matches!(request.kind, BodyKind::Counted(_));
         let ready = if counted { self.wait_for_bytes(request.remaining()) } else { Ok(()) };
-        let result = ready.and_then(|()| request.read(buffer));
+        let result = ready.and_then(|()| request.read(buffer, &self.connection, &self.pace));
         if result.is_err() && broken(&self.pace) == BodyError::TooSlow {
             shared.failed.store(true, Ordering::Relaxed);
             return Err(io::Error::new(io::ErrorKind::TimedOut, "the body comes too slowly"));

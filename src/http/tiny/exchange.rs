@@ -184,7 +184,7 @@ pub fn read_aside(shared: &Arc<Shared>, job: BodyJob) {
 
 fn read_body(shared: &Arc<Shared>, job: BodyJob) -> Option<Box<Stage>> {
     let BodyJob { connection, mut raw, manner, mut request, trace, bytes_max, value, pace } = job;
-    let read = raw.read_all(bytes_max, &pace);
+    let read = raw.read_all(bytes_max, &connection, &pace);
     connection.end_body();
     match read {
         Ok(bytes) => {
