@@ -25,7 +25,7 @@ pub struct Limits {
     pub body_grace: Duration,
     /// A connection without a request for this long is closed; also the longest a client may take no byte of an answer.
     pub idle_timeout: Duration,
-    /// A request's time over queue, read and commit.
+    /// A request's time over queue, read and commit: after it 503, or 504 `OUTCOME_UNKNOWN` for a write that was begun.
     pub request_timeout: Duration,
     /// Bytes of one value: more is 413 `VALUE_TOO_LARGE`.
     pub value_bytes_max: u64,

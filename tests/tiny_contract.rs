@@ -5,6 +5,7 @@
 #[path = "support/tiny.rs"]
 mod support;
 
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use larder::http::Ended;
@@ -175,6 +176,23 @@ fn more_requests_than_may_wait_for_a_worker_are_503_with_retry_after() {
     }
     assert!(statuses.contains(&503) && statuses.contains(&200), "{statuses:?}");
     assert_eq!(clients[0].get("/const").text(), "hello", "the connection goes on");
+}
+
+#[test]
+fn a_request_that_waited_too_long_for_a_worker_is_told_while_the_workers_are_still_busy() {
+    let server = start_with(Limits { request_timeout: Duration::from_millis(200), ..Limits::default() }, 1);
+    let mut busy: Vec<Client> = (0..2).map(|_| server.connect()).collect();
+    for client in &mut busy {
+        client.send("GET /work?ms=3000 HTTP/1.1\r\nHost: x\r\n\r\n");
+    }
+    eventually("a worker is at work", || server.handler.working.load(Ordering::SeqCst) >= 1);
+    let mut queued = server.connect();
+    queued.send("DELETE /work HTTP/1.1\r\nHost: x\r\n\r\n");
+    let got = queued.receive(false);
+    assert_eq!(got.status, 503);
+    assert!(got.text().contains("OVERLOADED") && got.text().contains(r#""written":"no""#), "{}", got.text());
+    assert!(server.handler.working.load(Ordering::SeqCst) >= 1, "no worker became free for it");
+    assert!(!server.handler.finished.lock().contains(&(200, true)));
 }
 
 #[test]

@@ -79,6 +79,7 @@ impl Handler for Api {
         let Some(db) = self.store() else {
             return responder.send(error::store_unavailable(request.method.is_write()));
         };
+        let mut responder = self.on_the_clock(endpoint, responder);
         match endpoint {
             Endpoint::Value => match ValueTarget::parse(found.parameters) {
                 Err(problem) => responder.send(problem.into()),
@@ -128,6 +129,16 @@ impl Handler for Api {
 }
 
 impl Api {
+    /// Puts what waits for the store under `limits.request_timeout`, but for an import: it lasts as long as its client
+    /// sends.
+    fn on_the_clock(&self, endpoint: Endpoint, mut responder: Responder) -> Responder {
+        if endpoint == Endpoint::Import {
+            return responder;
+        }
+        let deadline = responder.trace().ready_at + self.limits.get().request_timeout;
+        self.deadlines.watch(responder, deadline)
+    }
+
     /// identify → route → guard → rate: what stands before every handler, once a request.
     fn enter<'a>(&self, request: &'a Request, trace: &mut Trace) -> Result<Match<'a>, Problem> {
         trace.admitted = true;

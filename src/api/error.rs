@@ -65,6 +65,12 @@ pub fn read_error(error: &StoreError) -> Response {
     with_retry(problem, retry).into()
 }
 
+/// The store has not given what was asked of it within `limits.request_timeout`.
+pub fn read_too_late() -> Response {
+    let problem = Problem::new(503, "STORE_UNAVAILABLE", "the store did not answer in time; try again after a moment");
+    with_retry(problem, Some(RETRY_SOON_S)).into()
+}
+
 /// The store is not open (yet).
 pub fn store_unavailable(write: bool) -> Response {
     let mut problem = Problem::new(503, "STORE_UNAVAILABLE", "the store is not open; /health says why");

@@ -148,7 +148,7 @@ pub static SETTINGS: &[Setting] = &[
     row("limits", "idle_timeout", Field::Time(|c| &mut c.limits.idle_timeout, seconds(1, 86_400)),
         "A connection without a request for this long is closed; also the longest a client may take no byte of an answer."),
     row("limits", "request_timeout", Field::Time(|c| &mut c.limits.request_timeout, seconds(1, 3600)),
-        "A request's time over queue, read and commit."),
+        "A request's time over queue, read and commit; after it 503, or 504 for a write that was begun."),
     row("limits", "value_bytes_max", Field::Size(|c| &mut c.limits.value_bytes_max, 1..=64 * MIB),
         "Bytes of one value; more is 413."),
     row("limits", "body_bytes_max", Field::Size(|c| &mut c.limits.body_bytes_max, KIB..=256 * MIB),

@@ -12,7 +12,6 @@ use crate::store::{
 };
 
 use super::super::access::{Grant, Scope};
-use super::super::deadline::Cell;
 use super::super::kv::write::{self, write_query};
 use super::super::{Api, counter, error};
 use super::answer::{Allowance, Results};
@@ -155,7 +154,7 @@ fn atomic_answer(outcome: &WriteOutcome, limits: &Limits) -> Response {
 /// What a batch that is not atomic has still to do, and what it has done.
 struct Progress {
     db: Arc<Database>,
-    waiting: Arc<Cell>,
+    responder: Responder,
     rest: std::vec::IntoIter<WriteOp>,
     results: Results,
     durability: Durability,
@@ -172,7 +171,7 @@ fn in_chunks(api: &Api, db: &Arc<Database>, mut responder: Responder, ops: Vec<W
     let deadline = responder.trace().ready_at + limits.request_timeout;
     let progress = Progress {
         db: db.clone(),
-        waiting: api.deadlines.watch(responder, deadline),
+        responder,
         rest: ops.into_iter(),
         results: Results::new(limits.body_bytes_max),
         durability,
@@ -209,11 +208,10 @@ impl Progress {
         db.submit(WriteRequest { ops, atomic: false, durability, deadline, reply });
     }
 
-    fn finish(self) {
-        let Some(mut responder) = self.waiting.lock().take() else { return };
-        responder.trace().commit = self.submitted_at.elapsed();
+    fn finish(mut self) {
+        self.responder.trace().commit = self.submitted_at.elapsed();
         let response = self.results.finish();
-        responder.send(match self.done {
+        self.responder.send(match self.done {
             None => response,
             Some(Durability::Sync) => response.field("Larder-Durability", "synced"),
             Some(Durability::Relaxed) => response.field("Larder-Durability", &self.max_loss),

@@ -179,7 +179,7 @@ pub fn preread(api: &Api, db: &Database, key: &FullKey) -> Option<Preread> {
     Some(Preread { instant: view.instant, record })
 }
 
-/// Hands operations to the committer, and their answer to the client when it comes or its time is over.
+/// Hands operations to the committer, and their answer to the client when it comes.
 pub fn submit(
     api: &Api,
     db: &Database,
@@ -192,10 +192,8 @@ pub fn submit(
     let trace = responder.trace();
     let deadline = trace.ready_at + api.limits.get().request_timeout;
     let submitted_at = Instant::now();
-    let waiting = api.deadlines.watch(responder, deadline);
     let max_loss = api.max_loss.clone();
     let reply = Box::new(move |outcome: Result<WriteOutcome, WriteError>| {
-        let Some(mut responder) = waiting.lock().take() else { return };
         responder.trace().commit = submitted_at.elapsed();
         let response = match outcome {
             Err(failure) => error::write_error(&failure),

@@ -41,7 +41,7 @@ use self::stats::Stats;
 use super::engine::{Ended, Engine, EngineOptions, Handler};
 use super::listener::Listener;
 
-/// How often the serving thread looks at the drain signal.
+/// How often the serving thread looks at the drain signal, and for requests that wait in vain.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
 /// What the workers get to end after the connections have.
 const WORKERS_GRACE: Duration = Duration::from_secs(1);
@@ -60,6 +60,7 @@ impl Engine for Epoll {
         let running = Running::start(Arc::new(listeners), handler, options)?;
         while !drain.is_set() && !running.io_has_ended() {
             std::thread::sleep(LOOK_EVERY);
+            workers::refuse_overdue(&running.shared);
         }
         running.stop(Instant::now() + limits.get().drain_timeout)
     }

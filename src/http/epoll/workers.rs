@@ -6,7 +6,7 @@
 use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex, MutexGuard};
 
@@ -40,6 +40,16 @@ pub enum Job {
         /// The thread of that connection.
         mailbox: Arc<Mailbox>,
     },
+}
+
+impl Job {
+    /// For how long a request has been ready; pieces of an answer have no limit.
+    fn has_waited(&mut self, now: Instant) -> Duration {
+        match self {
+            Job::Handle { responder, .. } => now.saturating_duration_since(responder.trace().ready_at),
+            Job::Pull { .. } => Duration::ZERO,
+        }
+    }
 }
 
 /// A piece of a made body.
@@ -87,6 +97,17 @@ impl Queue {
         (inner.jobs.len() < jobs_max && !inner.is_closed).then_some(Place { inner, has_work: &self.has_work })
     }
 
+    /// Takes out those at the front whose request has waited for longer than it may.
+    fn overdue(&self, request_timeout: Duration) -> Vec<Job> {
+        let now = Instant::now();
+        let mut inner = self.inner.lock();
+        let mut late = Vec::new();
+        while inner.jobs.front_mut().is_some_and(|job| job.has_waited(now) > request_timeout) {
+            late.extend(inner.jobs.pop_front());
+        }
+        late
+    }
+
     /// Lets the workers end once the queue is empty.
     pub fn close(&self) {
         self.inner.lock().is_closed = true;
@@ -122,14 +143,29 @@ pub fn run(shared: &Shared) {
         trace.began_at = Instant::now();
         let waited = trace.began_at.saturating_duration_since(trace.ready_at);
         if waited > shared.limits.get().request_timeout {
-            shared.stats.overloaded.inc();
-            responder.send(overloaded(request.method, "the request waited too long for a worker; try again"));
+            refuse_late(shared, request.method, responder);
             continue;
         }
         shared.stats.workers_busy.inc();
         handle(shared, request, responder);
         shared.stats.workers_busy.dec();
     }
+}
+
+/// Answers the requests whose time was over before a worker was free for them, also when no worker will ever be: each
+/// may sit in a read of a card that hangs. Called now and then by the thread that serves.
+pub fn refuse_overdue(shared: &Shared) {
+    for job in shared.queue.overdue(shared.limits.get().request_timeout) {
+        shared.stats.queue_depth.dec();
+        if let Job::Handle { request, responder } = job {
+            refuse_late(shared, request.method, responder);
+        }
+    }
+}
+
+fn refuse_late(shared: &Shared, method: Method, responder: Responder) {
+    shared.stats.overloaded.inc();
+    responder.send(overloaded(method, "the request waited too long for a worker; try again"));
 }
 
 fn make_piece(mut pull: Puller) -> Piece {

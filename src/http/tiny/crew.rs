@@ -13,7 +13,7 @@ use std::cell::Cell;
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
 use tiny_http::Server;
@@ -240,6 +240,12 @@ impl Crew {
         }
         ROLE.set(Role::Hand);
         Entry::Granted(stage)
+    }
+
+    /// Takes out the one that waits for a worker longest, if it has waited for longer than a request may.
+    pub fn next_overdue(&self, request_timeout: Duration) -> Option<Box<Stage>> {
+        let now = Instant::now();
+        self.state.lock().slow.pop_front_if(|stage| stage.has_waited(now) > request_timeout)
     }
 
     fn wake_one(&self, state: &mut State) -> bool {

@@ -3,7 +3,7 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
@@ -72,6 +72,20 @@ pub struct Stage {
     trace: Trace,
 }
 
+impl Stage {
+    /// For how long the request has been ready.
+    pub fn has_waited(&self, now: Instant) -> Duration {
+        now.saturating_duration_since(self.trace.ready_at)
+    }
+
+    /// The answer to a request that no worker was free for in its time, for a replier.
+    pub fn into_late_reply(self) -> Reply {
+        let Stage { exchange, trace, .. } = self;
+        let response = overloaded(trace.method, "the request waited too long for a worker; try again");
+        Reply { exchange, response, trace }
+    }
+}
+
 /// A body to be read in the side lane.
 pub struct BodyJob {
     connection: Arc<Connection>,
@@ -102,6 +116,17 @@ impl Reply {
     /// Writes it.
     pub fn write(self, shared: &Arc<Shared>) {
         reply::answer(shared, self.exchange, self.response, self.trace);
+    }
+
+    /// Has a replier write it.
+    pub fn send(self, shared: &Arc<Shared>) {
+        if let Err(error) = shared.replies.try_send(Some(self)) {
+            // The channel holds an answer for each connection there may be, so this is the end of the engine, or an
+            // error of ours. The client must not wait for ever.
+            let Some(Reply { exchange, response, trace }) = error.into_inner() else { return };
+            shared.end(&exchange.connection, Reason::Overload);
+            shared.finished(&trace, response.status, 0, Instant::now(), false);
+        }
     }
 }
 
@@ -229,14 +254,18 @@ fn answer(shared: &Arc<Shared>, mut stage: Box<Stage>) {
     let quick = catch_unwind(AssertUnwindSafe(|| shared.handler.quick(&stage.request, &mut stage.trace)));
     let response = match quick {
         Ok(Some(response)) => response,
-        Ok(None) => match shared.crew.enter(stage, shared.limits.get().queued_requests_max) {
-            Entry::Granted(stage) => return handle(shared, stage),
-            Entry::Queued => return,
-            Entry::Full(refused) => {
-                stage = refused;
-                overloaded(stage.trace.method, "too many requests wait for a worker; try again in a moment")
+        Ok(None) => {
+            // Its time counts from now, not from when tiny_http read it ahead, behind another of its connection.
+            stage.trace.ready_at = Instant::now();
+            match shared.crew.enter(stage, shared.limits.get().queued_requests_max) {
+                Entry::Granted(stage) => return handle(shared, stage),
+                Entry::Queued => return,
+                Entry::Full(refused) => {
+                    stage = refused;
+                    overloaded(stage.trace.method, "too many requests wait for a worker; try again in a moment")
+                }
             }
-        },
+        }
         Err(_) => {
             shared.figures.panics.inc();
             unanswered(stage.trace.method)
@@ -248,7 +277,12 @@ fn answer(shared: &Arc<Shared>, mut stage: Box<Stage>) {
 }
 
 /// Calls the handler. A panic answers 500, because the ticket is dropped by it.
-fn handle(shared: &Arc<Shared>, stage: Box<Stage>) {
+fn handle(shared: &Arc<Shared>, mut stage: Box<Stage>) {
+    let now = Instant::now();
+    stage.trace.began_at = now;
+    if stage.has_waited(now) > shared.limits.get().request_timeout {
+        return stage.into_late_reply().write(shared);
+    }
     let Stage { exchange, request, trace } = *stage;
     let ticket = Ticket { shared: Arc::clone(shared), exchange: Mutex::new(Some(exchange)) };
     let responder = Responder::new(Arc::new(ticket), 0, trace);
@@ -270,13 +304,7 @@ impl ResponseSink for Ticket {
         if crew::is_worker() && !std::thread::panicking() {
             return reply.write(&self.shared);
         }
-        if let Err(error) = self.shared.replies.try_send(Some(reply)) {
-            // The channel holds an answer for each connection there may be, so this is the end of the engine, or an
-            // error of ours. The client must not wait for ever.
-            let Some(Reply { exchange, response, trace }) = error.into_inner() else { return };
-            self.shared.end(&exchange.connection, Reason::Overload);
-            self.shared.finished(&trace, response.status, 0, Instant::now(), false);
-        }
+        reply.send(&self.shared);
     }
 }
 

@@ -38,13 +38,14 @@ struct Wanted {
     sync_delay: Duration,
     fault: Fault,
     held: bool,
+    reads_held: bool,
 }
 
 impl Control {
     pub fn new(disk: Disk, sync_delay: Duration) -> Control {
         Control {
             disk: Mutex::new(disk),
-            wanted: Mutex::new(Wanted { sync_delay, fault: Fault::None, held: false }),
+            wanted: Mutex::new(Wanted { sync_delay, fault: Fault::None, held: false, reads_held: false }),
             changed: Condvar::new(),
             dead: AtomicBool::new(false),
             bytes_written: AtomicU64::new(0),
@@ -99,6 +100,17 @@ impl Control {
     pub fn hold_syncs(&self, held: bool) {
         self.wanted().held = held;
         self.changed.notify_all();
+    }
+
+    pub fn hold_reads(&self, held: bool) {
+        self.wanted().reads_held = held;
+        self.changed.notify_all();
+    }
+
+    /// Returns once reads are not held.
+    fn wait_to_read(&self) {
+        let wanted = self.wanted();
+        drop(self.changed.wait_while(wanted, |wanted| wanted.reads_held).expect("nobody panics with the wishes"));
     }
 
     pub fn syncs_in_progress(&self) -> u64 {
@@ -316,6 +328,7 @@ impl Filesystem for Card {
         _: Option<LockOwner>,
         reply: ReplyData,
     ) {
+        self.control.wait_to_read();
         let read = self.control.live().and_then(|mut disk| Ok(disk.file(ino.0)?)).and_then(|file| {
             let mut bytes = vec![0; size as usize];
             let mut filled = 0;

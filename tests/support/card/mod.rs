@@ -120,6 +120,11 @@ impl Card {
         self.control.hold_syncs(held);
     }
 
+    /// Holds every read until `false` is said. More than a few of them also hold all else.
+    pub fn hold_reads(&self, held: bool) {
+        self.control.hold_reads(held);
+    }
+
     /// Syncs that are waiting or at work.
     pub fn syncs_in_progress(&self) -> u64 {
         self.control.syncs_in_progress()

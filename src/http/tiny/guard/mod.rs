@@ -108,7 +108,18 @@ impl Guard {
             self.look(now, false);
         }
         self.watch_backlogs(now);
+        self.refuse_overdue();
         self.count();
+    }
+
+    /// Answers the requests whose time was over before a worker was free for them, also when no worker will ever be:
+    /// each may sit in a read of a card that hangs.
+    fn refuse_overdue(&self) {
+        let request_timeout = self.shared.limits.get().request_timeout;
+        while let Some(stage) = self.shared.crew.next_overdue(request_timeout) {
+            // The repliers write it: the guard never waits for a client.
+            stage.into_late_reply().send(&self.shared);
+        }
     }
 
     fn descriptors_changed(&mut self) -> bool {
