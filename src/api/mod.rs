@@ -24,6 +24,7 @@ pub mod kv;
 pub mod listing;
 pub mod merge_patch;
 pub mod names;
+pub mod ndjson;
 pub mod observer;
 pub mod openapi;
 pub mod ratelimit;

@@ -1,19 +1,16 @@
 //! GET of a collection, of a namespace, and of all namespaces. Reads the disk; never waits for a write.
 
 use std::sync::Arc;
-use std::time::Instant;
 
 use crate::http::encoding::{self, Coding};
-use crate::http::{Body, HeaderName, Problem, Request, Response, Trace, media};
+use crate::http::{HeaderName, Problem, Request, Response, Trace, media};
 use crate::store::Database;
 
 use super::super::access::Grant;
 use super::super::catalog::{self, NamesQuery};
-use super::super::listing::{self, LineOptions, Lines, ListQuery, PageBudget};
+use super::super::listing::{self, ListQuery, PageBudget};
+use super::super::ndjson::{self, Asked, NDJSON};
 use super::super::{Api, error, names};
-
-/// The content type that asks for a stream.
-const NDJSON: &str = "application/x-ndjson";
 
 /// One page of a collection, or with `Accept: application/x-ndjson` all of it.
 pub fn list(api: &Api, db: &Arc<Database>, request: &Request, trace: &mut Trace, parameters: [&str; 3]) -> Response {
@@ -41,33 +38,9 @@ fn page(api: &Api, db: &Database, request: &Request, place: (&str, &str)) -> Res
 
 fn stream(api: &Api, db: &Arc<Database>, request: &Request, place: (&str, &str)) -> Result<Response, Problem> {
     let query = ListQuery::parse_stream(request.head.query(), place.0, place.1)?;
-    let coding = encoding::accept_encoding(&request.head).choose(may_compress(request))?;
-    let limits = api.limits.get();
-    let permit = api.streams.enter(limits.streams_max)?;
-    // IMPORTANT: the version is asked before the view: the end line promises every change up to it.
-    let version = db.last_version();
-    let view = db.view();
-    let pairs: Box<dyn Iterator<Item = _> + Send> = match query.bounds(place.0, place.1) {
-        Some(range) => listing::walk(&*view.snapshot, &range, query.reverse),
-        None => Box::new(std::iter::empty()),
-    };
-    let deadline = Instant::now() + limits.snapshot_age;
-    let options = LineOptions { paths: false, values: query.values, since: 0, version, deadline };
-    let clock = db.clone();
-    let mut lines = Lines::new(pairs, Box::new(move || clock.clock().expiry_now_ms()), options);
-    let pull = Box::new(move |out: &mut Vec<u8>| {
-        let _open = &permit;
-        lines.pull(out)
-    });
-    let mut response = Response::new(200).field("Content-Type", NDJSON).field("Cache-Control", "no-store");
-    response.body = match coding {
-        Coding::Identity => Body::Pull { length: None, pull },
-        Coding::Gzip => {
-            response.push_field("Content-Encoding", b"gzip");
-            Body::Pull { length: None, pull: encoding::gzip_puller(pull) }
-        }
-    };
-    Ok(response)
+    let range = query.bounds(place.0, place.1);
+    let asked = Asked { range, reverse: query.reverse, paths: false, values: query.values, since: 0 };
+    ndjson::stream(api, db, request, asked)
 }
 
 /// The namespaces, or the collections of one: those that the grant reaches.

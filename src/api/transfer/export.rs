@@ -4,14 +4,13 @@
 
 use std::ops::Bound;
 use std::sync::Arc;
-use std::time::Instant;
 
-use crate::http::encoding::{self, Coding};
 use crate::http::query::Query;
-use crate::http::{Body, HeaderName, Problem, Request, Response, Trace};
+use crate::http::{Problem, Request, Response, Trace};
 use crate::store::{Database, TYPE_RECORD};
 
-use super::super::listing::{self, KeyRange, LineOptions, Lines};
+use super::super::listing::{self, KeyRange};
+use super::super::ndjson::{self, Asked};
 use super::super::{Api, names};
 
 /// Answers an export.
@@ -28,32 +27,8 @@ fn stream(api: &Api, db: &Arc<Database>, request: &Request) -> Result<Response, 
         return Err(Problem::new(400, "INVALID_QUERY", "collection needs namespace beside it"));
     }
     let since = query.u64("since", 0..=u64::MAX >> 11)?.unwrap_or(0);
-    let may_compress = !request.head.has(HeaderName::XNoCompression);
-    let coding = encoding::accept_encoding(&request.head).choose(may_compress)?;
-    let limits = api.limits.get();
-    let permit = api.streams.enter(limits.streams_max)?;
-    // IMPORTANT: the version is asked before the view: the end line promises every change up to it.
-    let version = db.last_version();
-    let view = db.view();
-    let pairs = listing::walk(&*view.snapshot, &records_of(namespace, collection), false);
-    let deadline = Instant::now() + limits.snapshot_age;
-    let options = LineOptions { paths: true, values: true, since, version, deadline };
-    let clock = db.clone();
-    let mut lines = Lines::new(pairs, Box::new(move || clock.clock().expiry_now_ms()), options);
-    let pull = Box::new(move |out: &mut Vec<u8>| {
-        let _open = &permit;
-        lines.pull(out)
-    });
-    let mut response =
-        Response::new(200).field("Content-Type", "application/x-ndjson").field("Cache-Control", "no-store");
-    response.body = match coding {
-        Coding::Identity => Body::Pull { length: None, pull },
-        Coding::Gzip => {
-            response.push_field("Content-Encoding", b"gzip");
-            Body::Pull { length: None, pull: encoding::gzip_puller(pull) }
-        }
-    };
-    Ok(response)
+    let range = Some(records_of(namespace, collection));
+    ndjson::stream(api, db, request, Asked { range, reverse: false, paths: true, values: true, since })
 }
 
 /// The stored keys of all records, of a namespace's, or of a collection's.
