@@ -14,11 +14,12 @@ use bytes::Bytes;
 use crate::http::Problem;
 use crate::http::query::Query;
 use crate::limits::{LIST_ITEMS_DEFAULT, LIST_ITEMS_MAX};
+use crate::store::bounds::{self, KeyRange};
 use crate::store::{Snapshot, StoreError, TYPE_RECORD, record};
 
 use super::cursor;
 use super::item::push_text;
-use super::listing::{KeyRange, PageBudget, is_expired, successor, walk};
+use super::listing::{PageBudget, is_expired, successor, walk};
 
 /// What is asked of a list of names.
 #[derive(Clone, Debug)]
@@ -74,7 +75,7 @@ pub fn page(
     let (mut place, mut skipped, mut more) = (query.after.clone(), 0, false);
     'seek: loop {
         let range: KeyRange = (low.clone(), Bound::Excluded(high.clone()));
-        if *bound_bytes(&low) >= high {
+        if *bounds::key_of(&low) >= high {
             break;
         }
         for pair in walk(snapshot, &range, false) {
@@ -102,13 +103,6 @@ pub fn page(
         break;
     }
     Ok(render(&names, place.filter(|_| more).map(|place| cursor::encode(question(query.namespace), &place))))
-}
-
-fn bound_bytes(bound: &Bound<Bytes>) -> &[u8] {
-    match bound {
-        Bound::Included(bytes) | Bound::Excluded(bytes) => bytes,
-        Bound::Unbounded => &[],
-    }
 }
 
 fn foreign() -> StoreError {

@@ -17,6 +17,7 @@ use crate::http::Problem;
 use crate::http::query::Query;
 use crate::http::wire::push_decimal;
 use crate::limits::{LIST_ITEMS_DEFAULT, LIST_ITEMS_MAX, MIB};
+use crate::store::bounds::{self, KeyRange};
 use crate::store::{FullKey, Pair, Record, Snapshot, Space, StoreError, record};
 
 use super::cursor;
@@ -98,22 +99,11 @@ impl ListQuery {
         if let Some(after) = self.after.as_deref().map(full) {
             match self.reverse {
                 true => high = high.min(after),
-                false if after >= *bytes_of(&low) => low = Bound::Excluded(after),
+                false if after >= *bounds::key_of(&low) => low = Bound::Excluded(after),
                 false => {}
             }
         }
-        (*bytes_of(&low) < high).then_some((low, Bound::Excluded(high)))
-    }
-}
-
-/// A range of stored keys.
-pub type KeyRange = (Bound<Bytes>, Bound<Bytes>);
-
-fn bytes_of(bound: &Bound<Bytes>) -> &Bytes {
-    static NOTHING: Bytes = Bytes::new();
-    match bound {
-        Bound::Included(bytes) | Bound::Excluded(bytes) => bytes,
-        Bound::Unbounded => &NOTHING,
+        (*bounds::key_of(&low) < high).then_some((low, Bound::Excluded(high)))
     }
 }
 
@@ -132,8 +122,7 @@ pub fn walk(
     range: &KeyRange,
     reverse: bool,
 ) -> Box<dyn Iterator<Item = Result<Pair, StoreError>> + Send> {
-    let (low, high) = (range.0.as_ref().map(|key| &key[..]), range.1.as_ref().map(|key| &key[..]));
-    snapshot.range(Space::Data, (low, high), reverse)
+    snapshot.range(Space::Data, bounds::borrowed(range), reverse)
 }
 
 /// Whether a record counts as absent at this moment of the expiry clock.

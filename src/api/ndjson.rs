@@ -9,9 +9,10 @@ use std::time::Instant;
 use crate::http::encoding::{self, Coding};
 use crate::http::{Body, HeaderName, Problem, Request, Response};
 use crate::store::Database;
+use crate::store::bounds::KeyRange;
 
 use super::Api;
-use super::listing::{self, KeyRange, LineOptions, Lines};
+use super::listing::{self, LineOptions, Lines};
 
 /// The content type of a stream, and the one that asks for it.
 pub const NDJSON: &str = "application/x-ndjson";

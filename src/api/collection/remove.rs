@@ -17,12 +17,13 @@ use parking_lot::Mutex;
 use crate::http::query::Query;
 use crate::http::{Body, DrainSignal, Problem, Request, Responder, Response, Written};
 use crate::limits::{CHUNK_OPERATIONS, GROUP_BYTES_MAX};
+use crate::store::bounds::KeyRange;
 use crate::store::{
     Action, Database, Durability, OpOutcome, Precondition, Preread, StoreError, WriteError, WriteOp, WriteOutcome,
     WriteRequest,
 };
 
-use super::super::listing::{KeyRange, ListQuery, is_expired, record_of, walk};
+use super::super::listing::{ListQuery, is_expired, record_of, walk};
 use super::super::{Api, error};
 
 /// How long a step waits before it is tried again while the committer's queue is full.

@@ -7,9 +7,10 @@ use std::sync::Arc;
 
 use crate::http::query::Query;
 use crate::http::{Problem, Request, Response, Trace};
+use crate::store::bounds::KeyRange;
 use crate::store::{Database, TYPE_RECORD};
 
-use super::super::listing::{self, KeyRange};
+use super::super::listing;
 use super::super::ndjson::{self, Asked};
 use super::super::{Api, names};
 

@@ -15,7 +15,7 @@ use super::error::from_fjall;
 use super::options::BLOCK_BYTES;
 use super::views::{Entries, OpenView};
 use super::{Keyspaces, Space};
-use crate::store::{Pair, Snapshot, StoreError};
+use crate::store::{Pair, Snapshot, StoreError, bounds};
 
 pub(super) struct FjallSnapshot {
     view: Arc<OpenView>,
@@ -44,7 +44,7 @@ impl Snapshot for FjallSnapshot {
         reverse: bool,
     ) -> Box<dyn Iterator<Item = Result<Pair, StoreError>> + Send> {
         let range = edges::within(range);
-        if is_empty(range) {
+        if bounds::is_empty(range) {
             return Box::new(std::iter::empty());
         }
         match Entries::open(self.view.clone(), self.keyspaces.of(space), range, reverse) {
@@ -63,32 +63,4 @@ fn pair(entry: Result<fjall::Guard, StoreError>) -> Result<Pair, StoreError> {
 /// as it sits in a cache. Larger ones mostly have a block of their own and are shared.
 fn own_small(value: Bytes) -> Bytes {
     if value.len() < BLOCK_BYTES as usize { Bytes::copy_from_slice(&value) } else { value }
-}
-
-/// Whether no key can lie in a range. fjall is never asked for one of these: it may not expect bounds out of order.
-fn is_empty(range: (Bound<&[u8]>, Bound<&[u8]>)) -> bool {
-    use Bound::{Excluded, Included};
-    match range {
-        (Included(start), Included(end)) => start > end,
-        (Included(start) | Excluded(start), Included(end) | Excluded(end)) => start >= end,
-        _ => false,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use Bound::{Excluded, Included, Unbounded};
-
-    #[test]
-    fn empty_ranges_are_recognised() {
-        assert!(is_empty((Included(b"b"), Included(b"a"))));
-        assert!(is_empty((Included(b"a"), Excluded(b"a"))));
-        assert!(is_empty((Excluded(b"a"), Included(b"a"))));
-        assert!(is_empty((Excluded(b"a"), Excluded(b"a"))));
-        assert!(!is_empty((Included(b"a"), Included(b"a"))));
-        assert!(!is_empty((Excluded(b"a"), Excluded(b"b"))));
-        assert!(!is_empty((Unbounded, Excluded(b"a"))));
-        assert!(!is_empty((Included(b"a"), Unbounded)));
-    }
 }

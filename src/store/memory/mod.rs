@@ -14,6 +14,7 @@ use std::thread;
 use bytes::Bytes;
 use parking_lot::{Mutex, RwLock};
 
+use super::bounds::{self, KeyRange};
 use super::{Change, Pair, Snapshot, Space, Store, StoreError, StoreFigures};
 use faults::{Failure, Faults};
 use tree::Tree;
@@ -197,12 +198,10 @@ impl Snapshot for MemorySnapshot {
         range: (Bound<&[u8]>, Bound<&[u8]>),
         reverse: bool,
     ) -> Box<dyn Iterator<Item = Result<Pair, StoreError>> + Send> {
-        let owned = |bound: Bound<&[u8]>| bound.map(Bytes::copy_from_slice);
         Box::new(Walk {
             pin: self.pin.clone(),
             space,
-            low: owned(range.0),
-            high: owned(range.1),
+            range: bounds::owned(range),
             reverse,
             chunk: Vec::new().into_iter(),
             ended: false,
@@ -214,8 +213,7 @@ impl Snapshot for MemorySnapshot {
 struct Walk {
     pin: Arc<Pin>,
     space: Space,
-    low: Bound<Bytes>,
-    high: Bound<Bytes>,
+    range: KeyRange,
     reverse: bool,
     chunk: std::vec::IntoIter<Pair>,
     ended: bool,
@@ -226,12 +224,12 @@ impl Walk {
         let mut pairs = Vec::new();
         let trees = self.pin.trees.read();
         let tree = trees.tree(self.space);
-        let range = (self.low.as_ref().map(|key| &key[..]), self.high.as_ref().map(|key| &key[..]));
+        let range = bounds::borrowed(&self.range);
         self.ended =
             tree.chunk(range, self.reverse, self.pin.sequence(self.space), CHUNK_PAIRS, CHUNK_BYTES, &mut pairs);
         drop(trees);
         if let Some((last, _)) = pairs.last() {
-            let edge = if self.reverse { &mut self.high } else { &mut self.low };
+            let edge = if self.reverse { &mut self.range.1 } else { &mut self.range.0 };
             *edge = Bound::Excluded(last.clone());
         }
         self.chunk = pairs.into_iter();

@@ -8,7 +8,7 @@ use std::ops::Bound;
 
 use bytes::Bytes;
 
-use crate::store::Pair;
+use crate::store::{Pair, bounds};
 
 /// The values a key had, oldest first, each with the batch that wrote it; `None` is a removal.
 type Chain = Vec<(u64, Option<Bytes>)>;
@@ -92,7 +92,7 @@ impl Tree {
         bytes_max: usize,
         into: &mut Vec<Pair>,
     ) -> bool {
-        if is_empty(range) {
+        if bounds::is_empty(range) {
             return true;
         }
         let mut bytes = 0;
@@ -137,13 +137,4 @@ impl Tree {
 
 fn visible(chain: &Chain, sequence: u64) -> Option<&Bytes> {
     chain.iter().rev().find(|(written, _)| *written <= sequence).and_then(|(_, value)| value.as_ref())
-}
-
-/// `BTreeMap::range` panics on a range that ends before it begins; here that is an empty one.
-fn is_empty(range: (Bound<&[u8]>, Bound<&[u8]>)) -> bool {
-    match range {
-        (Bound::Unbounded, _) | (_, Bound::Unbounded) => false,
-        (Bound::Included(low), Bound::Included(high)) => low > high,
-        (Bound::Included(low) | Bound::Excluded(low), Bound::Included(high) | Bound::Excluded(high)) => low >= high,
-    }
 }
