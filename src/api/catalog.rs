@@ -79,7 +79,11 @@ pub fn page(
             break;
         }
         for pair in walk(snapshot, &range, false) {
-            let (key, form) = pair?;
+            let (key, form) = match pair {
+                // Names that only unreadable keys have cannot be known.
+                Err(StoreError::Unreadable(_)) => continue,
+                pair => pair?,
+            };
             let rest = std::str::from_utf8(&key[prefix.len()..]).map_err(|_| foreign())?;
             let name = rest.split('\0').next().ok_or_else(foreign)?;
             let behind = format!("{name}\u{1}");
@@ -89,7 +93,8 @@ pub fn page(
                 break 'seek;
             }
             if visible(name) {
-                if is_expired(record::peek_expiry(&form)?, now_ms) {
+                // A name with nothing but a damaged record shows, so that this can be found and removed.
+                if record::peek_expiry(&form).is_ok_and(|expires_ms| is_expired(expires_ms, now_ms)) {
                     skipped += 1;
                     place = Some(rest.to_owned());
                     continue;

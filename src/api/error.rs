@@ -56,7 +56,9 @@ pub fn write_problem(error: &WriteError) -> Problem {
 pub fn read_error(error: &StoreError) -> Response {
     log_limited!(READ_FAILURES, log::Level::Error, "reading the store failed: {error}");
     let problem = match error {
-        StoreError::Corrupt(_) => Problem::new(500, "INTERNAL", "this value is damaged on the card; write it anew"),
+        StoreError::Corrupt(_) | StoreError::Unreadable(_) => {
+            Problem::new(500, "INTERNAL", "this value is damaged on the card; write it anew")
+        }
         StoreError::Io(_) | StoreError::NoSpace | StoreError::Locked => {
             Problem::new(503, "STORE_UNAVAILABLE", "the store could not be read; /health says why")
         }

@@ -2,10 +2,11 @@
 //!
 //! It reads a snapshot that it is given and knows neither requests' heads nor threads.
 //! A page is live: it shows the moment at which it was asked for. A stream shows one moment from its first line to its
-//! last, which only a complete stream has: `{"end":true,"items":n,"version":v}`.
+//! last, which only a complete stream has: `{"end":true,"items":n,"version":v}`. Both go on past what is damaged, and tell
+//! of it as [`super::damage`] says.
 //!
-//! Invariant: pages joined by their cursors show every record that stood throughout exactly once, in order, however
-//! early each of them ended. Memory is bounded by one page, or one piece of a stream and one record.
+//! Invariant: pages joined by their cursors show every record that stood throughout and can be read exactly once, in
+//! order, however early each of them ended. Memory is bounded by one page, or one piece of a stream and one record.
 
 use std::io;
 use std::ops::Bound;
@@ -18,9 +19,10 @@ use crate::http::query::Query;
 use crate::http::wire::push_decimal;
 use crate::limits::{LIST_ITEMS_DEFAULT, LIST_ITEMS_MAX, MIB};
 use crate::store::bounds::{self, KeyRange};
-use crate::store::{FullKey, Pair, Record, Snapshot, Space, StoreError, record};
+use crate::store::{FullKey, Pair, Record, Snapshot, Space, StoreError};
 
 use super::cursor;
+use super::damage::{Damage, Found, LISTED_MAX};
 use super::item::{ItemForm, ItemOptions, push_text, write_item};
 
 /// Bytes of lines that a stream makes at once.
@@ -154,18 +156,29 @@ pub fn page(
     query: &ListQuery,
     now_ms: u64,
     budget: PageBudget,
+    mut damage: Damage,
 ) -> Result<Vec<u8>, StoreError> {
     let began_at = Instant::now();
     let options = ItemOptions { form: ItemForm::Page, values: query.values };
     let mut out = b"{\"items\":[".to_vec();
     let (mut items, mut skipped, mut last, mut more) = (0, 0, None, false);
+    if let Some(after) = &query.after {
+        damage.begin_behind(FullKey::new(namespace, collection, after));
+    }
     let pairs = query.bounds(namespace, collection).map(|range| walk(snapshot, &range, query.reverse));
     for pair in pairs.into_iter().flatten() {
-        if skipped >= budget.skipped_max || (last.is_some() && began_at.elapsed() >= budget.time_max) {
+        let full = skipped >= budget.skipped_max || damage.places() >= LISTED_MAX;
+        if last.is_some() && (full || began_at.elapsed() >= budget.time_max) {
             more = true;
             break;
         }
-        let (key, record) = record_of(pair?)?;
+        let (key, record) = match damage.sift(pair)? {
+            Found::Record(key, record) => (key, record),
+            Found::Damaged(key) => {
+                last = key.or(last);
+                continue;
+            }
+        };
         if is_expired(record.expires_ms, now_ms) {
             skipped += 1;
             last = Some(key);
@@ -184,20 +197,15 @@ pub fn page(
         items += 1;
         last = Some(key);
     }
-    out.extend_from_slice(b"],\"next\":");
+    out.push(b']');
+    damage.push_members(&mut out);
+    out.extend_from_slice(b",\"next\":");
     match last.filter(|_| more) {
         Some(last) => push_text(&mut out, &cursor::encode(query.question(namespace, collection), last.parts().2)),
         None => out.extend_from_slice(b"null"),
     }
     out.push(b'}');
     Ok(out)
-}
-
-/// A stored pair as key and record.
-pub fn record_of((key, form): Pair) -> Result<(FullKey, Record), StoreError> {
-    let key =
-        FullKey::from_stored(key).ok_or_else(|| StoreError::Corrupt("a key that larder does not write".into()))?;
-    Ok((key, record::decode(form)?))
 }
 
 /// What a stream of lines shows besides its range.
@@ -219,17 +227,20 @@ pub struct Lines {
     pairs: Box<dyn Iterator<Item = Result<Pair, StoreError>> + Send>,
     now_ms: Box<dyn Fn() -> u64 + Send>,
     options: LineOptions,
+    damage: Damage,
     items: u64,
 }
 
 impl Lines {
-    /// Streams a walk. `now_ms` tells the expiry clock: what expires while the stream runs does not show.
+    /// Streams a walk. `now_ms` tells the expiry clock: what expires while the stream runs does not show. `damage` is
+    /// told by the end line.
     pub fn new(
         pairs: Box<dyn Iterator<Item = Result<Pair, StoreError>> + Send>,
         now_ms: Box<dyn Fn() -> u64 + Send>,
         options: LineOptions,
+        damage: Damage,
     ) -> Lines {
-        Lines { pairs, now_ms, options, items: 0 }
+        Lines { pairs, now_ms, options, damage, items: 0 }
     }
 
     /// Appends the next lines, none if it has passed over many records, and says whether more will come. An error cuts the stream: it then has no end line.
@@ -246,15 +257,19 @@ impl Lines {
                 self.push_end(out);
                 return Ok(false);
             };
-            let (key, record) = pair.and_then(record_of).map_err(io::Error::other)?;
-            if is_expired(record.expires_ms, now_ms) || record.version <= self.options.since {
+            let found = match self.damage.sift(pair).map_err(io::Error::other)? {
+                Found::Record(key, record) => Some((key, record)),
+                Found::Damaged(_) => None,
+            };
+            let shows = |record: &Record| !is_expired(record.expires_ms, now_ms) && record.version > self.options.since;
+            let Some((key, record)) = found.filter(|(_, record)| shows(record)) else {
                 skipped += 1;
                 let looks = skipped % SKIPPED_BETWEEN_LOOKS == 0;
                 if skipped >= SKIPPING.skipped_max || (looks && began_at.elapsed() >= SKIPPING.time_max) {
                     break;
                 }
                 continue;
-            }
+            };
             let (namespace, collection, name) = key.parts();
             write_item(out, self.options.paths.then_some((namespace, collection)), name, &record, options);
             out.push(b'\n');
@@ -268,6 +283,7 @@ impl Lines {
         push_decimal(out, self.items);
         out.extend_from_slice(b",\"version\":");
         push_decimal(out, self.options.version);
+        self.damage.push_members(out);
         out.extend_from_slice(b"}\n");
     }
 }

@@ -4,11 +4,12 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use proptest::prelude::*;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::*;
-use crate::store::Store;
+use crate::metrics::Counter;
 use crate::store::memory::MemoryStore;
+use crate::store::{Store, record};
 
 const NOW_MS: u64 = 1000;
 const EXPIRED_MS: u64 = NOW_MS;
@@ -34,13 +35,17 @@ fn snapshot(records: &BTreeMap<String, Record>) -> Arc<dyn Snapshot> {
     store.snapshot().unwrap()
 }
 
+fn no_damage() -> Damage {
+    Damage::new(Counter::default(), false)
+}
+
 fn keys(count: usize) -> BTreeMap<String, Record> {
     (0..count).map(|n| (format!("{n:05}"), record("x", 0))).collect()
 }
 
 fn ask(records: &BTreeMap<String, Record>, raw: &str, budget: PageBudget) -> (Vec<String>, Option<String>) {
     let query = ListQuery::parse(raw, WHERE.0, WHERE.1).unwrap();
-    let json = page(&*snapshot(records), WHERE, &query, NOW_MS, budget).unwrap();
+    let json = page(&*snapshot(records), WHERE, &query, NOW_MS, budget, no_damage()).unwrap();
     let page: Value = serde_json::from_slice(&json).unwrap();
     let keys = page["items"].as_array().unwrap().iter().map(|item| item["key"].as_str().unwrap().to_owned()).collect();
     (keys, page["next"].as_str().map(str::to_owned))
@@ -127,7 +132,7 @@ fn bad_parameters_are_refused() {
 
 fn lines(records: &BTreeMap<String, Record>, options: LineOptions) -> Lines {
     let range = ListQuery::default().bounds(WHERE.0, WHERE.1).unwrap();
-    Lines::new(walk(&*snapshot(records), &range, false), Box::new(|| NOW_MS), options)
+    Lines::new(walk(&*snapshot(records), &range, false), Box::new(|| NOW_MS), options, no_damage())
 }
 
 fn line_options() -> LineOptions {
@@ -145,7 +150,7 @@ fn a_stream_ends_with_its_count_and_version() {
     let lines: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     assert_eq!((&lines[0]["key"], &lines[1]["key"]), (&"00000".into(), &"00002".into()));
     assert_eq!(lines[0]["value_base64"], "eA==");
-    assert_eq!(lines[2], serde_json::json!({"end": true, "items": 2, "version": 9120}));
+    assert_eq!(lines[2], json!({"end": true, "items": 2, "version": 9120}));
     assert_eq!(lines.len(), 3);
 }
 
@@ -192,16 +197,87 @@ fn a_stream_can_leave_out_what_is_old_and_is_cut_when_its_time_is_over() {
     assert!(lines(&keys(3), late).pull(&mut out).is_err());
 }
 
-#[test]
-fn a_damaged_record_cuts_a_stream_and_fails_a_page() {
+/// A snapshot in which the walk meets these errors instead of the records of these keys.
+struct Holes(Arc<dyn Snapshot>, BTreeMap<&'static str, fn() -> StoreError>);
+
+impl Snapshot for Holes {
+    fn get(&self, space: Space, key: &[u8]) -> Result<Option<Bytes>, StoreError> {
+        self.0.get(space, key)
+    }
+
+    fn range(
+        &self,
+        space: Space,
+        range: (Bound<&[u8]>, Bound<&[u8]>),
+        reverse: bool,
+    ) -> Box<dyn Iterator<Item = Result<Pair, StoreError>> + Send> {
+        let holes = self.1.clone();
+        Box::new(self.0.range(space, range, reverse).map(move |pair| {
+            let pair = pair?;
+            let name = FullKey::from_stored(pair.0.clone()).unwrap().parts().2.to_owned();
+            holes.get(&*name).map_or(Ok(pair), |error| Err(error()))
+        }))
+    }
+}
+
+/// The keys 00000 to 00009, of which 2 and 3 are damaged and 5 is hidden.
+fn damaged_snapshot() -> Holes {
     let store = MemoryStore::new();
-    let key = FullKey::new(WHERE.0, WHERE.1, "a").shared();
-    store.commit(vec![(Space::Data, key, Some(Bytes::from_static(b"\xff")))], true).unwrap();
-    let snapshot = store.snapshot().unwrap();
+    let form = |n: u32| if [2, 3].contains(&n) { Bytes::from_static(b"\xff") } else { record::encode(&record("x", 0)) };
+    let change = |n: u32| (Space::Data, FullKey::new(WHERE.0, WHERE.1, &format!("{n:05}")).shared(), Some(form(n)));
+    store.commit((0..10).map(change).collect(), true).unwrap();
+    let hidden: fn() -> StoreError = || StoreError::Unreadable("a block".into());
+    Holes(store.snapshot().unwrap(), BTreeMap::from([("00005", hidden)]))
+}
+
+#[test]
+fn pages_go_on_past_damage_and_tell_of_it_once() {
+    for (reverse, limit) in [(false, 100), (true, 100), (false, 1), (true, 3)] {
+        let (mut seen, mut damaged, mut raw) = (Vec::new(), Vec::new(), format!("reverse={reverse}&limit={limit}"));
+        for turn in 0.. {
+            assert!(turn < 20, "no progress");
+            let query = ListQuery::parse(&raw, WHERE.0, WHERE.1).unwrap();
+            let json = page(&damaged_snapshot(), WHERE, &query, NOW_MS, PATIENT, no_damage()).unwrap();
+            let page: Value = serde_json::from_slice(&json).unwrap();
+            seen.extend(page["items"].as_array().unwrap().iter().map(|item| item["key"].as_str().unwrap().to_owned()));
+            damaged.extend(page.get("damaged").and_then(Value::as_array).cloned().unwrap_or_default());
+            let Some(next) = page["next"].as_str() else { break };
+            raw = format!("reverse={reverse}&limit={limit}&cursor={next}");
+        }
+        let mut readable: Vec<String> = [0, 1, 4, 6, 7, 8, 9].iter().map(|n| format!("{n:05}")).collect();
+        let mut places = vec![json!({"key": "00002"}), json!({"key": "00003"}), json!({"after": "00004"})];
+        if reverse {
+            readable.reverse();
+            places = vec![json!({"after": "00006"}), json!({"key": "00003"}), json!({"key": "00002"})];
+        }
+        assert_eq!(seen, readable);
+        // What lies at the end of a page may be met by the next one too.
+        damaged.dedup();
+        assert_eq!(damaged, places);
+    }
+}
+
+#[test]
+fn a_stream_goes_on_past_damage_and_ends_with_word_of_it() {
+    let snapshot = damaged_snapshot();
+    let range = ListQuery::default().bounds(WHERE.0, WHERE.1).unwrap();
+    let mut lines = Lines::new(walk(&snapshot, &range, false), Box::new(|| NOW_MS), line_options(), no_damage());
+    let mut out = Vec::new();
+    assert!(!lines.pull(&mut out).unwrap());
+    let end: Value = serde_json::from_str(std::str::from_utf8(&out).unwrap().lines().last().unwrap()).unwrap();
+    let places = json!([{"key": "00002"}, {"key": "00003"}, {"after": "00004"}]);
+    assert_eq!(end, json!({"end": true, "items": 7, "version": 9120, "damaged": places}));
+}
+
+#[test]
+fn a_walk_that_ends_before_its_end_fails_a_page_and_cuts_a_stream() {
+    let mut holes = damaged_snapshot();
+    holes.1.insert("00007", || StoreError::Corrupt("an index".into()));
     let query = ListQuery::parse("", WHERE.0, WHERE.1).unwrap();
-    assert!(page(&*snapshot, WHERE, &query, NOW_MS, PATIENT).is_err());
+    assert!(page(&holes, WHERE, &query, NOW_MS, PATIENT, no_damage()).is_err());
     let range = query.bounds(WHERE.0, WHERE.1).unwrap();
-    assert!(Lines::new(walk(&*snapshot, &range, false), Box::new(|| 0), line_options()).pull(&mut Vec::new()).is_err());
+    let mut lines = Lines::new(walk(&holes, &range, false), Box::new(|| 0), line_options(), no_damage());
+    assert!(lines.pull(&mut Vec::new()).is_err());
 }
 
 fn any_key() -> impl Strategy<Value = String> {
@@ -243,7 +319,7 @@ proptest! {
         let mut seen = Vec::new();
         for turn in 0.. {
             prop_assert!(turn <= 2 * records.len(), "no progress");
-            let json = page(&*snapshot, WHERE, &asked, NOW_MS, budget).unwrap();
+            let json = page(&*snapshot, WHERE, &asked, NOW_MS, budget, no_damage()).unwrap();
             let page: Value = serde_json::from_slice(&json).unwrap();
             let items = page["items"].as_array().unwrap();
             prop_assert!(items.len() <= limit);
@@ -272,7 +348,7 @@ proptest! {
         let pairs = asked.bounds(WHERE.0, WHERE.1).map(|range| walk(&*snapshot(&records), &range, reverse));
         let pairs = pairs.unwrap_or_else(|| Box::new(std::iter::empty()));
         let mut out = Vec::new();
-        prop_assert!(!Lines::new(pairs, Box::new(|| NOW_MS), line_options()).pull(&mut out).unwrap());
+        prop_assert!(!Lines::new(pairs, Box::new(|| NOW_MS), line_options(), no_damage()).pull(&mut out).unwrap());
         let seen: Vec<String> = String::from_utf8(out).unwrap().lines()
             .filter_map(|line| serde_json::from_str::<Value>(line).unwrap()["key"].as_str().map(str::to_owned))
             .collect();

@@ -14,6 +14,7 @@ pub mod cors;
 pub mod counter;
 pub mod create;
 pub mod cursor;
+pub mod damage;
 pub mod deadline;
 pub mod dispatch;
 pub mod error;
@@ -43,7 +44,7 @@ use crate::config::Config;
 use crate::http::DrainSignal;
 use crate::http::static_files::StaticFiles;
 use crate::limits::LiveLimits;
-use crate::metrics::{Distribution, Registry};
+use crate::metrics::{Counter, Distribution, Registry};
 use crate::store::Database;
 use crate::store::recovery::RecoveryReport;
 
@@ -100,6 +101,8 @@ pub struct Api {
 pub struct Figures {
     /// Time to read one value from the store on a miss.
     pub store_read: Distribution,
+    /// Damaged places in the store, each time one is met.
+    pub damage_met: Counter,
 }
 
 /// The parts an [`Api`] is joined from.
@@ -129,6 +132,11 @@ impl Api {
             "Time to read one value from the store after a miss in the cache.",
             &[],
         );
+        let damage_met = registry.counter(
+            "larder_store_damage_met_total",
+            "Damaged records, and stretches of keys that cannot be read, that requests came by, each time anew.",
+            &[],
+        );
         Api {
             rates: RateLimiter::new(config.rate_per_second, config.rate_burst, &registry),
             cors: Cors::new(&config.cors_origins),
@@ -140,7 +148,7 @@ impl Api {
             cache,
             access,
             registry,
-            figures: Figures { store_read },
+            figures: Figures { store_read, damage_met },
             deadlines: Arc::default(),
             files,
             streams: Streams::default(),

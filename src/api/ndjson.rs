@@ -12,6 +12,7 @@ use crate::store::Database;
 use crate::store::bounds::KeyRange;
 
 use super::Api;
+use super::damage::Damage;
 use super::listing::{self, LineOptions, Lines};
 
 /// The content type of a stream, and the one that asks for it.
@@ -47,8 +48,9 @@ pub fn stream(api: &Api, db: &Arc<Database>, request: &Request, asked: Asked) ->
     };
     let deadline = Instant::now() + limits.snapshot_age;
     let options = LineOptions { paths, values, since, version, deadline };
+    let damage = Damage::new(api.figures.damage_met.clone(), paths);
     let clock = db.clone();
-    let mut lines = Lines::new(pairs, Box::new(move || clock.clock().expiry_now_ms()), options);
+    let mut lines = Lines::new(pairs, Box::new(move || clock.clock().expiry_now_ms()), options, damage);
     let pull = Box::new(move |out: &mut Vec<u8>| {
         let _open = &permit;
         lines.pull(out)

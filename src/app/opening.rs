@@ -72,7 +72,9 @@ fn trouble(error: &StoreError) -> String {
     match error {
         StoreError::Io(_) => "the store could not be opened: the card does not answer; the log says more",
         StoreError::NoSpace => "the store could not be opened: the card is full",
-        StoreError::Corrupt(_) => "the store could not be opened: its files are damaged; the log says more",
+        StoreError::Corrupt(_) | StoreError::Unreadable(_) => {
+            "the store could not be opened: its files are damaged; the log says more"
+        }
         StoreError::Locked => "the store could not be opened: another process uses it",
     }
     .to_owned()

@@ -32,16 +32,16 @@ pub fn backup(invocation: &Invocation) -> Result<ExitCode, Failure> {
     let wrote = |error: io::Error| Failure::plain(format!("cannot write the backup: {error}"));
     let mut writer = FrameWriter::new(Output::open(name)?, &header).map_err(wrote)?;
     let mut progress = Progress::new("backup");
-    let version = loop {
+    let last = loop {
         match lines.next_line()? {
             ExportLine::Item(line) => {
                 progress.add(1, line.len() as u64);
                 writer.line(line).map_err(wrote)?;
             }
-            ExportLine::End(end, _) => break end.version,
+            ExportLine::End(end, _) => break end,
         }
     };
-    let (output, end, bytes) = writer.finish(version).map_err(wrote)?;
+    let (output, end, bytes) = writer.finish(last.version).map_err(wrote)?;
     output.finish()?;
     drop(progress);
     if name != "-" && invocation.has("json") {
@@ -52,7 +52,7 @@ pub fn backup(invocation: &Invocation) -> Result<ExitCode, Failure> {
             end.items, end.version
         ));
     }
-    Ok(ExitCode::SUCCESS)
+    Ok(last.exit_code())
 }
 
 /// Brings a backup back, or proves it.

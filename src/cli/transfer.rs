@@ -29,6 +29,27 @@ pub struct EndLine {
     pub items: u64,
     /// The version of the store at its moment.
     pub version: u64,
+    /// What the server could not read.
+    #[serde(default)]
+    pub damaged: Vec<Value>,
+    /// How much that is, if it is not all listed.
+    #[serde(default)]
+    pub damaged_total: u64,
+}
+
+impl EndLine {
+    /// The exit code: what was damaged in the store is missing in the file, which whoever made it must hear of.
+    pub fn exit_code(&self) -> ExitCode {
+        let places = self.damaged_total.max(self.damaged.len() as u64);
+        if places == 0 {
+            return ExitCode::SUCCESS;
+        }
+        for place in self.damaged.iter().take(FAILURES_SHOWN) {
+            complain(&format!("damaged in the store, and not in the file: {place}"));
+        }
+        complain(&format!("{places} places in the store are damaged: what stood there is missing in the file"));
+        ExitCode::from(FAILED)
+    }
 }
 
 /// An export on its way, line by line.
@@ -123,7 +144,7 @@ pub fn export(invocation: &Invocation) -> Result<ExitCode, Failure> {
     } else if name != "-" {
         complain(&format!("{} values at version {}", end.items, end.version));
     }
-    Ok(ExitCode::SUCCESS)
+    Ok(end.exit_code())
 }
 
 /// Reads NDJSON into the store.
@@ -200,7 +221,7 @@ mod tests {
     #[test]
     fn an_export_is_complete_with_its_end_line_and_not_before() {
         let end = lines("{\"key\":\"a\"}\n{\"end\":true,\"items\":1,\"version\":9}\n").unwrap();
-        assert_eq!(end, (1, EndLine { end: true, items: 1, version: 9 }));
+        assert_eq!(end, (1, EndLine { end: true, items: 1, version: 9, damaged: Vec::new(), damaged_total: 0 }));
         for text in [
             "",
             "{\"key\":\"a\"}\n",

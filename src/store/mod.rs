@@ -43,6 +43,8 @@ pub enum StoreError {
     NoSpace,
     /// The stored bytes are not what larder writes.
     Corrupt(String),
+    /// Keys of a range cannot be read, since the bytes are damaged. The walk goes on behind them.
+    Unreadable(String),
     /// Another process has the folder open.
     Locked,
 }
@@ -53,6 +55,7 @@ impl fmt::Display for StoreError {
             StoreError::Io(text) => write!(f, "storage I/O failed: {text}"),
             StoreError::NoSpace => f.write_str("no space left on the storage device"),
             StoreError::Corrupt(text) => write!(f, "stored data is damaged: {text}"),
+            StoreError::Unreadable(text) => write!(f, "stored keys cannot be read: {text}"),
             StoreError::Locked => f.write_str("another process uses this data folder"),
         }
     }
@@ -79,7 +82,8 @@ pub type Pair = (Bytes, Bytes);
 pub trait Snapshot: Send + Sync {
     /// The stored bytes of a key.
     fn get(&self, space: Space, key: &[u8]) -> Result<Option<Bytes>, StoreError>;
-    /// The pairs of a range in byte order of the key, backwards if `reverse`.
+    /// The pairs of a range in byte order of the key, backwards if `reverse`. An error ends the walk, but for
+    /// [`StoreError::Unreadable`].
     fn range(
         &self,
         space: Space,

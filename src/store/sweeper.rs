@@ -145,7 +145,13 @@ impl Sweeper {
                 chunk.ended = true;
                 break;
             };
-            let (stored_key, form) = pair?;
+            let (stored_key, form) = match pair {
+                Err(StoreError::Unreadable(_)) => {
+                    self.unreadable.inc();
+                    continue;
+                }
+                pair => pair?,
+            };
             chunk.keys += 1;
             chunk.bytes += stored_key.len() + form.len();
             self.cursor = Some(stored_key.clone());

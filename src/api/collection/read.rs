@@ -8,6 +8,7 @@ use crate::store::Database;
 
 use super::super::access::Grant;
 use super::super::catalog::{self, NamesQuery};
+use super::super::damage::Damage;
 use super::super::listing::{self, ListQuery, PageBudget};
 use super::super::ndjson::{self, Asked, NDJSON};
 use super::super::{Api, error, names};
@@ -30,7 +31,8 @@ fn page(api: &Api, db: &Database, request: &Request, place: (&str, &str)) -> Res
     let query = ListQuery::parse(request.head.query(), place.0, place.1)?;
     let view = db.view();
     let now_ms = db.clock().expiry_now_ms();
-    match listing::page(&*view.snapshot, place, &query, now_ms, PageBudget::default()) {
+    let damage = Damage::new(api.figures.damage_met.clone(), false);
+    match listing::page(&*view.snapshot, place, &query, now_ms, PageBudget::default(), damage) {
         Ok(json) => json_answer(api, request, json),
         Err(failure) => Ok(error::read_error(&failure)),
     }

@@ -2,7 +2,9 @@
 //! others' writes go between them.
 //!
 //! It is not atomic: keys written behind the place it has reached stay. An answer with `"complete": false` says that the
-//! time of the request was over first; the same request again goes on.
+//! time of the request was over first; the same request again goes on. Damaged records go with the others. Keys that the
+//! damage hides cannot be removed, as nobody can name them: `"unreadable": n` counts the stretches in which there may be
+//! some.
 //!
 //! Invariant: at most one step is under way, and it holds at most 100 operations, for which about 1 MiB was read.
 
@@ -23,7 +25,8 @@ use crate::store::{
     WriteRequest,
 };
 
-use super::super::listing::{ListQuery, is_expired, record_of, walk};
+use super::super::damage::{self, Found};
+use super::super::listing::{ListQuery, is_expired, walk};
 use super::super::{Api, error};
 
 /// How long a step waits before it is tried again while the committer's queue is full.
@@ -96,17 +99,19 @@ struct Removal {
 /// What goes to the committer at once.
 struct Step {
     ops: Vec<WriteOp>,
-    /// The last key that was looked at.
-    last: Bytes,
+    /// The last key that was looked at; `None`: there is nothing behind what cannot be read.
+    last: Option<Bytes>,
+    /// Stretches of keys that cannot be read.
+    unreadable: u64,
 }
 
 impl Removal {
     fn run(mut self) -> Response {
-        let (mut deleted, mut done) = (0, Durability::Sync);
+        let (mut deleted, mut done, mut unreadable) = (0, Durability::Sync, 0);
         while Instant::now() < self.stop_at && !self.drain.is_set() {
             let step = match self.next_step() {
                 Ok(Some(step)) => step,
-                Ok(None) => return self.answer(deleted, true, done),
+                Ok(None) => return self.answer(deleted, true, unreadable, done),
                 Err(_) if deleted > 0 => break,
                 Err(failure) => return failed(error::read_error(&failure), deleted),
             };
@@ -116,7 +121,11 @@ impl Removal {
                     if outcome.durability == Durability::Relaxed {
                         done = Durability::Relaxed;
                     }
-                    self.range.0 = Bound::Excluded(step.last);
+                    unreadable += step.unreadable;
+                    match step.last {
+                        Some(last) => self.range.0 = Bound::Excluded(last),
+                        None => return self.answer(deleted, true, unreadable, done),
+                    }
                 }
                 Err(WriteError::Overloaded) => std::thread::sleep(BUSY_PAUSE),
                 // Some steps are done: the client hears of them, and of the trouble when it goes on.
@@ -124,28 +133,41 @@ impl Removal {
                 Err(failure) => return failed(error::write_error(&failure), deleted),
             }
         }
-        self.answer(deleted, false, done)
+        self.answer(deleted, false, unreadable, done)
     }
 
     /// The next keys that are there, from a view of this moment; `None` behind the last.
     fn next_step(&self) -> Result<Option<Step>, StoreError> {
         let view = self.db.view();
         let now_ms = self.db.clock().expiry_now_ms();
-        let (mut ops, mut last, mut read_bytes) = (Vec::new(), None, 0);
+        let (mut ops, mut last, mut read_bytes, mut unreadable) = (Vec::new(), None, 0, 0);
         for pair in walk(&*view.snapshot, &self.range, false) {
-            let (key, record) = record_of(pair?)?;
-            last = Some(key.shared());
-            // What has expired is the sweeper's.
-            if !is_expired(record.expires_ms, now_ms) {
-                read_bytes += record.value.len();
-                let preread = Some(Preread { instant: view.instant, record: Some(record) }.cut(0));
+            let found = match damage::look(pair)? {
+                Found::Record(key, record) => {
+                    last = Some(key.shared());
+                    read_bytes += record.value.len();
+                    // What has expired is the sweeper's.
+                    let stands = !is_expired(record.expires_ms, now_ms);
+                    stands.then(|| (key, Some(Preread { instant: view.instant, record: Some(record) }.cut(0))))
+                }
+                // It goes like any other: a delete needs nothing of what stands there.
+                Found::Damaged(Some(key)) => {
+                    last = Some(key.shared());
+                    Some((key, None))
+                }
+                Found::Damaged(None) => {
+                    unreadable += 1;
+                    None
+                }
+            };
+            if let Some((key, preread)) = found {
                 ops.push(WriteOp { key, action: Action::Delete, precondition: Precondition::default(), preread });
             }
             if ops.len() == CHUNK_OPERATIONS || read_bytes >= GROUP_BYTES_MAX || Instant::now() >= self.stop_at {
                 break;
             }
         }
-        Ok(last.map(|last| Step { ops, last }))
+        Ok((last.is_some() || unreadable > 0).then_some(Step { ops, last, unreadable }))
     }
 
     fn submit(&self, ops: Vec<WriteOp>) -> Result<WriteOutcome, WriteError> {
@@ -165,8 +187,9 @@ impl Removal {
         }
     }
 
-    fn answer(&self, deleted: usize, complete: bool, done: Durability) -> Response {
-        let json = format!("{{\"deleted\":{deleted},\"complete\":{complete}}}");
+    fn answer(&self, deleted: usize, complete: bool, unreadable: u64, done: Durability) -> Response {
+        let unreadable = if unreadable > 0 { format!(",\"unreadable\":{unreadable}") } else { String::new() };
+        let json = format!("{{\"deleted\":{deleted},\"complete\":{complete}{unreadable}}}");
         let durability = match done {
             Durability::Sync => "synced",
             Durability::Relaxed => &self.max_loss,
@@ -251,7 +274,7 @@ mod tests {
         let mut sizes = Vec::new();
         while let Some(step) = removal.next_step().unwrap() {
             sizes.push(step.ops.len());
-            removal.range.0 = Bound::Excluded(step.last);
+            removal.range.0 = Bound::Excluded(step.last.unwrap());
         }
         assert_eq!(sizes, [100, 100, 50]);
         db.stop().unwrap();

@@ -80,6 +80,9 @@ fn read_store(
     let found = db.view().read(&target.full_key());
     trace.store = started.elapsed();
     api.figures.store_read.record_duration(trace.store);
+    if matches!(found, Err(StoreError::Corrupt(_))) {
+        api.figures.damage_met.inc();
+    }
     Ok(found?.filter(|record| !db.clock().is_expired(record)).map(|record| prepare(api, target, record)))
 }
 

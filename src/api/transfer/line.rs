@@ -5,6 +5,7 @@ use std::io::{self, BufRead, Read};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
+use serde::de::IgnoredAny;
 use serde::{Deserialize, Deserializer};
 use serde_json::value::RawValue;
 
@@ -50,6 +51,12 @@ pub struct EndLine {
     /// The version of the snapshot.
     #[serde(default, rename = "version")]
     pub _version: Option<u64>,
+    /// What the exporting store could not read, and so is not in the file.
+    #[serde(default, rename = "damaged")]
+    pub _damaged: Option<IgnoredAny>,
+    /// How much, if it is not all listed.
+    #[serde(default, rename = "damaged_total")]
+    pub _damaged_total: Option<u64>,
 }
 
 impl EndLine {
