@@ -66,6 +66,14 @@ fn usage_errors_end_with_2_and_say_what_was_meant() {
 }
 
 #[test]
+fn help_that_nobody_asked_for_is_plain_help_on_stderr() {
+    for (words, group) in [(&[][..], &["--help"][..]), (&["token"], &["token", "--help"])] {
+        let (bare, asked) = (larder(words), larder(group));
+        assert_eq!((bare.code, bare.out.as_str(), &bare.err), (2, "", &asked.out), "{words:?}");
+    }
+}
+
+#[test]
 fn check_shows_what_is_in_force_and_where_it_came_from() {
     let folder = tempfile::tempdir().expect("a folder for the test");
     std::fs::write(folder.path().join("l.toml"), "[server]\n\nworkers = 7\n").expect("a file for the test");

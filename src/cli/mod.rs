@@ -66,8 +66,14 @@ fn dispatch(invocation: &Invocation) -> Result<ExitCode, Failure> {
         "larder man" => Ok(print(&man::render())),
         "larder version" => Ok(version()),
         "larder" if invocation.has("version") => Ok(version()),
-        _ => Err(Failure::new(USAGE, help::render(&invocation.path))),
+        _ => Ok(ask_for_more(invocation)),
     }
+}
+
+/// A group of commands by itself asks for nothing: its help goes to stderr, as it is.
+fn ask_for_more(invocation: &Invocation) -> ExitCode {
+    let _ = std::io::stderr().lock().write_all(help::render(&invocation.path).as_bytes());
+    ExitCode::from(USAGE)
 }
 
 /// The pinned version of the store below.
