@@ -102,3 +102,12 @@ fn a_deploy_without_a_board_says_what_is_missing_and_touches_nothing() {
         assert!(said.contains(part), "{said}");
     }
 }
+
+#[test]
+fn the_socket_that_the_help_names_lies_where_the_service_may_make_it() {
+    let unit = std::fs::read_to_string(Path::new(FOLDER).join("larder.service")).unwrap();
+    let folder = unit.lines().find_map(|line| line.strip_prefix("RuntimeDirectory=")).unwrap();
+    let index = larder::config::settings::find("server", "listen").unwrap();
+    let help = larder::config::settings::SETTINGS[index].help;
+    assert!(help.contains(&format!("unix:/run/{folder}/larder.sock")), "{help}");
+}

@@ -60,7 +60,7 @@ const SERVER_OPTIONS: &[Opt] = &[
         ..opt(
             "listen",
             "ADDR",
-            "Listen on this address: 127.0.0.1:8080, unix:/run/larder.sock, fd:// (may be repeated)",
+            "Listen on this address: 127.0.0.1:8080, unix:/run/larder/larder.sock, fd:// (may be repeated)",
         )
     },
     DATA,

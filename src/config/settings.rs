@@ -63,7 +63,7 @@ const fn from_ms(least_ms: u64, most_seconds: u64) -> RangeInclusive<Duration> {
 #[rustfmt::skip]
 pub static SETTINGS: &[Setting] = &[
     short("LARDER_LISTEN", row("server", "listen", Field::Custom { set: set_listen, show: show_listen },
-        "Where to listen: \"127.0.0.1:8080\", \"unix:/run/larder.sock\" (epoll only), \"fd://\" for the sockets that\nsystemd hands over; one, or a list. Port 0 lets the kernel choose.")),
+        "Where to listen: \"127.0.0.1:8080\", \"unix:/run/larder/larder.sock\" (epoll only), \"fd://\" for the sockets that\nsystemd hands over; one, or a list. Port 0 lets the kernel choose.")),
     row("server", "engine", Field::Custom { set: set_engine, show: show_engine },
         "What carries the wire: \"tiny_http\" (for trusted networks) or \"epoll\" (for many or untrusted clients).\nThe default is \"tiny_http\"."),
     row("server", "workers", Field::Count(|c| &mut c.workers, 1..=1024),
@@ -275,7 +275,7 @@ fn parse_listen(text: &str) -> Result<ListenAddress, String> {
     let text = text.strip_prefix("http://").unwrap_or(text);
     let localhost = text.strip_prefix("localhost:").map(|port| format!("127.0.0.1:{port}"));
     localhost.as_deref().unwrap_or(text).parse().map(ListenAddress::Tcp).map_err(|_| {
-        format!("expected an address with a port, such as \"127.0.0.1:8080\", \"[::1]:8080\", \"unix:/run/larder.sock\" or \"fd://\", not `{text}`")
+        format!("expected an address with a port, such as \"127.0.0.1:8080\", \"[::1]:8080\", \"unix:/run/larder/larder.sock\" or \"fd://\", not `{text}`")
     })
 }
 

@@ -54,7 +54,7 @@ impl Listener {
         }
     }
 
-    /// The address clients use: `http://127.0.0.1:8080` or `unix:/run/larder.sock`.
+    /// The address clients use: `http://127.0.0.1:8080` or `unix:/run/larder/larder.sock`.
     pub fn url(&self) -> String {
         match self {
             Listener::Tcp(listener) => {
