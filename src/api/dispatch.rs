@@ -227,7 +227,8 @@ impl Api {
         let spent = outcome.ended_at.saturating_duration_since(trace.received_at);
         let route = routes::label(trace.route);
         self.registry.request(route, trace.method.as_str(), outcome.status, trace.code, spent, trace.timed);
-        if trace.timed && spent >= self.config.slow_request {
+        let slow_from = self.config.slow_request;
+        if trace.timed && !slow_from.is_zero() && spent >= slow_from {
             identify::log_slow(trace, outcome, route, spent);
         }
     }
