@@ -112,12 +112,28 @@ fn what_is_wrong_is_told_with_its_line_and_the_nearest_right_name() {
         ("[server]\nlisten = \"8080\"", "larder.toml:2: server.listen: expected an address with a port"),
         ("[server]\nlisten = []", "larder.toml:2: server.listen: names no address"),
         ("[server]\nlisten = [\"fd://\", \"fd://\"]", "larder.toml:2: server.listen: names fd:// twice"),
+        (
+            "[cache]\nsize = 16",
+            "larder.toml:2: cache.size: 16 is outside of 64KiB to 64GiB; a number without a unit is bytes: \"16MiB\" may be meant",
+        ),
+        ("[store]\nreserve = \"512\"", "larder.toml:2: store.reserve: 512 is outside of 1MiB to "),
+        (
+            "[store]\nblock_cache = 8",
+            "larder.toml:2: store.block_cache: 8 is outside of 256KiB to 1GiB; a number without",
+        ),
         ("[limits]\nidle_timeout = \"0s\"", "larder.toml:2: limits.idle_timeout: 0s is outside of 1s to 1440m"),
     ] {
         let errors = Setup::file(file).errors();
         assert_eq!(errors.len(), 1, "{file}: {errors:?}");
         assert!(errors[0].starts_with(error), "{file}: {errors:?}");
     }
+}
+
+#[test]
+fn a_size_may_be_none_where_that_makes_sense_and_bytes_where_they_are_enough() {
+    let given = Setup::file("[cache]\nsize = 0\n[store]\nreserve = 0\n[compress]\nthreshold_bytes = 512\n").config();
+    assert_eq!((given.cache_bytes, given.reserve_bytes, given.compress_threshold_bytes), (0, Some(0), 512));
+    assert_eq!(Setup::file("[cache]\nsize = 1048576").config().cache_bytes, 1 << 20);
 }
 
 #[test]

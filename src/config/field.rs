@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use super::Config;
 use super::raw::Given;
-use super::units::{show_duration, show_size};
+use super::units::{parse_size, show_duration, show_size};
 
 type Place<T> = fn(&mut Config) -> &mut T;
 
@@ -18,7 +18,9 @@ pub enum Field {
     Size(Place<u64>, RangeInclusive<u64>),
     /// A size in bytes that is counted in `usize`.
     SizeOf(Place<usize>, RangeInclusive<u64>),
-    /// A size in bytes, or absent: larder decides.
+    /// A size in bytes, or 0 for none.
+    SizeOrNone(Place<u64>, RangeInclusive<u64>),
+    /// A size in bytes, or 0 for none, or absent: larder decides.
     SizeOrAuto(Place<Option<u64>>, RangeInclusive<u64>),
     /// A whole number.
     Count(Place<usize>, RangeInclusive<u64>),
@@ -45,9 +47,10 @@ impl Field {
     /// Reads a value into the configuration. The error says what was expected, not where.
     pub fn set(&self, config: &mut Config, given: &Given) -> Result<(), String> {
         match self {
-            Field::Size(place, range) => *place(config) = within(given.size()?, range, show_size)?,
-            Field::SizeOf(place, range) => *place(config) = to_usize(within(given.size()?, range, show_size)?)?,
-            Field::SizeOrAuto(place, range) => *place(config) = Some(within(given.size()?, range, show_size)?),
+            Field::Size(place, range) => *place(config) = size_within(given, range)?,
+            Field::SizeOf(place, range) => *place(config) = to_usize(size_within(given, range)?)?,
+            Field::SizeOrNone(place, range) => *place(config) = size_or_none(given, range)?,
+            Field::SizeOrAuto(place, range) => *place(config) = Some(size_or_none(given, range)?),
             Field::Count(place, range) => *place(config) = to_usize(within(given.count()?, range, |n| n.to_string())?)?,
             Field::Number(place, range) => *place(config) = within(given.count()?, range, |n| n.to_string())?,
             Field::Time(place, range) => *place(config) = within(given.duration()?, range, show_duration)?,
@@ -64,7 +67,7 @@ impl Field {
         let mut config = config.clone();
         let config = &mut config;
         Some(match self {
-            Field::Size(place, _) => quote(&show_size(*place(config))),
+            Field::Size(place, _) | Field::SizeOrNone(place, _) => quote(&show_size(*place(config))),
             Field::SizeOf(place, _) => quote(&show_size(*place(config) as u64)),
             Field::SizeOrAuto(place, _) => quote(&show_size((*place(config))?)),
             Field::Count(place, _) => place(config).to_string(),
@@ -104,6 +107,25 @@ fn within<T: PartialOrd + Copy>(value: T, range: &RangeInclusive<T>, show: impl 
         return Ok(value);
     }
     Err(format!("{} is outside of {} to {}", show(value), show(*range.start()), show(*range.end())))
+}
+
+/// A size within its range. `16` where `16MiB` was meant is the commonest slip, so the error shows the unit.
+fn size_within(given: &Given, range: &RangeInclusive<u64>) -> Result<u64, String> {
+    let bytes = given.size()?;
+    within(bytes, range, show_size).map_err(|message| {
+        let example = ["MiB", "KiB", "GiB"].into_iter().find(|unit| {
+            let meant = parse_size(&format!("{bytes}{unit}"));
+            meant.is_ok_and(|meant| range.contains(&meant))
+        });
+        match example.filter(|_| given.is_bare_number() && bytes < *range.start()) {
+            Some(unit) => format!("{message}; a number without a unit is bytes: \"{bytes}{unit}\" may be meant"),
+            None => message,
+        }
+    })
+}
+
+fn size_or_none(given: &Given, range: &RangeInclusive<u64>) -> Result<u64, String> {
+    if given.size()? == 0 { Ok(0) } else { size_within(given, range) }
 }
 
 fn to_usize(number: u64) -> Result<usize, String> {

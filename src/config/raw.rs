@@ -88,6 +88,15 @@ impl Given {
         }
     }
 
+    /// Whether it is a number without any unit.
+    pub fn is_bare_number(&self) -> bool {
+        match self {
+            Given::Words(text) | Given::Text(text) => text.trim().bytes().all(|byte| byte.is_ascii_digit()),
+            Given::Integer(_) => true,
+            Given::Float(_) | Given::Switch(_) | Given::List(_) => false,
+        }
+    }
+
     /// A duration.
     pub fn duration(&self) -> Result<Duration, String> {
         match self {
