@@ -57,16 +57,29 @@ fn values_go_in_and_come_out_as_they_are() {
 
     at(&server, &["put", "a/b/kitchen/temp 1", "{\"c\": 21}"]).ok();
     let shown = at(&server, &["get", "a/b/kitchen/temp 1", "--json"]).ok().json();
-    assert_eq!(
-        (shown["content_type"].as_str(), shown["value"].as_str()),
-        (Some("application/json"), Some("{\"c\": 21}"))
-    );
+    assert_eq!((&shown["content_type"], &shown["value"]["c"]), (&"application/json".into(), &21.into()));
     at(&server, &["put", "a/b/text", "hello", "--ttl", "1h"]).ok();
     let shown = at(&server, &["get", "a/b/text", "--json"]).ok().json();
-    assert_eq!(shown["content_type"], "text/plain; charset=utf-8");
-    assert!(shown["ttl"].as_f64().is_some_and(|ttl| ttl > 3000.0), "{shown}");
+    assert_eq!((&shown["content_type"], &shown["size"]), (&"text/plain; charset=utf-8".into(), &5.into()));
+    assert!(shown["expires"].as_str().is_some_and(|at| at.ends_with('Z')), "{shown}");
     let shown = at(&server, &["get", "a/b/bytes", "--json"]).ok().json();
     assert!(shown["value_base64"].as_str().is_some_and(|text| text.starts_with("AAECAw")), "{shown}");
+}
+
+#[test]
+fn get_and_ls_write_the_same_of_a_value() {
+    let server = Server::builder().start();
+    for (key, value) in [("a", "1"), ("ab", "text"), ("b&=/ü", "{\"deep\": [1.0, 12345678901234567890]}")] {
+        at(&server, &["put", &format!("n/c/{key}"), value]).ok();
+        let got = at(&server, &["get", &format!("n/c/{key}"), "--json"]).ok();
+        let listed = at(&server, &["ls", &format!("n/c/{key}"), "--json", "--values", "--limit", "1"]).ok();
+        assert_eq!(got.text(), listed.text(), "{key}");
+        assert_eq!(got.json()["key"], key);
+    }
+    assert_eq!(at(&server, &["del", "n/c/a"]).code, 0);
+    let gone = at(&server, &["get", "n/c/a", "--json"]);
+    assert_eq!((gone.code, gone.text()), (3, ""), "another key begins with this one: {}", gone.err);
+    assert!(gone.err.contains("NOT_FOUND: "), "{}", gone.err);
 }
 
 #[test]
@@ -238,8 +251,9 @@ fn a_store_moves_to_another_by_backup_and_by_export() {
         assert_eq!(shown(&from)["value"], shown(&to)["value"], "{name}");
         assert_eq!(shown(&from)["content_type"], shown(&to)["content_type"], "{name}");
     }
-    let ttl = at(&to, &["get", "a/b/gone", "--json"]).ok().json()["ttl"].as_f64().expect("a time to live");
-    assert!((3000.0..=3600.0).contains(&ttl), "{ttl}");
+    let expires = |server| at(server, &["get", "a/b/gone", "--json"]).ok().json()["expires"].take();
+    assert!(expires(&to).is_string());
+    assert_eq!(expires(&from), expires(&to));
 
     at(&from, &["export", "--output", &path("lines"), "--namespace", "a"]).ok();
     let third = Server::builder().start();

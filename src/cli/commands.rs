@@ -134,7 +134,9 @@ const GET: Command = takes(
     leaf(
         "get",
         "Read a value",
-        "Writes the bytes as they are stored. With --json: version, type, size and the value, as text where it is UTF-8.",
+        "Writes the bytes as they are stored. With --json: what `larder ls --json --values` writes of it, that is key, \
+         version, size, content_type, modified and expires (RFC 3339, or null), and either value, if it is JSON, or \
+         value_base64.",
         &[OUTPUT, JSON, URL, TOKEN_FILE],
     ),
 );
@@ -188,7 +190,9 @@ const LS: Command = takes(
     leaf(
         "ls",
         "List namespaces, collections or keys",
-        "One name a line; keys that hold a line break are written as JSON strings.",
+        "One name a line; keys that hold a line break are written as JSON strings. With --json one object a line: key, \
+         version, size (bytes), content_type, modified and expires (RFC 3339, or null), with --values also value, if it \
+         is JSON, or value_base64.",
         &[
             Opt { short: Some('l'), ..switch("long", "Also show version, size, time of change and type") },
             Opt { short: Some('n'), ..opt("limit", "N", "At most so many") },

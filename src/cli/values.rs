@@ -3,12 +3,11 @@
 use std::io::{Read, Write};
 use std::process::ExitCode;
 
-use base64::Engine as _;
 use serde_json::{Value, json};
 use ureq::http::Method;
 
-use super::client::{Client, Payload, Reply, copy};
-use super::exit::{Failure, UNREACHABLE};
+use super::client::{Client, Payload, copy};
+use super::exit::{Failure, NOT_FOUND};
 use super::output::{Output, open_input};
 use super::parse::{Invocation, usage};
 use super::path::{Place, value_target, with_query};
@@ -18,36 +17,27 @@ use crate::config::units::parse_duration;
 /// Reads a value.
 pub fn get(invocation: &Invocation) -> Result<ExitCode, Failure> {
     let target = value_target(invocation)?;
-    let reply = Client::new(invocation)?.send(Method::GET, &target, &[], Payload::None)?;
+    let client = Client::new(invocation)?;
     if invocation.has("json") {
-        say(&format!("{}\n", describe(reply)?));
+        say(&format!("{}\n", described(invocation, &client)?));
         return Ok(ExitCode::SUCCESS);
     }
+    let reply = client.send(Method::GET, &target, &[], Payload::None)?;
     let mut output = Output::open(invocation.text("output")?.unwrap_or("-"))?;
     copy(&mut reply.into_reader(), &mut output, |_| {})?;
     output.finish()?;
     Ok(ExitCode::SUCCESS)
 }
 
-fn describe(reply: Reply) -> Result<Value, Failure> {
-    let mut document = json!({
-        "version": reply.version(),
-        "content_type": reply.field("Content-Type"),
-        "modified": reply.field("Last-Modified"),
-        "ttl": reply.field("Larder-Ttl").and_then(|ttl| ttl.parse::<f64>().ok()),
-    });
-    let mut bytes = Vec::new();
-    let cut = |error| Failure::new(UNREACHABLE, format!("the answer was cut: {error}"));
-    reply.into_reader().read_to_end(&mut bytes).map_err(cut)?;
-    document["size"] = bytes.len().into();
-    match String::from_utf8(bytes) {
-        Ok(text) => document["value"] = text.into(),
-        Err(error) => {
-            let encoded = base64::engine::general_purpose::STANDARD.encode(error.as_bytes());
-            document["value_base64"] = encoded.into();
-        }
-    }
-    Ok(document)
+/// The value as `larder ls --json --values` shows it: asked of the list, so that both come from one place.
+fn described(invocation: &Invocation, client: &Client) -> Result<Value, Failure> {
+    let place = Place::parse(invocation.operand(0)?.unwrap_or_default());
+    let text = |text: &str| Some(text.to_owned());
+    // Of all keys that begin with this one, it is the first itself.
+    let parameters = [("prefix", place.key.map(str::to_owned)), ("limit", text("1")), ("values", text("true"))];
+    let mut page = client.document(&with_query(&place.collection_target(), &parameters))?;
+    let item = page["items"].get_mut(0).map(Value::take).filter(|item| item["key"].as_str() == place.key);
+    item.ok_or_else(|| Failure::new(NOT_FOUND, "NOT_FOUND: there is no value under this key"))
 }
 
 /// Writes a value.

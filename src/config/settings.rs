@@ -125,7 +125,7 @@ pub static SETTINGS: &[Setting] = &[
     short("LARDER_LOG", row("log", "level", Field::Custom { set: set_level, show: |c| quote(&c.log_level.as_str().to_ascii_lowercase()) },
         "\"off\", \"error\", \"warn\", \"info\", \"debug\" or \"trace\".")),
     row("log", "slow_request", Field::Time(|c| &mut c.slow_request, from_ms(0, 3600)),
-        "Requests that take as long or longer are logged with where their time went, 0s is off."),
+        "Requests that take as long or longer are logged with where their time went; 0s is off."),
 
     row("limits", "connections_max", Field::Count(|c| &mut c.limits.connections_max, 1..=1_000_000),
         "Connections at once; one more waits or pushes out the longest idle. The default is 500 for tiny_http, 12000 for epoll."),
