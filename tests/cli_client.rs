@@ -279,3 +279,25 @@ fn an_import_tells_what_failed_and_refuses_a_file_that_was_cut() {
     assert!(ran.err.contains("line 2: INVALID_NAMESPACE"), "{}", ran.err);
     assert!(ran.err.contains("1 values imported, 1 failed"), "{}", ran.err);
 }
+
+#[test]
+fn every_client_command_works_over_a_unix_socket() {
+    let folder = tempfile::tempdir().expect("a folder for the test");
+    let url = format!("unix:{}", folder.path().join("l.sock").display());
+    let _server = Server::builder().engine("epoll").argument("--listen").argument(&url).start();
+    let via = |words: &[&str], stdin: &[u8]| run(&[("LARDER_URL", &url)], words, stdin);
+    let large = vec![b'x'; 900_000];
+    via(&["put", "a/b/large"], &large).ok();
+    assert!(via(&["get", "a/b/large"], b"").ok().out == large);
+    via(&["put", "a/b/c", "1"], b"").ok();
+    assert_eq!(via(&["ls", "a/b"], b"").ok().text(), "c\nlarge\n");
+    assert_eq!(via(&["incr", "a/b/c", "41"], b"").ok().text(), "42\n");
+    let export = via(&["export"], b"").ok().out;
+    via(&["import", "-"], &export).ok();
+    via(&["del", "a/b/c"], b"").ok();
+    assert_eq!(via(&["get", "a/b/c"], b"").code, 3);
+    let bench = via(&["bench", "--requests", "1"], b"");
+    assert!(bench.code == 2 && bench.err.contains("TCP only"), "{}", bench.err);
+    let nowhere = run(&[], &["get", "a/b/c", "--url", "unix:/none/l.sock"], b"");
+    assert!(nowhere.code == 5 && nowhere.err.contains("no answer from unix:/none/l.sock: "), "{}", nowhere.err);
+}

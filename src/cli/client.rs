@@ -1,8 +1,9 @@
-//! The HTTP client of the commands: one request at a time, plain HTTP, no redirects, no proxy.
+//! The HTTP client of the commands: one request at a time, plain HTTP over TCP or a Unix socket, no redirects, no proxy.
 //!
 //! SECURITY: the token comes from the environment or a file, never from an argument, and goes to no other host.
 
 use std::io::{Read, Write};
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use serde_json::Value;
@@ -10,6 +11,7 @@ use ureq::http;
 
 use super::exit::{FAILED, Failure, NOT_FOUND, PRECONDITION, UNREACHABLE, USAGE};
 use super::parse::{Invocation, usage};
+use super::unix::UnixConnector;
 
 const DEFAULT_URL: &str = "http://127.0.0.1:8080";
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -35,9 +37,29 @@ pub struct Reply {
     response: http::Response<ureq::Body>,
 }
 
+/// Where a larder is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Address {
+    /// `http://host[:port][/base]`, without a slash at the end.
+    Http(String),
+    /// A Unix socket.
+    Unix(PathBuf),
+}
+
+impl std::fmt::Display for Address {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Address::Http(base) => f.write_str(base),
+            Address::Unix(path) => write!(f, "unix:{}", path.display()),
+        }
+    }
+}
+
 /// A connection to one larder.
 pub struct Client {
     agent: ureq::Agent,
+    address: Address,
+    /// What stands before each target. Over a Unix socket the host in it is not looked up.
     base: String,
     authorization: Option<String>,
 }
@@ -47,13 +69,13 @@ impl Client {
     pub fn new(invocation: &Invocation) -> Result<Client, Failure> {
         let variable = std::env::var("LARDER_URL").ok().filter(|url| !url.is_empty());
         let url = invocation.text("url")?.map(str::to_owned).or(variable);
-        let base = check_url(url.as_deref().unwrap_or(DEFAULT_URL)).map_err(|message| usage(invocation, message))?;
+        let address = check_url(url.as_deref().unwrap_or(DEFAULT_URL)).map_err(|message| usage(invocation, message))?;
         let authorization = find_token(invocation)?.map(|token| format!("Bearer {token}"));
-        Ok(Client::at(base, authorization))
+        Ok(Client::at(address, authorization))
     }
 
-    /// The client of a larder at a checked base, such as `http://127.0.0.1:8080`.
-    pub fn at(base: String, authorization: Option<String>) -> Client {
+    /// The client of a larder at a checked address.
+    pub fn at(address: Address, authorization: Option<String>) -> Client {
         let config = ureq::Agent::config_builder()
             .http_status_as_error(false)
             .max_redirects(0)
@@ -64,12 +86,21 @@ impl Client {
             .timeout_per_read(Some(SILENCE_MAX))
             .timeout_per_write(Some(SILENCE_MAX))
             .build();
-        Client { agent: config.new_agent(), base, authorization }
+        let (agent, base) = match &address {
+            Address::Http(base) => (config.new_agent(), base.clone()),
+            Address::Unix(path) => {
+                let connector = UnixConnector { path: path.clone(), silence_max: SILENCE_MAX };
+                let resolver = ureq::unversioned::resolver::DefaultResolver::default();
+                // A literal address: nothing is looked up. It counts as local where no token is asked for.
+                (ureq::Agent::with_parts(config, connector, resolver), "http://127.0.0.1".to_owned())
+            }
+        };
+        Client { agent, address, base, authorization }
     }
 
-    /// Where requests go, without a slash at the end.
-    pub fn base(&self) -> &str {
-        &self.base
+    /// Where requests go.
+    pub fn address(&self) -> &Address {
+        &self.address
     }
 
     /// What stands in `Authorization`.
@@ -117,7 +148,7 @@ impl Client {
     }
 
     fn unreachable(&self, error: &ureq::Error) -> Failure {
-        Failure::new(UNREACHABLE, format!("no answer from {}: {error}", self.base))
+        Failure::new(UNREACHABLE, format!("no answer from {}: {error}", self.address))
     }
 }
 
@@ -170,7 +201,15 @@ impl Reply {
     }
 }
 
-fn check_url(url: &str) -> Result<String, String> {
+fn check_url(url: &str) -> Result<Address, String> {
+    if let Some(path) = url.strip_prefix("unix:") {
+        // `unix:///run/x` is another spelling of `unix:/run/x`.
+        let path = path.strip_prefix("//").unwrap_or(path);
+        return match path.is_empty() {
+            true => Err(format!("{url} names no socket, such as unix:/run/larder/larder.sock")),
+            false => Ok(Address::Unix(Path::new(path).to_owned())),
+        };
+    }
     if url.starts_with("https://") {
         return Err(format!("{url}: this client speaks plain http; go through a tunnel, or use curl"));
     }
@@ -179,7 +218,7 @@ fn check_url(url: &str) -> Result<String, String> {
     if host.is_empty() || host.starts_with('/') || host.contains(['?', '#', ' ', '@']) {
         return Err(format!("{url} is no address of a larder, such as {DEFAULT_URL}"));
     }
-    Ok(url.trim_end_matches('/').to_owned())
+    Ok(Address::Http(url.trim_end_matches('/').to_owned()))
 }
 
 fn find_token(invocation: &Invocation) -> Result<Option<String>, Failure> {
@@ -225,12 +264,24 @@ mod tests {
 
     #[test]
     fn urls_are_plain_http_with_a_host() {
-        assert_eq!(check_url("http://pi:8080/").unwrap(), "http://pi:8080");
-        assert_eq!(check_url("pi:8080").unwrap(), "http://pi:8080");
-        assert_eq!(check_url("http://pi/base/").unwrap(), "http://pi/base");
+        for (url, base) in [
+            ("http://pi:8080/", "http://pi:8080"),
+            ("pi:8080", "http://pi:8080"),
+            ("http://pi/base/", "http://pi/base"),
+        ] {
+            assert_eq!(check_url(url).unwrap(), Address::Http(base.to_owned()));
+        }
         for url in ["https://pi", "", "http://", "ftp://pi", "http://user@pi", "http://pi?x", "http:///x"] {
             assert!(check_url(url).is_err(), "{url}");
         }
+    }
+
+    #[test]
+    fn a_socket_is_a_path() {
+        for (url, path) in [("unix:/run/l.sock", "/run/l.sock"), ("unix:///run/l", "/run/l"), ("unix:here", "here")] {
+            assert_eq!(check_url(url).unwrap(), Address::Unix(path.into()));
+        }
+        assert!(check_url("unix:").is_err() && check_url("unix://").is_err());
     }
 
     #[test]

@@ -105,8 +105,10 @@ const TOKEN_COMMANDS: &[Command] = &[
     Command { operands: "NAME|ID", operands_count: (1, 1), ..leaf("rm", "Remove a token", "", &[CONFIG, DATA, JSON]) },
 ];
 
-const URL: Opt =
-    Opt { short: Some('u'), ..opt("url", "URL", "Where larder is (default: $LARDER_URL, http://127.0.0.1:8080)") };
+const URL: Opt = Opt {
+    short: Some('u'),
+    ..opt("url", "URL", "Where larder is: http://HOST:PORT or unix:/PATH (default: $LARDER_URL, http://127.0.0.1:8080)")
+};
 const TOKEN_FILE: Opt =
     opt("token-file", "FILE", "Read the token from this file (default: $LARDER_TOKEN, $LARDER_TOKEN_FILE)");
 const TTL: Opt = opt("ttl", "DURATION", "The value expires after so long, such as 30s or 7d");

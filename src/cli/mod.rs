@@ -19,6 +19,7 @@ pub mod progress;
 pub mod server;
 pub mod token;
 pub mod transfer;
+pub mod unix;
 pub mod values;
 
 use std::ffi::OsString;

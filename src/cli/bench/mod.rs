@@ -29,7 +29,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::{Duration, UNIX_EPOCH};
 
-use super::client::Client;
+use super::client::{Address, Client};
 use super::exit::{FAILED, Failure};
 use super::parse::{Invocation, usage};
 use client::Target;
@@ -61,7 +61,7 @@ pub fn bench(invocation: &Invocation) -> Result<ExitCode, Failure> {
         return Err(usage(invocation, "--spawn starts a server of its own: no --url, no --token-file".to_owned()));
     }
     let spawned = Spawned::start(below, invocation.text("engine")?.unwrap_or("tiny_http"))?;
-    let client = Client::at(spawned.url.clone(), None);
+    let client = Client::at(Address::Http(spawned.url.clone()), None);
     load(invocation, &plan, &client, Some(spawned.start), &stop)
 }
 
@@ -72,7 +72,10 @@ fn load(
     start: Option<Duration>,
     stop: &AtomicBool,
 ) -> Result<ExitCode, Failure> {
-    let target = Target::new(client.base(), client.authorization().map(str::to_owned)).map_err(Failure::plain)?;
+    let Address::Http(url) = client.address() else {
+        return Err(usage(invocation, format!("bench speaks TCP only, not {}", client.address())));
+    };
+    let target = Target::new(url, client.authorization().map(str::to_owned)).map_err(Failure::plain)?;
     // A server that is not there is told at once, not as a thousand errors.
     client.reachable()?;
     let since = UNIX_EPOCH.elapsed().unwrap_or_default();
@@ -83,7 +86,7 @@ fn load(
     let result = result?;
     let facts = verdict::ServerFacts { rss_bytes_max: observed.rss_bytes_max, start };
     let findings = verdict::judge(plan, &result, &facts);
-    let report = Report { plan, url: client.base(), result: &result, observed: &observed, start, findings: &findings };
+    let report = Report { plan, url, result: &result, observed: &observed, start, findings: &findings };
     if let Some(file) = invocation.text("hdr")? {
         let mut total = stats::Stats::default();
         result.phases.iter().filter(|phase| phase.measured).for_each(|phase| total.add(&phase.total()));

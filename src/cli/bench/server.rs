@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use ureq::http;
 
 use super::folder::TemporaryFolder;
-use crate::cli::client::{Client, Payload};
+use crate::cli::client::{Address, Client, Payload};
 use crate::cli::exit::Failure;
 
 /// How often the server's memory is looked at during a run.
@@ -178,7 +178,7 @@ impl Spawned {
     }
 
     fn wait_for_answer(&self, began: Instant) -> Result<(), Failure> {
-        let client = Client::at(self.url.clone(), None);
+        let client = Client::at(Address::Http(self.url.clone()), None);
         while client.send(http::Method::GET, "/health", &[], Payload::None).is_err() {
             if began.elapsed() > START_MAX {
                 return Err(Failure::plain("the larder that was started gives no answer"));
