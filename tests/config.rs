@@ -137,6 +137,13 @@ fn a_size_may_be_none_where_that_makes_sense_and_bytes_where_they_are_enough() {
 }
 
 #[test]
+fn what_the_build_and_the_clients_are_told_is_no_setting() {
+    for name in ["LARDER_COMMIT", "LARDER_URL", "LARDER_TOKEN"] {
+        assert!(Setup::file("").env(name, "x").config().inputs.environment.iter().any(|(given, _)| given == name));
+    }
+}
+
+#[test]
 fn all_that_is_wrong_is_told_at_once() {
     let given = Setup::file("[server]\nwrokers = 1\nlisten = 5\n").env("LARDER_LOGLEVEL", "info");
     assert_eq!(given.errors().len(), 3, "{:?}", given.errors());

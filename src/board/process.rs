@@ -8,6 +8,9 @@ use std::time::Instant;
 use super::disk;
 use crate::metrics::{Registry, Sampler};
 
+/// The commit that this was built from: empty in a debug build and outside of a checkout, see the build script.
+pub const COMMIT: &str = env!("LARDER_COMMIT");
+
 /// Registers the figures of the process, and the room on the file system of `data_dir`.
 pub fn register(registry: &Registry, data_dir: &Path) {
     let gauges: [(&'static str, &'static str, Sampler); 6] = [
@@ -47,7 +50,7 @@ pub fn register(registry: &Registry, data_dir: &Path) {
 pub fn register_build(registry: &Registry, engine: &'static str) {
     let labels = vec![
         ("version", env!("CARGO_PKG_VERSION").to_owned()),
-        ("commit", option_env!("LARDER_COMMIT").unwrap_or_default().to_owned()),
+        ("commit", COMMIT.to_owned()),
         ("target", format!("{}-{}", std::env::consts::ARCH, std::env::consts::OS)),
         ("engine", engine.to_owned()),
     ];
@@ -152,6 +155,7 @@ mod tests {
         assert!(value("larder_uptime_seconds") >= 0.0 && value("larder_disk_free_bytes") > 0.0);
         assert_eq!(value("larder_build_info"), 1.0);
         assert!(page.contains("engine=\"tiny_http\""), "{page}");
+        assert!(page.contains(&format!("commit=\"{COMMIT}\"")), "{page}");
     }
 
     #[test]

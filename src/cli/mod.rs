@@ -87,7 +87,9 @@ pub fn target() -> String {
 }
 
 fn version() -> ExitCode {
-    print(&format!("larder {} ({}, fjall {FJALL})\n", env!("CARGO_PKG_VERSION"), target()))
+    let commit = crate::board::process::COMMIT;
+    let comma = if commit.is_empty() { "" } else { ", " };
+    print(&format!("larder {} ({commit}{comma}{}, fjall {FJALL})\n", env!("CARGO_PKG_VERSION"), target()))
 }
 
 fn print(text: &str) -> ExitCode {

@@ -11,8 +11,8 @@ use super::suggest;
 /// Names the configuration file.
 pub const CONFIG: &str = "LARDER_CONFIG";
 
-/// Variables of the client commands, which are no settings.
-const OTHERS: &[&str] = &[CONFIG, "LARDER_URL", "LARDER_TOKEN", "LARDER_TOKEN_FILE"];
+/// Variables of the client commands and of the build, which are no settings.
+const OTHERS: &[&str] = &[CONFIG, "LARDER_URL", "LARDER_TOKEN", "LARDER_TOKEN_FILE", "LARDER_COMMIT"];
 
 /// Reads the settings of an environment.
 pub fn read(environment: &[(OsString, OsString)], errors: &mut Vec<ConfigError>) -> Vec<(usize, Given, Source)> {

@@ -25,3 +25,17 @@ fn value_text(seed: u64, length: usize) -> String {
     text.truncate(length);
     text
 }
+
+#[test]
+fn the_program_names_the_commit_it_was_built_from() {
+    let root = env!("CARGO_MANIFEST_DIR");
+    let git = std::process::Command::new("git").args(["rev-parse", "HEAD"]).current_dir(root).output();
+    let told = std::env::var_os("LARDER_COMMIT").is_some();
+    let Some(git) = git.ok().filter(|git| git.status.success() && !told) else {
+        return support::skipped("this is no checkout, or the build was told another commit");
+    };
+    let commit = String::from_utf8(git.stdout).unwrap();
+    let version = std::process::Command::new(env!("CARGO_BIN_EXE_larder")).arg("--version").output().unwrap();
+    let version = String::from_utf8(version.stdout).unwrap();
+    assert!(version.contains(&format!(" ({}, ", &commit[..12])), "{version}");
+}
