@@ -118,3 +118,25 @@ fn a_value_of_the_largest_size_allowed_comes_through_an_import() {
         assert!(server.get("/api/v1/kv/a/b/large").expect(200).body == value);
     }
 }
+
+#[test]
+fn an_import_whose_body_stalls_is_answered_408_like_any_other_body() {
+    for engine in support::engines() {
+        let limits = "[limits]\nbody_timeout = \"1s\"\nbody_grace = \"1s\"\n";
+        let server = Server::builder().engine(&engine).config(limits).start();
+        let line = b"{\"namespace\":\"a\",\"collection\":\"b\",\"key\":\"k\",\"value\":1}\n";
+        let fields = [NDJSON, ("Content-Length", "10000")];
+        let cases = [("", &fields[..]), ("?partial=true", &fields), ("", &[NDJSON, ("Transfer-Encoding", "chunked")])];
+        for (query, fields) in cases {
+            let mut connection = server.connect();
+            let body = if fields[1].0 == "Content-Length" { line.to_vec() } else { b"5\r\n{\"key".to_vec() };
+            connection.write_request("POST", &format!("/api/v1/import{query}"), fields, &body).unwrap();
+            let answer = connection.read(false).expect(408);
+            assert_eq!((answer.code().as_str(), answer.header("Connection")), ("REQUEST_TIMEOUT", Some("close")));
+        }
+        let zipped = [NDJSON, ("Content-Encoding", "gzip"), ("Content-Length", "10000")];
+        let mut connection = server.connect();
+        connection.write_request("POST", "/api/v1/import", &zipped, b"\x1f\x8b\x08\x00\x00").unwrap();
+        assert_eq!(connection.read(false).expect(408).code(), "REQUEST_TIMEOUT");
+    }
+}

@@ -111,6 +111,10 @@ fn has_room(db: &Database, folder: &Path, bytes: u64) -> bool {
 }
 
 fn broken(failure: &io::Error) -> Problem {
+    if failure.kind() == io::ErrorKind::TimedOut {
+        let message = "the body came too slowly; what was imported until then stays";
+        return Problem::new(408, "REQUEST_TIMEOUT", message);
+    }
     let message = match failure.kind() {
         io::ErrorKind::InvalidInput | io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof => {
             "the body was cut, or is not the gzip it says it is; what was imported until then stays"
