@@ -169,20 +169,33 @@ pub fn gzip(bytes: &[u8]) -> Vec<u8> {
     written.expect("writing to a vector does not fail")
 }
 
-/// Compresses a body while it is pulled; holds one piece and the compressor's window, whatever the body's length.
+/// Bytes that one call of a compressing puller takes in, and pieces: what compresses well gives little to send, and a
+/// call must end all the same, so that its thread can see to others.
+const GZIP_CALL_BYTES: usize = 256 * 1024;
+const GZIP_CALL_PIECES: usize = 16;
+
+/// Compresses a body while it is pulled; holds one piece and the compressor's window, whatever the body's length. A call
+/// gives nothing only where the body it compresses does.
 pub fn gzip_puller(mut pull: Puller) -> Puller {
     let mut encoder = GzEncoder::new(Vec::new(), Compression::new(GZIP_LEVEL));
     let mut piece = Vec::new();
     let mut ended = false;
     Box::new(move |out| {
+        let (mut bytes, mut pieces) = (0, 0);
         // A piece may vanish in the compressor: go on until there is something to send.
         while !ended {
             piece.clear();
             let more = pull(&mut piece)?;
             encoder.write_all(&piece)?;
+            (bytes, pieces) = (bytes + piece.len(), pieces + 1);
             if !more {
                 encoder.try_finish()?;
                 ended = true;
+            } else if piece.is_empty() {
+                // Whoever pulls waits a moment after nothing.
+                break;
+            } else if encoder.get_ref().is_empty() && (bytes >= GZIP_CALL_BYTES || pieces >= GZIP_CALL_PIECES) {
+                encoder.flush()?;
             }
             if !encoder.get_ref().is_empty() {
                 break;
@@ -373,6 +386,28 @@ mod tests {
         assert!(body.starts_with(b"line 50\n") && body.ends_with(b"line 1\n"));
         let mut failing = gzip_puller(Box::new(|_| Err(io::Error::other("cut"))));
         assert!(failing(&mut Vec::new()).is_err());
+    }
+
+    #[test]
+    fn a_call_of_a_compressing_puller_pulls_a_bounded_number_of_pieces() {
+        let (one, much, none) = (vec![0; 1], vec![0; 64 * 1024], Vec::new());
+        for (piece, pulls_max) in [(one, GZIP_CALL_PIECES), (much, GZIP_CALL_BYTES / (64 * 1024)), (none, 1)] {
+            let pulls = std::sync::Arc::new(std::sync::atomic::AtomicUsize::new(0));
+            let (counted, source) = (pulls.clone(), piece.clone());
+            let pieces: Puller = Box::new(move |out| {
+                out.extend_from_slice(&source);
+                Ok(counted.fetch_add(1, std::sync::atomic::Ordering::Relaxed) < 99)
+            });
+            let (mut pull, mut coded, mut more) = (gzip_puller(pieces), Vec::new(), true);
+            while more {
+                let (length, pulled) = (coded.len(), pulls.load(std::sync::atomic::Ordering::Relaxed));
+                more = pull(&mut coded).unwrap();
+                let pulled = pulls.load(std::sync::atomic::Ordering::Relaxed) - pulled;
+                assert!(pulled <= pulls_max, "{pulled} pieces of {} bytes in one call", piece.len());
+                assert!(coded.len() > length || piece.is_empty());
+            }
+            assert_eq!(decoded("gzip", &coded, 1 << 30).unwrap(), piece.repeat(100));
+        }
     }
 
     #[test]
