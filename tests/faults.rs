@@ -37,6 +37,8 @@ fn damage_at_the_ceiling_of_versions_is_told_and_no_version_is_used_twice() {
     let health = server.get("/health").expect(503).json();
     assert_eq!(health["store"], "ok", "{health}");
     assert!(health["reason"].as_str().unwrap().contains("damaged"), "{health}");
+    let stats = server.get("/api/v1/stats").expect(200).json();
+    assert_eq!((&stats["store"]["state"], &stats["store"]["reason"]), (&"ok".into(), &health["reason"]));
     let lost = health["batches_lost"].as_u64().unwrap();
     assert!(lost >= 5, "{health}");
     assert_eq!(server.metric("larder_recovery_batches_lost"), lost as f64);
@@ -51,6 +53,32 @@ fn damage_at_the_ceiling_of_versions_is_told_and_no_version_is_used_twice() {
     let health = server.get("/health").expect(200).json();
     assert!(health.get("batches_lost").is_none(), "{health}");
     assert_eq!(server.metric("larder_recovery_batches_lost"), 0.0);
+}
+
+#[test]
+fn damage_is_told_also_while_the_store_cannot_be_opened() {
+    let folder = tempfile::tempdir().unwrap();
+    let data = folder.path().join("data");
+    let server = start(&data);
+    for n in 0..3 {
+        server.put(&format!("/api/v1/kv/n/c/{n}"), b"a value to damage").expect(201);
+    }
+    server.kill();
+    let mut bytes = fs::read(journal(&data)).unwrap();
+    let at = bytes.windows(7).position(|window| window == b"a value").unwrap();
+    bytes[at] ^= 1;
+    fs::write(journal(&data), bytes).unwrap();
+    fs::write(data.join("fjall/version"), b"no version").unwrap();
+
+    let server = start(&data);
+    let health = server.get("/health").expect(503).json();
+    let stats = server.get("/api/v1/stats").expect(200).json();
+    assert_eq!((&health["store"], &stats["store"]["state"]), (&"unavailable".into(), &"unavailable".into()));
+    for reason in [&health["reason"], &stats["store"]["reason"]] {
+        let reason = reason.as_str().unwrap();
+        assert!(reason.contains("could not be opened") && reason.contains("groups of writes were lost"), "{reason}");
+    }
+    assert!(health["batches_lost"].as_u64().unwrap() >= 2, "{health}");
 }
 
 #[test]

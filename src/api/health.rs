@@ -12,14 +12,10 @@ use super::Api;
 /// Whether larder does its whole work: 200, or 503 with the reason.
 pub fn health(api: &Api) -> Response {
     let state = api.store().map(|db| db.state());
-    let (store, trouble) = match &state {
-        None => ("unavailable", Some(api.store_trouble().unwrap_or_else(|| "the store is being opened".to_owned()))),
-        Some(state) => (state.name(), Some(state.reason().to_owned()).filter(|reason| !reason.is_empty())),
-    };
+    let store = state.as_ref().map_or("unavailable", StoreState::name);
     let draining = api.drain.is_set() || matches!(state, Some(StoreState::Draining));
     let recovery = api.recovery().filter(RecoveryReport::found_damage);
-    let trouble = trouble.or_else(|| recovery.as_ref().map(damage));
-    let (status, reason) = match (draining, trouble) {
+    let (status, reason) = match (draining, store_reason(api)) {
         (true, _) => ("draining", Some("larder is stopping".to_owned())),
         (false, Some(reason)) => ("degraded", Some(reason)),
         (false, None) => ("ok", None),
@@ -52,12 +48,26 @@ pub fn health(api: &Api) -> Response {
     Response::from(problem).field("Retry-After", "5")
 }
 
-/// What a start that found damage says until the next one. The store works; what is gone stays gone, and only a person
-/// can judge what that means.
+/// Why the store does not do its whole work, and what was lost at the start; `None` if all is well.
+pub fn store_reason(api: &Api) -> Option<String> {
+    let trouble = match api.store().map(|db| db.state()) {
+        None => Some(api.store_trouble().unwrap_or_else(|| "the store is being opened".to_owned())),
+        Some(state) => Some(state.reason().to_owned()).filter(|reason| !reason.is_empty()),
+    };
+    let lost = api.recovery().filter(RecoveryReport::found_damage).map(|report| damage(&report));
+    match (trouble, lost) {
+        (Some(trouble), Some(lost)) => Some(format!("{trouble}. Besides, {lost}")),
+        (None, Some(lost)) => Some(format!("{lost}. The store takes reads and writes")),
+        (trouble, None) => trouble,
+    }
+}
+
+/// What a start that found damage says until the next one. What is gone stays gone, and only a person can judge what that
+/// means.
 fn damage(report: &RecoveryReport) -> String {
     format!(
-        "the journal was damaged when larder started: at most {} groups of writes were lost. The store takes reads and \
-         writes; the log says where the damaged journal is kept. This stands until larder is restarted after reading it",
+        "the journal was damaged when larder started: at most {} groups of writes were lost; the log says where the \
+         damaged journal is kept, and this stands until larder is restarted after reading it",
         report.batches_lost
     )
 }

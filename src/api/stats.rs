@@ -7,7 +7,7 @@ use crate::store::Database;
 
 use super::Api;
 use super::collection::read::json_answer;
-use super::health::engine_name;
+use super::health::{engine_name, store_reason};
 
 /// Answers with all figures.
 pub fn stats(api: &Api, request: &Request) -> Result<Response, Problem> {
@@ -33,12 +33,9 @@ pub fn stats(api: &Api, request: &Request) -> Result<Response, Problem> {
 }
 
 fn store(api: &Api) -> Value {
-    let Some(db) = api.store() else {
-        let reason = api.store_trouble().unwrap_or_else(|| "the store is being opened".to_owned());
-        return json!({ "state": "unavailable", "reason": reason });
-    };
+    let reason = store_reason(api);
+    let Some(db) = api.store() else { return json!({ "state": "unavailable", "reason": reason }) };
     let state = db.state();
-    let reason = Some(state.reason()).filter(|reason| !reason.is_empty());
     let mut members = Map::new();
     members.insert("state".into(), state.name().into());
     members.insert("reason".into(), reason.into());

@@ -91,9 +91,7 @@ fn attach(api: &Arc<Api>, opened: &Opened) -> Result<(), StoreError> {
                 block_cache_bytes: config.block_cache_bytes,
                 expire_before_ms: expired_before.clone(),
             };
-            let store = FjallStore::open(&config.data_dir, options)?;
-            note_recovery(api, store.recovery());
-            Arc::new(store)
+            Arc::new(FjallStore::open_telling(&config.data_dir, options, &mut |found| note_recovery(api, found))?)
         }
     };
     let observer = Arc::new(CacheKeeper { cache: api.cache.clone(), rules: api.cache_rules.clone() });
@@ -154,7 +152,7 @@ mod tests {
     use super::*;
     use crate::api::Parts;
     use crate::api::access::Access;
-    use crate::api::health::health;
+    use crate::api::health::{health, store_reason};
     use crate::cache::Cache;
     use crate::limits::LiveLimits;
     use crate::metrics::Registry;
@@ -193,6 +191,40 @@ mod tests {
         }
         assert!(opened.lock().is_none());
         FjallStore::open(dir.path(), FjallOptions::default()).unwrap();
+    }
+
+    #[test]
+    fn damage_repaired_by_a_try_that_fails_then_is_told_until_the_next_start() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = FjallStore::open(dir.path(), FjallOptions::default()).unwrap();
+        for n in 0..3u8 {
+            store
+                .commit(vec![(Space::Data, vec![1, n].into(), Some(b"a value to damage".to_vec().into()))], true)
+                .unwrap();
+        }
+        drop(store);
+        let database = dir.path().join("fjall");
+        let is_journal = |path: &std::path::PathBuf| path.extension().is_some_and(|extension| extension == "jnl");
+        let entries = std::fs::read_dir(&database).unwrap().map(|entry| entry.unwrap().path());
+        let journal = entries.filter(is_journal).max().unwrap();
+        let mut bytes = std::fs::read(&journal).unwrap();
+        let at = bytes.windows(7).position(|window| window == b"a value").unwrap();
+        bytes[at] ^= 1;
+        std::fs::write(&journal, bytes).unwrap();
+        let version = std::fs::read(database.join("version")).unwrap();
+        std::fs::write(database.join("version"), b"no version").unwrap();
+
+        let (api, opened) = (api(dir.path()), Opened::default());
+        assert!(attach(&api, &opened).is_err());
+        api.note_store_trouble("the store could not be opened".into());
+        let reason = store_reason(&api).unwrap();
+        assert!(reason.contains("could not be opened") && reason.contains("2 groups"), "{reason}");
+        std::fs::write(database.join("version"), version).unwrap();
+        attach(&api, &opened).unwrap();
+        let reason = store_reason(&api).unwrap();
+        assert!(!reason.contains("could not be opened") && reason.contains("2 groups"), "{reason}");
+        assert_eq!(health(&api).status, 503);
+        close(&api, opened).unwrap();
     }
 
     #[test]

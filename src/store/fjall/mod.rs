@@ -94,6 +94,16 @@ impl FjallStore {
     /// Opens the folder, making it if there is none, and repairing its journals after an unclean stop: torn or damaged
     /// journals never make this fail, see [`FjallStore::recovery`].
     pub fn open(dir: &Path, options: FjallOptions) -> Result<FjallStore, StoreError> {
+        FjallStore::open_telling(dir, options, &mut |_| {})
+    }
+
+    /// As [`FjallStore::open`]. Tells what was found and repaired as soon as that is done: an opening that fails
+    /// afterwards leaves repaired journals, in which the next one finds nothing.
+    pub fn open_telling(
+        dir: &Path,
+        options: FjallOptions,
+        tell: &mut dyn FnMut(&RecoveryReport),
+    ) -> Result<FjallStore, StoreError> {
         make_dir(dir)?;
         let lock = lock(dir)?;
         let database_dir = dir.join(DATABASE_DIR);
@@ -102,11 +112,13 @@ impl FjallStore {
         make_dir(&database_dir)?;
         let last_stop = if is_new { LastStop::Clean } else { recovery::take_marker(dir).map_err(from_io)? };
         let mut report = repair(dir, &database_dir, last_stop)?;
+        tell(&report);
         let db = match open_database(&database_dir, &options) {
             // The marker promised whole journals and the card did not keep it.
             Err(error) if report.clean_stop && is_journal_damage(&error) => {
                 log::error!("the journals are damaged although the last stop was clean: {error}");
                 report = repair(dir, &database_dir, LastStop::Unclean)?;
+                tell(&report);
                 open_database(&database_dir, &options)
             }
             opened => opened,
