@@ -31,6 +31,9 @@ pub struct Limits {
     pub value_bytes_max: u64,
     /// Bytes of any other body, decoded: more is 413 `BODY_TOO_LARGE`.
     pub body_bytes_max: u64,
+    /// Bytes set aside for request bodies over all connections, from before their first byte to their answer; further
+    /// bodies wait unread, for `request_timeout`, and are then 503 `OVERLOADED`. Those up to 16 KiB are not counted.
+    pub bodies_bytes_max: u64,
     /// Operations in one batch: more is 400 `BATCH_SIZE_EXCEEDED`.
     pub batch_operations_max: usize,
     /// Requests of one connection that wait behind an unanswered one; one more ends the connection.
@@ -67,6 +70,7 @@ impl Default for Limits {
             request_timeout: Duration::from_secs(15),
             value_bytes_max: MIB as u64,
             body_bytes_max: 4 * MIB as u64,
+            bodies_bytes_max: 32 * MIB as u64,
             batch_operations_max: 1000,
             pipelined_requests_max: 16,
             queued_requests_max: 1024,

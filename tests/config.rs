@@ -157,6 +157,7 @@ fn settings_that_contradict_each_other_stop_the_start_at_a_line_the_user_wrote()
         ("[rate]\nburst = 5", 2, "rate.per_second"),
         ("[limits]\nvalue_bytes_max = \"8MiB\"", 2, "limits.body_bytes_max"),
         ("[limits]\nbody_bytes_max = \"8KiB\"", 2, "limits.value_bytes_max"),
+        ("[limits]\nbodies_bytes_max = \"3MiB\"", 2, "limits.body_bytes_max"),
         ("[limits]\nconnections_max = 5\nconnections_per_address_max = 6", 3, "limits.connections_max"),
         ("[limits]\nhead_bytes_max = \"4KiB\"", 2, "limits.target_bytes_max"),
         ("[limits]\nbody_timeout = \"5s\"", 2, "limits.body_grace"),

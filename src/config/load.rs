@@ -138,6 +138,10 @@ fn scale_to_engine(config: &mut Config, sources: &Sources) {
         let limits = &mut config.limits;
         limits.connections_per_address_max = limits.connections_per_address_max.min(limits.connections_max);
     }
+    if *sources.of("limits", "bodies_bytes_max") == Source::Default {
+        let limits = &mut config.limits;
+        limits.bodies_bytes_max = limits.bodies_bytes_max.max(limits.body_bytes_max);
+    }
 }
 
 /// What SIGHUP puts in force.

@@ -169,7 +169,7 @@ impl Config {
             metrics_public: false,
             log_level: log::LevelFilter::Info,
             slow_request: Duration::from_secs(1),
-            limits: Limits::default(),
+            limits: Limits { bodies_bytes_max: (ram_bytes / 16).clamp(8 * mib, 256 * mib), ..Limits::default() },
             inputs: Inputs::default(),
         }
     }

@@ -52,6 +52,7 @@ impl Found<'_> {
         let limits = &self.config.limits;
         let (connections, per_address) = (limits.connections_max, limits.connections_per_address_max);
         let (value, body) = (limits.value_bytes_max, limits.body_bytes_max);
+        let bodies = limits.bodies_bytes_max;
         let (target, head) = (limits.target_bytes_max, limits.head_bytes_max);
         let (grace, body_time) = (limits.body_grace, limits.body_timeout);
         if per_address > connections {
@@ -66,6 +67,13 @@ impl Found<'_> {
                 "limits.value_bytes_max ({value}) is more than limits.body_bytes_max ({body}): a batch could not set such a value"
             );
             self.error(&[("limits", "value_bytes_max"), ("limits", "body_bytes_max")], message);
+        }
+        if body > bodies {
+            let (body, bodies) = (show_size(body), show_size(bodies));
+            let message = format!(
+                "limits.body_bytes_max ({body}) is more than limits.bodies_bytes_max ({bodies}), the memory for all bodies"
+            );
+            self.error(&[("limits", "bodies_bytes_max"), ("limits", "body_bytes_max")], message);
         }
         if target >= head {
             let (target, head) = (show_size(target as u64), show_size(head as u64));

@@ -153,6 +153,8 @@ pub static SETTINGS: &[Setting] = &[
         "Bytes of one value; more is 413."),
     row("limits", "body_bytes_max", Field::Size(|c| &mut c.limits.body_bytes_max, KIB..=256 * MIB),
         "Bytes of any other body, decoded; more is 413."),
+    row("limits", "bodies_bytes_max", Field::Size(|c| &mut c.limits.bodies_bytes_max, KIB..=64 * GIB),
+        "Memory for request bodies over all connections; more bodies wait unread, and get 503 after limits.request_timeout.\nThe default is 1/16 of the memory, 8MiB to 256MiB, and at least limits.body_bytes_max."),
     row("limits", "batch_operations_max", Field::Count(|c| &mut c.limits.batch_operations_max, 1..=100_000),
         "Operations in one batch; more is 400."),
     row("limits", "pipelined_requests_max", Field::Count(|c| &mut c.limits.pipelined_requests_max, 1..=1024),

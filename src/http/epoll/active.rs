@@ -5,12 +5,13 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::body::{Incoming, ticks};
+use super::body::{Incoming, WaitsForRoom, ticks};
 use super::mailbox::Mailbox;
 use super::parse::HeadScan;
 use super::shared::Shared;
 use super::stats::CloseReason;
 use super::write::Output;
+use crate::http::body_budget::Share;
 use crate::http::method::Method;
 use crate::http::wire::HeadContext;
 use crate::limits::Limits;
@@ -86,6 +87,10 @@ pub struct Active {
     pub(super) context: HeadContext,
     /// The body that is being read.
     pub(super) incoming: Option<Incoming>,
+    /// Memory for the body of the request that is being read or answered.
+    pub(super) share: Option<Share>,
+    /// The body waits for memory.
+    pub(super) waits_for_room: Option<WaitsForRoom>,
     /// When the last bytes came.
     pub(super) filled_at: Instant,
     /// When an unfinished head, or the rest of a refused message, has had its time; 0 if neither is there.
@@ -106,6 +111,8 @@ impl Active {
             output: Output::new(),
             context: HeadContext { method: Method::Other, http_1_0: false, keep_alive: true },
             incoming: None,
+            share: None,
+            waits_for_room: None,
             filled_at: Instant::now(),
             deadline: 0,
             write_deadline: 0,
@@ -121,6 +128,8 @@ impl Active {
         self.start = 0;
         self.scan = HeadScan::default();
         self.incoming = None;
+        self.share = None;
+        self.waits_for_room = None;
         self.deadline = 0;
         self.write_deadline = 0;
         self.retry_pull = false;

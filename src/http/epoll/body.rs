@@ -2,12 +2,15 @@
 //!
 //! Invariant: memory grows with what has come, not with what was announced.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::chunked::{ChunkError, Chunked};
 use super::lane::PipeWriter;
+use super::mailbox::{Mailbox, Message};
 use super::parse::BodyFraming;
 use super::wheel::TICK_MS;
+use crate::http::body_budget::BodyBudget;
 use crate::http::message::{Request, Trace};
 use crate::limits::Limits;
 
@@ -47,6 +50,35 @@ pub struct Incoming {
     pub sink: Sink,
     decoder: Decoder,
     pace: Pace,
+}
+
+/// A place among the bodies that wait for memory. It is left when this is dropped.
+pub struct WaitsForRoom {
+    budget: Arc<BodyBudget>,
+    number: u64,
+    /// The client waits for a word before it sends.
+    pub owes_continue: bool,
+}
+
+impl WaitsForRoom {
+    /// Waits for so many bytes on behalf of a connection, which is told through its thread's mailbox.
+    pub fn new(
+        budget: &Arc<BodyBudget>,
+        bytes: u64,
+        owes_continue: bool,
+        mailbox: &Arc<Mailbox>,
+        ticket: u64,
+    ) -> WaitsForRoom {
+        let mailbox = Arc::clone(mailbox);
+        let admit = Box::new(move |share| mailbox.send(Message::BodyMayCome(ticket, share)));
+        WaitsForRoom { budget: Arc::clone(budget), number: budget.wait(bytes, admit), owes_continue }
+    }
+}
+
+impl Drop for WaitsForRoom {
+    fn drop(&mut self) {
+        self.budget.leave(self.number);
+    }
 }
 
 /// The first piece of memory for a body that was announced larger.
@@ -121,6 +153,11 @@ impl Incoming {
         self.pace.count(of_body as usize);
         let surplus = read - of_body as usize;
         waiting.bytes.split_off(waiting.bytes.len() - surplus)
+    }
+
+    /// The body begins at this tick: until now it had to wait for us.
+    pub fn begin(&mut self, tick: u32, limits: &Limits) {
+        self.pace = Pace::new(tick, limits, matches!(self.sink, Sink::Memory(_)));
     }
 
     /// Whether the socket is to be left alone.

@@ -210,6 +210,16 @@ impl Connection {
         self.drive(core, ticket)
     }
 
+    /// What it has in hand, if its body waits for memory. To be given back with [`Connection::put_back`].
+    pub(super) fn take_active_if_it_waits(&mut self) -> Option<Box<Active>> {
+        self.active.take_if(|active| active.waits_for_room.is_some())
+    }
+
+    /// Gives back what was taken.
+    pub(super) fn put_back(&mut self, active: Box<Active>) {
+        self.active = Some(active);
+    }
+
     /// The tick in [`Connection::deadline`] has come.
     pub fn on_deadline(&mut self, core: &mut Core, ticket: u64) -> Verdict {
         let Some(mut active) = self.active.take() else { return Verdict::Close(CloseReason::Idle) };
@@ -375,6 +385,7 @@ impl Connection {
         }
         match self.phase {
             Phase::Head | Phase::Linger => active.deadline,
+            Phase::Body if active.waits_for_room.is_some() => 0,
             Phase::Body => active.incoming.as_ref().map_or(0, Incoming::deadline),
             Phase::Waiting | Phase::Closing => 0,
         }

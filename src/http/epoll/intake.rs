@@ -9,13 +9,14 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::active::{Active, Core};
-use super::body::{ForHandler, Incoming, Pace, Sink};
+use super::body::{ForHandler, Incoming, Pace, Sink, WaitsForRoom};
 use super::chunked::ChunkError;
-use super::connection::{Connection, Phase, Step};
+use super::connection::{Connection, Phase, Step, Verdict};
 use super::lane::Lane;
 use super::parse::{self, BodyFraming, Expectation, HeadScan, ParsedHead, Refusal};
 use super::stats::CloseReason;
 use super::workers::{Job, overloaded};
+use crate::http::body_budget::{self, Share};
 use crate::http::engine::Admission;
 use crate::http::message::{Request, RequestBody, Response, Trace};
 use crate::http::problem::{Problem, Written};
@@ -72,11 +73,20 @@ impl Connection {
             core.shared.stats.panics.inc();
             return self.end_with(active, core, unanswered(method), trace);
         };
+        let owes_continue = expectation == Expectation::Continue && active.input.len() == active.start;
         let (bytes_max, sink) = match admission {
             Admission::Refuse(response) => return self.refuse_body(active, core, framing, response, trace),
             Admission::Read { bytes_max, value: is_value } => {
                 if matches!(framing, BodyFraming::Length(length) if length > bytes_max) {
                     return self.refuse(active, core, too_large(is_value), trace);
+                }
+                let length = if let BodyFraming::Length(length) = framing { Some(length) } else { None };
+                let cost = body_budget::cost(&request.head, length, bytes_max);
+                active.share = core.shared.bodies.claim(cost);
+                if active.share.is_none() {
+                    let budget = &core.shared.bodies;
+                    let waits = WaitsForRoom::new(budget, cost, owes_continue, &core.mailbox, ticket);
+                    active.waits_for_room = Some(waits);
                 }
                 (bytes_max, Sink::Memory(Box::new(ForHandler { request, trace, bytes: Vec::new(), is_value })))
             }
@@ -91,7 +101,7 @@ impl Connection {
                 (u64::MAX, Sink::Lane { pipe, is_paused: false })
             }
         };
-        if expectation == Expectation::Continue && active.input.len() == active.start {
+        if owes_continue && active.waits_for_room.is_none() {
             active.output.push_continue();
         }
         let pace = Pace::new(core.tick, &core.limits, matches!(sink, Sink::Memory(_)));
@@ -103,7 +113,7 @@ impl Connection {
     /// Takes what there is of the body, and hands the request over once it is whole.
     pub(super) fn next_body(&mut self, active: &mut Active, core: &mut Core, ticket: u64) -> Step {
         let Some(incoming) = active.incoming.as_mut() else { return Step::Close(CloseReason::Aborted) };
-        if incoming.is_paused() {
+        if incoming.is_paused() || active.waits_for_room.is_some() {
             return Step::Wait;
         }
         match incoming.take(&active.input[active.start..]) {
@@ -161,6 +171,7 @@ impl Connection {
 
     /// Pushes an answer and moves on.
     pub(super) fn answer(&mut self, active: &mut Active, core: &Core, response: Response, trace: Trace) -> Step {
+        active.share = None;
         active.context.keep_alive &= !core.draining && !self.linger;
         let ends = active.output.push(response, trace, active.context);
         self.phase = if ends { Phase::Closing } else { Phase::Head };
@@ -218,6 +229,27 @@ impl Connection {
             }
             None => Step::Close(CloseReason::Aborted),
         }
+    }
+
+    /// There is memory for the body that waits for it: it may come. Or there was none in its time: 503.
+    pub(super) fn on_room_for_body(&mut self, share: Option<Share>, core: &mut Core, ticket: u64) -> Verdict {
+        let Some(mut active) = self.take_active_if_it_waits() else { return Verdict::Wait };
+        let owes_continue = active.waits_for_room.take().is_some_and(|waits| waits.owes_continue);
+        if share.is_some() {
+            active.share = share;
+            if owes_continue {
+                active.output.push_continue();
+            }
+            if let Some(incoming) = &mut active.incoming {
+                incoming.begin(core.tick, &core.limits);
+            }
+        } else if let Some(Sink::Memory(waiting)) = active.incoming.take().map(|incoming| incoming.sink) {
+            core.shared.stats.overloaded.inc();
+            let response = overloaded(waiting.trace.method, "too many bodies at once; try again in a moment");
+            self.end_with(&mut active, core, response, waiting.trace);
+        }
+        self.put_back(active);
+        self.drive(core, ticket)
     }
 
     /// The body of this request is too slow: 408, or an error to the handler that reads it.

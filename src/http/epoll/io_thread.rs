@@ -162,6 +162,9 @@ impl IoThread {
             Message::ReaderHasRoom(token) => {
                 self.with(token, |connection, core| connection.on_reader_has_room(core, token));
             }
+            Message::BodyMayCome(token, share) => {
+                self.with(token, |connection, core| connection.on_room_for_body(share, core, token));
+            }
             Message::Evict => {
                 self.evict_own();
                 self.core.shared.making_room.store(false, Ordering::SeqCst);

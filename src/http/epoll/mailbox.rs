@@ -10,6 +10,7 @@ use parking_lot::Mutex;
 use rustix::event::{EventfdFlags, eventfd};
 
 use super::workers::Piece;
+use crate::http::body_budget::Share;
 use crate::http::message::{Peer, Response, Trace};
 use crate::http::responder::ResponseSink;
 
@@ -23,6 +24,8 @@ pub enum Message {
     Pulled(u64, Box<Piece>),
     /// The reader of an import has room again.
     ReaderHasRoom(u64),
+    /// There is memory for the body that this ticket's connection waits with, or there was none in its time.
+    BodyMayCome(u64, Option<Share>),
     /// Close the longest idle connection.
     Evict,
     /// Look at the drain signal.

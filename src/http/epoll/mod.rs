@@ -38,6 +38,7 @@ use self::io_thread::IoThread;
 use self::mailbox::{Mailbox, Message};
 use self::shared::{IoThreadView, Shared};
 use self::stats::Stats;
+use super::body_budget::BodyBudget;
 use super::engine::{Ended, Engine, EngineOptions, Handler};
 use super::listener::Listener;
 
@@ -61,6 +62,7 @@ impl Engine for Epoll {
         while !drain.is_set() && !running.io_has_ended() {
             std::thread::sleep(LOOK_EVERY);
             workers::refuse_overdue(&running.shared);
+            running.shared.bodies.refuse_overdue(limits.get().request_timeout);
         }
         running.stop(Instant::now() + limits.get().drain_timeout)
     }
@@ -81,7 +83,8 @@ impl Running {
         });
         let views = views.collect::<io::Result<Vec<_>>>()?;
         let stats = Stats::new(&options.registry);
-        let shared = Arc::new(Shared::new(handler, options.limits, stats, views));
+        let bodies = BodyBudget::new(Arc::clone(&options.limits), &options.registry);
+        let shared = Arc::new(Shared::new(handler, options.limits, stats, bodies, views));
         let mut running = Running { shared: Arc::clone(&shared), io: Vec::new(), workers: Vec::new() };
         let started = running.start_threads(&listeners, options.workers.max(1));
         if started.is_err() {

@@ -12,6 +12,7 @@ use parking_lot::Mutex;
 use super::mailbox::Mailbox;
 use super::stats::Stats;
 use super::workers::Queue;
+use crate::http::body_budget::BodyBudget;
 use crate::http::engine::Handler;
 use crate::http::message::Peer;
 use crate::limits::LiveLimits;
@@ -26,6 +27,8 @@ pub struct Shared {
     pub stats: Stats,
     /// The way to the workers.
     pub queue: Queue,
+    /// Memory for bodies.
+    pub bodies: Arc<BodyBudget>,
     /// Import lanes that are open.
     pub imports: AtomicUsize,
     /// Held while one connection is accepted.
@@ -53,12 +56,19 @@ pub struct IoThreadView {
 
 impl Shared {
     /// Everything at its start.
-    pub fn new(handler: Arc<dyn Handler>, limits: Arc<LiveLimits>, stats: Stats, io: Vec<IoThreadView>) -> Shared {
+    pub fn new(
+        handler: Arc<dyn Handler>,
+        limits: Arc<LiveLimits>,
+        stats: Stats,
+        bodies: BodyBudget,
+        io: Vec<IoThreadView>,
+    ) -> Shared {
         Shared {
             handler,
             limits,
             stats,
             queue: Queue::default(),
+            bodies: Arc::new(bodies),
             imports: AtomicUsize::new(0),
             accept_turn: Mutex::new(()),
             making_room: AtomicBool::new(false),

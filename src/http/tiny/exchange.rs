@@ -14,6 +14,7 @@ use super::figures::Reason;
 use super::head::{self, BodyKind, Manner};
 use super::reply;
 use super::shared::Shared;
+use crate::http::body_budget::{self, Share};
 use crate::http::engine::Admission;
 use crate::http::message::{Request, RequestBody, Response, Trace};
 use crate::http::method::Method;
@@ -25,6 +26,8 @@ pub struct Exchange {
     pub(super) connection: Arc<Connection>,
     pub(super) request: Holder,
     pub(super) manner: Manner,
+    /// Memory for the body, until the answer is made.
+    pub(super) share: Option<Share>,
 }
 
 /// Who has tiny_http's request.
@@ -96,6 +99,7 @@ pub struct BodyJob {
     bytes_max: u64,
     value: bool,
     pace: Arc<BodyPace>,
+    share: Option<Share>,
 }
 
 impl BodyJob {
@@ -162,7 +166,7 @@ fn begin(shared: &Arc<Shared>, connection: Arc<Connection>, incoming: Incoming) 
     match admission {
         Ok(Admission::Read { bytes_max, value }) => {
             let pace = body::pace(Some(limits.body_timeout), Some(wire_bytes_max(bytes_max)));
-            let job = BodyJob { connection, raw, manner, request, trace, bytes_max, value, pace };
+            let job = BodyJob { connection, raw, manner, request, trace, bytes_max, value, pace, share: None };
             take_body(shared, Box::new(job));
         }
         Ok(Admission::Stream) => import(shared, connection, raw, manner, request, trace, limits.imports_max),
@@ -180,24 +184,50 @@ fn wire_bytes_max(bytes_max: u64) -> u64 {
 }
 
 fn own(connection: Arc<Connection>, raw: RawRequest, manner: Manner) -> Exchange {
-    Exchange { connection, request: Holder::Own(Box::new(raw)), manner }
+    Exchange { connection, request: Holder::Own(Box::new(raw)), manner, share: None }
 }
 
-/// Takes a body that tiny_http has read already, and sends the others to the side lane.
-fn take_body(shared: &Arc<Shared>, job: Box<BodyJob>) {
-    let too_large = job.raw.kind().length().is_some_and(|length| length > job.bytes_max);
-    if too_large || job.raw.kind().is_at_hand() {
+/// Takes a body that tiny_http has read already, and sends the others to the side lane, once there is memory for them.
+fn take_body(shared: &Arc<Shared>, mut job: Box<BodyJob>) {
+    let length = job.raw.kind().length();
+    let too_large = length.is_some_and(|length| length > job.bytes_max);
+    let cost = if too_large { 0 } else { body_budget::cost(&job.request.head, length, job.bytes_max) };
+    job.share = shared.body_budget.claim(cost);
+    if job.share.is_none() {
+        job.connection.set_body(Arc::clone(&job.pace));
+        let theirs = Arc::clone(shared);
+        shared.body_budget.wait(cost, Box::new(move |share| on_room_for_body(&theirs, job, share)));
+    } else if too_large || job.raw.kind().is_at_hand() {
         if let Some(stage) = read_body(shared, *job) {
             answer(shared, stage);
         }
-        return;
+    } else {
+        job.connection.set_body(Arc::clone(&job.pace));
+        push_aside(shared, job);
     }
-    job.connection.set_body(Arc::clone(&job.pace));
+}
+
+/// There is memory for a body that waited for it, or there was none in its time. On any thread.
+fn on_room_for_body(shared: &Arc<Shared>, mut job: Box<BodyJob>, share: Option<Share>) {
+    match share {
+        Some(share) => {
+            job.share = Some(share);
+            push_aside(shared, job);
+        }
+        None => refuse_body(shared, *job),
+    }
+}
+
+fn push_aside(shared: &Arc<Shared>, job: Box<BodyJob>) {
     if let Err(job) = shared.push_aside_body(job) {
-        let BodyJob { connection, raw, manner, trace, .. } = *job;
-        let response = overloaded(manner.method, "too many bodies at once; try again in a moment");
-        reply::answer(shared, own(connection, raw, manner), response, trace);
+        refuse_body(shared, *job);
     }
+}
+
+fn refuse_body(shared: &Arc<Shared>, job: BodyJob) {
+    let BodyJob { connection, raw, manner, trace, .. } = job;
+    let response = overloaded(manner.method, "too many bodies at once; try again in a moment");
+    Reply { exchange: own(connection, raw, manner), response, trace }.send(shared);
 }
 
 /// Reads a body on a thread of the side lane and brings the request back to the workers.
@@ -208,13 +238,14 @@ pub fn read_aside(shared: &Arc<Shared>, job: BodyJob) {
 }
 
 fn read_body(shared: &Arc<Shared>, job: BodyJob) -> Option<Box<Stage>> {
-    let BodyJob { connection, mut raw, manner, mut request, trace, bytes_max, value, pace } = job;
+    let BodyJob { connection, mut raw, manner, mut request, trace, bytes_max, value, pace, share } = job;
     let read = raw.read_all(bytes_max, &connection, &pace);
     connection.end_body();
     match read {
         Ok(bytes) => {
             request.body = RequestBody::Bytes(bytes);
-            Some(Box::new(Stage { exchange: own(connection, raw, manner), request, trace }))
+            let exchange = Exchange { share, ..own(connection, raw, manner) };
+            Some(Box::new(Stage { exchange, request, trace }))
         }
         Err(error) => {
             let mut response = Response::from(body_problem(error, bytes_max, value));
@@ -327,7 +358,7 @@ fn import(
     let lent = SharedRequest::new(raw);
     request.body =
         RequestBody::Reader(Box::new(BodyReader::new(Arc::clone(&lent), Arc::clone(&connection), Arc::clone(&pace))));
-    let exchange = Exchange { connection, request: Holder::Lent(lent, import_slot), manner };
+    let exchange = Exchange { connection, request: Holder::Lent(lent, import_slot), manner, share: None };
     let stage = Box::new(Stage { exchange, request, trace });
     let theirs = Arc::clone(shared);
     // A thread that cannot be started drops the stage, whose ticket is not made yet: so it is handed over by a slot.

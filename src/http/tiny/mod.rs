@@ -29,6 +29,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use super::body_budget::BodyBudget;
 use super::engine::{Ended, Engine, EngineOptions, Handler};
 use super::listener::Listener;
 use guard::Guard;
@@ -98,6 +99,7 @@ fn build(
         limits: Arc::clone(&options.limits),
         connections: connection::Connections::default(),
         crew: crew::Crew::new(first),
+        body_budget: Arc::new(BodyBudget::new(Arc::clone(&options.limits), &options.registry)),
         bodies: lane::Lane::default(),
         answers: lane::Lane::default(),
         replies,

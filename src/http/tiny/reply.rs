@@ -115,7 +115,9 @@ pub fn write_patiently(shared: &Arc<Shared>, mut answer: Box<Answer>) {
 
 fn prepare(shared: &Arc<Shared>, exchange: Exchange, mut response: Response, mut trace: Trace) -> Option<Answer> {
     let began_at = Instant::now();
-    let Exchange { connection, request, manner } = exchange;
+    let Exchange { connection, request, manner, share } = exchange;
+    // The handler is done with the body.
+    drop(share);
     let Some(request) = request.take() else {
         // The handler answered while it was still reading the body on another thread.
         shared.end(&connection, Reason::Refused);

@@ -18,6 +18,7 @@ use super::linger::{Leftover, Lingering};
 use super::reply::{self, Answer};
 use super::source::Source;
 use super::{socket, sys};
+use crate::http::body_budget::BodyBudget;
 use crate::http::engine::Handler;
 use crate::http::message::Trace;
 use crate::limits::LiveLimits;
@@ -28,6 +29,8 @@ pub struct Shared {
     pub limits: Arc<LiveLimits>,
     pub connections: Connections,
     pub crew: Crew,
+    /// Memory for bodies.
+    pub body_budget: Arc<BodyBudget>,
     /// Bodies to be read.
     pub bodies: Lane<Box<BodyJob>>,
     /// Answers to be written to sockets that may be full.

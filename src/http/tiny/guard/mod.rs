@@ -116,6 +116,7 @@ impl Guard {
     /// each may sit in a read of a card that hangs.
     fn refuse_overdue(&self) {
         let request_timeout = self.shared.limits.get().request_timeout;
+        self.shared.body_budget.refuse_overdue(request_timeout);
         while let Some(stage) = self.shared.crew.next_overdue(request_timeout) {
             // The repliers write it: the guard never waits for a client.
             stage.into_late_reply().send(&self.shared);
