@@ -4,6 +4,7 @@
 //! for; what a machine does not tell is `None` or a documented default, never a guess.
 
 mod cgroup;
+pub mod clock;
 pub mod disk;
 pub mod memory;
 pub mod notify;

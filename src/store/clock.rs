@@ -8,7 +8,7 @@
 //!
 //! Invariant: `expiry_now_ms` never returns less than it has returned before in this process.
 
-use std::path::Path;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
@@ -16,6 +16,7 @@ use std::time::{Instant, SystemTime, UNIX_EPOCH};
 use parking_lot::Mutex;
 
 use super::Record;
+use crate::board;
 
 /// 2024-01-01T00:00:00Z in ms: a clock before it was never set.
 pub const PLAUSIBLE_MS: u64 = 1_704_067_200_000;
@@ -30,20 +31,36 @@ pub trait TimeSource: Send + Sync + 'static {
     fn wall_ms(&self) -> u64;
     /// Time since some moment of this process, ms; never goes back.
     fn uptime_ms(&self) -> u64;
-    /// Whether something outside keeps the system clock right.
+    /// Whether something outside keeps the system clock right. Asked every few seconds, until it is so for the first time.
     fn synchronised(&self) -> bool;
 }
 
-/// The clocks of the machine.
+/// systemd-timesyncd leaves this file once the clock is right.
+const TIMESYNCD_MARK: &str = "/run/systemd/timesync/synchronized";
+
+/// The clocks of the machine. They are right as soon as one of these says so: the operator, systemd-timesyncd's mark,
+/// or the kernel, which hears it from any other NTP client and may not let itself be asked.
 pub struct SystemTimeSource {
     started: Instant,
     trusted: bool,
+    mark: PathBuf,
+    kernel: fn() -> Option<bool>,
 }
 
 impl SystemTimeSource {
     /// `trusted`: the operator vouches for the system clock (a container, whose host keeps it).
     pub fn new(trusted: bool) -> SystemTimeSource {
-        SystemTimeSource { started: Instant::now(), trusted }
+        SystemTimeSource {
+            started: Instant::now(),
+            trusted,
+            mark: TIMESYNCD_MARK.into(),
+            kernel: board::clock::is_synchronised,
+        }
+    }
+
+    /// With another file as the mark, and another kernel (tests).
+    pub fn asking(self, mark: PathBuf, kernel: fn() -> Option<bool>) -> SystemTimeSource {
+        SystemTimeSource { mark, kernel, ..self }
     }
 }
 
@@ -57,9 +74,8 @@ impl TimeSource for SystemTimeSource {
     }
 
     fn synchronised(&self) -> bool {
-        // NOTE: systemd-timesyncd leaves this file once the clock is right. The kernel's own word (adjtimex) has no safe
-        // binding, and a hardened unit (ProtectClock=, SystemCallFilter=) may end a process for asking.
-        self.trusted || Path::new("/run/systemd/timesync/synchronized").exists()
+        // The kernel comes last: a filter of system calls may take offence, and mostly the file is there.
+        self.trusted || self.mark.exists() || (self.kernel)() == Some(true)
     }
 }
 
@@ -198,9 +214,10 @@ impl Clock {
 
     /// Looks at the system clock's synchronisation and for steps. Called every few seconds by one thread.
     pub fn tick(&self) {
-        let synchronised = self.source.synchronised() && self.source.wall_ms() >= PLAUSIBLE_MS;
+        let synchronised =
+            self.is_synchronised() || (self.source.synchronised() && self.source.wall_ms() >= PLAUSIBLE_MS);
         let mut steps = self.steps.lock();
-        self.synchronised.store(synchronised || self.is_synchronised(), Ordering::Relaxed);
+        self.synchronised.store(synchronised, Ordering::Relaxed);
         let (uptime_ms, expiry_ms) = (self.source.uptime_ms(), self.expiry_now_ms());
         let expected_ms = steps.expiry_ms + (uptime_ms - steps.uptime_ms);
         if expiry_ms > expected_ms + STEP_MS {

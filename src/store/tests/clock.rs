@@ -96,3 +96,31 @@ fn the_time_is_known_again_after_a_restart() {
     let database = start(store.crash(), DatabaseOptions { time, ..options() });
     assert_eq!(database.clock().expiry_now_ms(), NEW_YEAR_MS + HOUR_MS);
 }
+
+#[test]
+fn the_operator_the_mark_and_the_kernel_each_suffice_and_the_kernel_is_asked_last() {
+    let folder = tempfile::tempdir().unwrap();
+    let (mark, absent) = (folder.path().join("mark"), folder.path().join("absent"));
+    std::fs::write(&mark, b"").unwrap();
+    let never: fn() -> Option<bool> = || panic!("asked without need");
+    let cases = [
+        (true, &absent, never, true),
+        (false, &mark, never, true),
+        (false, &absent, || Some(true), true),
+        (false, &absent, || Some(false), false),
+        (false, &absent, || None, false),
+    ];
+    for (trusted, mark, kernel, expected) in cases {
+        let source = SystemTimeSource::new(trusted).asking(mark.clone(), kernel);
+        assert_eq!(source.synchronised(), expected);
+    }
+}
+
+#[test]
+fn a_clock_that_is_right_once_is_not_asked_about_again() {
+    let time = ManualTime::new(NEW_YEAR_MS, true);
+    let clock = Clock::new(time.clone(), None);
+    time.set_synchronised(false);
+    clock.tick();
+    assert!(clock.is_synchronised());
+}
