@@ -21,7 +21,7 @@ function done(summary, latency, requests)
    local e = summary.errors
    io.write(string.format(
       '\nRESULT {"requests": %d, "duration_us": %d, "bytes": %d, "connect": %d, "read": %d, "write": %d, ' ..
-      '"timeout": %d, "status": %d, "p50_us": %d, "p99_us": %d, "p999_us": %d, "max_us": %d}\n',
+      '"timeout": %d, "status": %d, "mean_us": %d, "p50_us": %d, "p95_us": %d, "p99_us": %d, "p999_us": %d, "max_us": %d}\n',
       summary.requests, summary.duration, summary.bytes, e.connect, e.read, e.write, e.timeout, e.status,
-      latency:percentile(50), latency:percentile(99), latency:percentile(99.9), latency.max))
+      latency.mean, latency:percentile(50), latency:percentile(95), latency:percentile(99), latency:percentile(99.9), latency.max))
 end

@@ -9,6 +9,7 @@ import re
 import statistics
 import subprocess
 
+import verdicts
 from peers import PEERS, ROOT
 from workloads import WORKLOADS
 
@@ -38,6 +39,26 @@ def spread(numbers, text):
     """Median (min–max)."""
     middle = text(statistics.median(numbers))
     return middle if len(numbers) == 1 else f"{middle} ({text(min(numbers))}–{text(max(numbers))})"
+
+
+# What only some workloads have: heading, field, divisor.
+EXTRAS = (("GET beside, p50 ms", "probe_p50_us", 1000), ("p99 ms", "probe_p99_us", 1000), ("p99.9 ms", "probe_p999_us", 1000),
+          ("RSS MiB with the idle ones", "rss_idle_kib", 1024), ("with the kernel's part, MiB", "group_idle_kib", 1024))
+
+
+def beside(names, by_peer):
+    """A second table for what stands beside the load itself: a lone reader, idle connections."""
+    there = [extra for extra in EXTRAS if any(extra[1] in cell for cells in by_peer.values() for cell in cells)]
+    if not there:
+        return []
+    lines = ["| | " + " | ".join(heading for heading, _, _ in there) + " |", "|---" * (1 + len(there)) + "|"]
+    for peer in (name for name in names if name in by_peer):
+        figures = []
+        for _, field, divisor in there:
+            numbers = [cell[field] / divisor for cell in by_peer[peer] if field in cell]
+            figures.append(spread(numbers, lambda n: f"{n:.2f}") if numbers else "–")
+        lines.append(f"| {peer} | " + " | ".join(figures) + " |")
+    return [*lines, ""]
 
 
 class Results:
@@ -80,6 +101,7 @@ class Results:
             "the server has stopped, for a byte of the user's values. `answered` are connections that had an answer "
             "at all. CPU and RSS are of all processes of a server.", "",
             f"![durable writes and reads]({name}.svg)", "",
+            *verdicts.targets(self.cells), *verdicts.against_express(self.cells, head["only"]),
         ]
         for (work, connections), by_peer in self.cells.items():
             about = WORKLOADS[work].about
@@ -90,7 +112,7 @@ class Results:
                       "| RSS MiB | wear | answered |", "|---|---|---|---|---|---|---|---|---|---|---|"]
             for peer in head["only"]:
                 lines.append(self.row(peer, by_peer.get(peer), by_peer, connections))
-            lines.append("")
+            lines += ["", *beside(head["only"], by_peer)]
         lines += ["## Who is who", ""]
         lines += [f"- **{peer}**: {PEERS[peer].about}." for peer in head["only"]]
         return "\n".join(lines) + "\n"
@@ -113,7 +135,7 @@ class Results:
         return "| " + " | ".join([
             peer, spread([cell["per_second"] for cell in good], lambda n: f"{n:,.0f}"),
             self.ratio("larder-tiny", peer, by_peer), self.ratio("larder-epoll", peer, by_peer),
-            of("p50_us", 1000), of("p99_us", 1000), of("p999_us", 1000), of("cpu_us", 1, 0),
+            of("p50_us", 1000), of("p99_us", 1000), of("p999_us", 1000), of("cpu_us", 1, 1),
             of("rss_kib", 1024, 0), of("wear"), answered]) + " |"
 
     @staticmethod

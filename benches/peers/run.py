@@ -25,6 +25,7 @@ import sys
 import threading
 import time
 
+import cgroup
 import peers
 import report
 import workloads
@@ -78,6 +79,12 @@ class Context:
         headers, _ = peers.request(peer.port, *peer.get(name))
         return headers.get("ETag")
 
+    def values(self, data):
+        """What is there before the cold keys: everything, or only the small values that are read all the time."""
+        if data == "hot":
+            return {name: text for name, text in self.static.items() if name.startswith("h-")}
+        return self.static if data == "small" else {}
+
     def folder(self, peer, durable, data):
         """The data folder of a peer, filled at first use."""
         size = self.cold_keys if data == "cold" else ""
@@ -86,7 +93,7 @@ class Context:
             print(f"  filling {home.name} …", flush=True)
             peers.remove(home)
             home.mkdir(parents=True)
-            server = peer(home / "data", home, durable, self.static if data == "small" else {})
+            server = peer(home / "data", home, durable, self.values(data))
             server.start()
             try:
                 if "put" in peer.can:
@@ -102,7 +109,7 @@ class Context:
             groups = ([(key("c", n), None) for n in range(start, min(start + 100, self.cold_keys))]
                       for start in range(0, self.cold_keys, 100))
         else:
-            pairs = [pair for pair in self.static.items() if len(pair[1]) <= 1024]
+            pairs = [pair for pair in self.values(data).items() if len(pair[1]) <= 1024]
             groups = (pairs[start:start + 100] for start in range(0, len(pairs), 100))
         groups, lock = iter(groups), threading.Lock()
         failures = []
@@ -127,8 +134,8 @@ class Context:
         if failures:
             raise failures[0]
         connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=120)
-        for name, text in self.static.items():
-            if data == "small" and len(text) > 1024:
+        for name, text in self.values(data).items():
+            if len(text) > 1024:
                 send(connection, *server.put(name, text))
 
 
@@ -167,13 +174,21 @@ def answered_connections(port):
     return out.count("bytes_received:")
 
 
-def wrk(port, plan, connections, seconds, during=None):
+def start_wrk(port, plan, connections, seconds):
     words = ["taskset", "-c", LOAD_CORE, "wrk", "-t1", f"-c{connections}", f"-d{seconds}s", "--timeout", "30s", "-s",
              ROOT / "benches/peers/load.lua", f"http://127.0.0.1:{port}/", "--", f"plan={plan}", "seed=7"]
-    process = subprocess.Popen(list(map(str, words)), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    return subprocess.Popen(list(map(str, words)), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+def wrk(port, plan, connections, seconds, during=None):
+    process = start_wrk(port, plan, connections, seconds)
     if during:
         time.sleep(seconds * 0.6)
         during()
+    return result_of(process, seconds)
+
+
+def result_of(process, seconds):
     out, _ = process.communicate(timeout=seconds + 90)
     for line in out.splitlines():
         if line.startswith("RESULT "):
@@ -214,10 +229,9 @@ def measure(context, peer, work, connections, seconds):
     """One cell of the table."""
     backing = context.folder(peer, work.durable, work.data)
     card = Card(backing, WORK / "card") if work.card else None
-    values = context.static if work.data == "small" else {}
-    server = peer(card.mountpoint if card else backing, backing.parent, work.durable, values)
+    server = peer(card.mountpoint if card else backing, backing.parent, work.durable, context.values(work.data))
     cell = {}
-    idle = None
+    idle = group = probe = None
     try:
         server.start()
         cell["start_ms"] = round(server.start_ms)
@@ -226,9 +240,14 @@ def measure(context, peer, work, connections, seconds):
         pids = server.pids()
         cell["rss_start_kib"] = rss_kib(pids)
         if work.idle:
+            group = cgroup.Group("larder-bench", pids)
+            before = group.kib()
             idle = Idle(server, work.idle)
             cell["idle_answered"] = idle.answered
             cell["rss_idle_kib"] = rss_kib(pids)
+            if before is not None:
+                # What was charged before the group was made is not in it: the growth is, and RSS at the start.
+                cell["group_idle_kib"] = cell["rss_start_kib"] + group.kib() - before
         warm = wrk(server.port, plan, connections, 1)
         written, cpu = (card.stats() if card else None), cpu_seconds(pids)
 
@@ -236,20 +255,31 @@ def measure(context, peer, work, connections, seconds):
             # Beside idle ones, some of which the server may have ended, those of wrk cannot be told apart.
             if not idle:
                 cell["answered"] = min(connections, answered_connections(server.port))
+        if work.probe:
+            probe_plan = WORK / "probe.lua"
+            probe_plan.write_text(work.probe(server, context))
+            probe = start_wrk(server.port, probe_plan, 1, seconds)
         result = wrk(server.port, plan, connections, seconds, during)
+        if probe:
+            beside, probe = result_of(probe, seconds), None
+            cell.update({f"probe_{name}": beside[name] for name in ("requests", "status", "p50_us", "p99_us", "p999_us")})
         used = cpu_seconds(pids) - cpu
         good = result["requests"] - result["status"]
         cell.update({name: result[name] for name in
-                     ("requests", "p50_us", "p99_us", "p999_us", "max_us", "status", "connect", "read", "write", "timeout")})
+                     ("requests", "mean_us", "p50_us", "p95_us", "p99_us", "p999_us", "max_us", "status", "connect", "read", "write", "timeout")})
         cell["per_second"] = good / (result["duration_us"] / 1e6)
         cell["cpu_us"] = used * 1e6 / max(1, result["requests"])
         cell["rss_kib"] = rss_kib(pids)
         if warm["status"] or result["status"]:
             print(f"    {peer.name}: {result['status']} answers with an error status", flush=True)
     finally:
+        if probe:
+            probe.kill()
         if idle:
             idle.end()
         server.stop()
+        if group:
+            group.end()
         if card:
             if "per_second" in cell:
                 after = card.stats()

@@ -23,6 +23,8 @@ class Workload:
     data: str = "small"
     user_bytes: int = 0
     idle: int = 0
+    # What one connection of its own asks meanwhile: its latencies stand beside those of the whole.
+    probe: object = None
 
     def possible(self, peer):
         return self.needs <= peer.can
@@ -125,7 +127,8 @@ WORKLOADS = {w.name: w for w in (
     Workload("cold", "GET, uniformly over the many keys", needs("get", "put"), (32,), cold, data="cold"),
     Workload("put1k", "PUT 1 KiB, durable", needs("put", "durable"), C, puts),
     Workload("put1k-relaxed", "PUT 1 KiB, relaxed", needs("put", "relaxed"), (32,), puts, durable=False),
-    Workload("mix", "95 % GET, 5 % durable PUT, 1 KiB", needs("get", "put", "durable"), (32,), mixed),
+    Workload("mix", "95 % GET, 5 % durable PUT, 1 KiB", needs("get", "put", "durable"), (32,), mixed,
+             probe=gets("k")),
     Workload("batch100", "batch of 100 × 100 B, durable", needs("batch", "durable"), (32,), batches),
     Workload("list100", "page of 100 keys", needs("list"), (32,), lists),
     Workload("put1k-card", f"PUT 1 KiB, durable, {CARD_MS} ms card", needs("put", "durable"), (1, 8, 64, 256), puts,
@@ -133,8 +136,9 @@ WORKLOADS = {w.name: w for w in (
     Workload("put1k-relaxed-card", f"PUT 1 KiB, relaxed, {CARD_MS} ms card", needs("put", "relaxed"), (32,), puts,
              durable=False, card=True, user_bytes=1024),
     Workload("mix-card", f"95 % GET, 5 % durable PUT, 1 KiB, {CARD_MS} ms card", needs("get", "put", "durable"),
-             (32,), mixed, card=True),
+             (32,), mixed, card=True, probe=gets("k")),
     Workload("batch100-card", f"batch of 100 × 100 B, durable, {CARD_MS} ms card", needs("batch", "durable"), (32,),
              batches, card=True, user_bytes=10_000),
-    Workload("idle10k", "GET hit, 100 B, beside 10 000 idle connections", needs("get"), (32,), gets("h"), idle=10_000),
+    Workload("idle10k", "GET hit, 100 B, beside 10 000 idle connections", needs("get"), (32,), gets("h"), data="hot",
+             idle=10_000),
 )}
