@@ -1,7 +1,9 @@
 //! Writing a response's head: the one place where status lines and framing fields are made, for both engines.
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, UNIX_EPOCH};
+
+use rustix::time::ClockId;
 
 use super::message::{Body, Response};
 use super::method::Method;
@@ -115,12 +117,14 @@ fn push_date(out: &mut Vec<u8>) {
     if !clock_is_trusted() {
         return;
     }
-    let now = SystemTime::now();
-    let second = now.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+    // As of the last timer tick, which is near enough for seconds and is read without asking the hardware.
+    let now = rustix::time::clock_gettime(ClockId::RealtimeCoarse);
+    let second = u64::try_from(now.tv_sec).unwrap_or(0);
     DATE.with_borrow_mut(|(made_for, line)| {
         if *made_for != second {
             *made_for = second;
-            *line = format!("Date: {}\r\n", httpdate::fmt_http_date(now)).into_bytes();
+            let date = httpdate::fmt_http_date(UNIX_EPOCH + Duration::from_secs(second));
+            *line = format!("Date: {date}\r\n").into_bytes();
         }
         out.extend_from_slice(line);
     });

@@ -6,7 +6,7 @@
 use std::io::{IoSlice, Write};
 use std::os::fd::OwnedFd;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use rustix::io::Errno;
@@ -61,7 +61,8 @@ struct Done {
     body_bytes: u64,
     /// Bytes of head, framing and body.
     wire_bytes: u64,
-    handed_over: Instant,
+    /// When the socket first did not take all of it, or its body was not made yet; `None` if it went at once.
+    held_up: Option<Instant>,
     complete: bool,
 }
 
@@ -104,7 +105,6 @@ impl Output {
     /// Adds an answer. True if the connection ends with it.
     pub fn push(&mut self, mut response: Response, mut trace: Trace, context: HeadContext) -> bool {
         debug_assert!(matches!(self.tail, Tail::None), "a flush comes between a large body and the next answer");
-        let handed_over = Instant::now();
         response.seal(&mut trace);
         let start = self.buffer.len();
         let framing = write_head(&mut self.buffer, &response, context);
@@ -134,7 +134,7 @@ impl Output {
             trace,
             body_bytes: body_bytes as u64,
             wire_bytes: (in_buffer + in_tail) as u64,
-            handed_over,
+            held_up: None,
             complete: true,
         });
         ends
@@ -142,6 +142,15 @@ impl Output {
 
     /// Sends as much as the socket takes.
     pub fn flush(&mut self, socket: &OwnedFd, handler: &dyn Handler) -> Flushed {
+        let flushed = self.send_all(socket, handler);
+        if flushed != Flushed::All && self.done.iter().any(|done| done.held_up.is_none()) {
+            let now = Instant::now();
+            self.done.iter_mut().for_each(|done| done.held_up = done.held_up.or(Some(now)));
+        }
+        flushed
+    }
+
+    fn send_all(&mut self, socket: &OwnedFd, handler: &dyn Handler) -> Flushed {
         let mut turn_bytes = 0;
         loop {
             if self.sent == self.buffer.len() {
@@ -247,7 +256,7 @@ impl Output {
             let outcome = Outcome {
                 status: done.status,
                 body_bytes: done.body_bytes,
-                write: now.saturating_duration_since(done.handed_over),
+                write: done.held_up.map_or(Duration::ZERO, |since| now.saturating_duration_since(since)),
                 ended_at: now,
                 complete: done.complete,
             };
