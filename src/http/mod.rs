@@ -7,6 +7,7 @@ pub mod encoding;
 pub mod engine;
 pub mod epoll;
 pub mod etag;
+pub mod grammar;
 pub mod headers;
 pub mod listener;
 pub mod media;

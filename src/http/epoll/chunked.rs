@@ -3,7 +3,7 @@
 //! Invariant: the decoder never looks past the end of its message, keeps no input, and gives the same result however
 //! the input is cut. Extensions and trailers are checked, bounded and dropped.
 
-use super::parse::is_token;
+use crate::http::grammar::is_token_byte;
 
 /// Bytes of chunk extensions in one body; more is refused.
 const EXTENSION_BYTES_MAX: u32 = 16 * 1024;
@@ -105,9 +105,9 @@ impl Chunked {
             }
             (State::DataReturn | State::DataLineFeed, _) => Err(Malformed("a chunk is longer than its size")),
             (State::LineStart, b'\r') => Ok(State::EndLineFeed),
-            (State::LineStart, byte) if is_token(byte) => self.trailer_byte(State::TrailerName),
+            (State::LineStart, byte) if is_token_byte(byte) => self.trailer_byte(State::TrailerName),
             (State::TrailerName, b':') => self.trailer_byte(State::TrailerValue),
-            (State::TrailerName, byte) if is_token(byte) => self.trailer_byte(State::TrailerName),
+            (State::TrailerName, byte) if is_token_byte(byte) => self.trailer_byte(State::TrailerName),
             (State::TrailerValue, b'\r') => Ok(State::TrailerLineFeed),
             (State::TrailerValue, byte) if is_text(byte) => self.trailer_byte(State::TrailerValue),
             (State::TrailerLineFeed, b'\n') => Ok(State::LineStart),

@@ -7,6 +7,7 @@
 
 use memchr::memchr;
 
+use crate::http::grammar::{TARGET, TOKEN, TransferCoding, count_of, is_host};
 use crate::http::headers::{Head, HeaderName};
 use crate::http::method::Method;
 use crate::limits::Limits;
@@ -257,7 +258,7 @@ fn parse_target<'a>(method: &[u8], target: &'a str) -> Result<Target<'a>, Refusa
 struct FramingFields {
     hosts: usize,
     length: Option<u64>,
-    transfer: Option<TransferCoding>,
+    transfer: TransferCoding,
     expectation: Expectation,
     close: bool,
     keep_alive: bool,
@@ -268,18 +269,12 @@ impl Default for FramingFields {
         FramingFields {
             hosts: 0,
             length: None,
-            transfer: None,
+            transfer: TransferCoding::None,
             expectation: Expectation::None,
             close: false,
             keep_alive: false,
         }
     }
-}
-
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum TransferCoding {
-    Chunked,
-    Unknown,
 }
 
 impl FramingFields {
@@ -300,7 +295,9 @@ impl FramingFields {
                 }
                 self.length = Some(parse_length(value)?);
             }
-            HeaderName::TransferEncoding => self.note_transfer(value)?,
+            HeaderName::TransferEncoding => {
+                self.transfer = self.transfer.with_line(value).map_err(Refusal::bad)?;
+            }
             HeaderName::Expect if !value.eq_ignore_ascii_case(b"100-continue") => {
                 self.expectation = Expectation::Unknown;
             }
@@ -316,31 +313,14 @@ impl FramingFields {
         Ok(())
     }
 
-    fn note_transfer(&mut self, value: &[u8]) -> Result<(), Refusal> {
-        for coding in value.split(|&byte| byte == b',').map(<[u8]>::trim_ascii) {
-            if coding.is_empty() {
-                return Err(Refusal::bad("Transfer-Encoding has an empty element"));
-            }
-            if self.transfer == Some(TransferCoding::Chunked) {
-                return Err(Refusal::bad("chunked is not the last transfer coding"));
-            }
-            let is_chunked = coding.eq_ignore_ascii_case(b"chunked");
-            self.transfer = match self.transfer {
-                None if is_chunked => Some(TransferCoding::Chunked),
-                _ => Some(TransferCoding::Unknown),
-            };
-        }
-        Ok(())
-    }
-
     fn body(&self, http_1_0: bool) -> Result<BodyFraming, Refusal> {
         match (self.transfer, self.length) {
-            (None, None | Some(0)) => Ok(BodyFraming::None),
-            (None, Some(length)) => Ok(BodyFraming::Length(length)),
-            (Some(_), Some(_)) => Err(Refusal::bad("the request has both Content-Length and Transfer-Encoding")),
-            (Some(_), None) if http_1_0 => Err(Refusal::bad("HTTP/1.0 has no Transfer-Encoding")),
-            (Some(TransferCoding::Chunked), None) => Ok(BodyFraming::Chunked),
-            (Some(TransferCoding::Unknown), None) => Err(Refusal {
+            (TransferCoding::None, None | Some(0)) => Ok(BodyFraming::None),
+            (TransferCoding::None, Some(length)) => Ok(BodyFraming::Length(length)),
+            (_, Some(_)) => Err(Refusal::bad("the request has both Content-Length and Transfer-Encoding")),
+            (_, None) if http_1_0 => Err(Refusal::bad("HTTP/1.0 has no Transfer-Encoding")),
+            (TransferCoding::Chunked, None) => Ok(BodyFraming::Chunked),
+            (TransferCoding::Unknown, None) => Err(Refusal {
                 status: 501,
                 code: "NOT_IMPLEMENTED",
                 message: "the only transfer coding understood here is chunked",
@@ -357,69 +337,6 @@ fn parse_length(value: &[u8]) -> Result<u64, Refusal> {
     value.iter().try_fold(0u64, |sum, &digit| {
         sum.checked_mul(10).and_then(|sum| sum.checked_add(u64::from(digit - b'0'))).ok_or(SHAPE)
     })
-}
-
-/// In [`CLASSES`]: may stand in a token (RFC 9110 §5.6.2).
-const TOKEN: u8 = 1;
-/// In [`CLASSES`]: may stand in a request target; visible ASCII but the `#` of fragments.
-const TARGET: u8 = 2;
-/// In [`CLASSES`]: may stand in the name of a host (RFC 3986 §3.2.2).
-const HOST: u8 = 4;
-
-static CLASSES: [u8; 256] = classes();
-
-const fn classes() -> [u8; 256] {
-    let mut table = [0; 256];
-    let mut byte = 0x21;
-    while byte <= 0x7e {
-        if byte != b'#' {
-            table[byte as usize] |= TARGET;
-        }
-        if byte.is_ascii_alphanumeric() {
-            table[byte as usize] |= TOKEN | HOST;
-        }
-        byte += 1;
-    }
-    add(add(table, b"!#$%&'*+-.^_`|~", TOKEN), b"-._~!$&'()*+,;=%", HOST)
-}
-
-const fn add(mut table: [u8; 256], bytes: &[u8], class: u8) -> [u8; 256] {
-    let mut at = 0;
-    while at < bytes.len() {
-        table[bytes[at] as usize] |= class;
-        at += 1;
-    }
-    table
-}
-
-/// How many bytes at the start of `text` are of a class.
-fn count_of(text: &[u8], class: u8) -> usize {
-    text.iter().take_while(|byte| CLASSES[usize::from(**byte)] & class != 0).count()
-}
-
-/// A token byte (RFC 9110 §5.6.2).
-pub fn is_token(byte: u8) -> bool {
-    CLASSES[usize::from(byte)] & TOKEN != 0
-}
-
-/// Whether a text may stand as `host [":" port]`. Empty is allowed: a URI may have no authority.
-fn is_host(value: &[u8]) -> bool {
-    let host_len = match value.strip_prefix(b"[") {
-        None => count_of(value, HOST),
-        Some(rest) => {
-            let is_address = |byte: &u8| byte.is_ascii_alphanumeric() || b":.%".contains(byte);
-            let address_len = rest.iter().take_while(|byte| is_address(byte)).count();
-            if address_len == 0 || rest.get(address_len) != Some(&b']') {
-                return false;
-            }
-            address_len + 2
-        }
-    };
-    match &value[host_len..] {
-        [] => true,
-        [b':', port @ ..] => port.iter().all(u8::is_ascii_digit),
-        _ => false,
-    }
 }
 
 #[cfg(test)]
@@ -463,16 +380,6 @@ mod tests {
         assert!(!read(b"GET / HTTP/1.0\r\n\r\n").unwrap().keep_alive);
         assert!(read(b"GET / HTTP/1.0\r\nConnection: Keep-Alive\r\n\r\n").unwrap().keep_alive);
         assert!(!read(b"GET / HTTP/1.1\r\nHost: x\r\nConnection: foo, CLOSE\r\n\r\n").unwrap().keep_alive);
-    }
-
-    #[test]
-    fn hosts_are_judged() {
-        for good in ["", "a", "a.b-c:80", "[::1]", "[::1]:8080", "127.0.0.1:1", "a:"] {
-            assert!(is_host(good.as_bytes()), "{good}");
-        }
-        for bad in ["a b", "a/b", "u@a", "a:8x", "[::1", "::1]", "a:b:80", "[]", "a\"b", "[::1]x"] {
-            assert!(!is_host(bad.as_bytes()), "{bad}");
-        }
     }
 
     #[test]
