@@ -1,19 +1,26 @@
 //! Raw requests that RFC 9112 and RFC 9110 judge, and what a server must make of each: one table for every engine.
 //!
-//! A case is sent whole, the sending side is closed, and all answers are read to the end of the connection. The paths
-//! are larder's own (`/health/live` is open to all, the `PUT` needs no token on loopback), so that the same bytes can
-//! go to an engine with a test handler and to the real binary.
+//! Behind each case another request comes on the same connection, which asks for its end. Its answer, or that there is
+//! none, tells where the server saw the end of the message before it. A case that is cut has nothing behind it; there
+//! the client closes its sending side. All answers are read to the end of the connection.
+//!
+//! The paths are larder's own (`/health/live` is open to all, the `PUT` needs no token on loopback), so that the same
+//! bytes can go to an engine with a test handler and to the real binary.
 
-use std::io::{Read, Write};
+mod table;
+
+use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, TcpStream};
 use std::time::Duration;
+
+pub use table::cases;
 
 /// What must come back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Expected {
-    /// Exactly one answer with this status, and the end of the connection.
+    /// Exactly one answer with this status, and the end of the connection: the request behind is not answered.
     Refused(u16),
-    /// Exactly so many answers, none of them an error.
+    /// Exactly so many answers, none of them an error. That to the request behind is counted.
     Accepted(usize),
     /// No answer at all: the message never became whole.
     Silence,
@@ -30,231 +37,76 @@ pub struct Case {
     pub bytes: Vec<u8>,
     /// What must come back.
     pub expected: Expected,
+    /// Nothing comes behind it, and the client closes its sending side.
+    pub is_cut: bool,
 }
 
-const GET: &str = "GET /health/live HTTP/1.1\r\n";
-const NEXT: &str = "GET /health/live HTTP/1.1\r\nHost: localhost\r\n\r\n";
-const PUT: &str = "PUT /api/v1/kv/corpus/c/k HTTP/1.1\r\nHost: localhost\r\n";
+/// The request behind.
+const LAST: &[u8] = b"GET /health/live HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";
 
-/// A GET with these field lines besides Host.
-fn get(name: &'static str, fields: &str, expected: Expected) -> Case {
-    raw(name, format!("{GET}Host: localhost\r\n{fields}\r\n"), expected)
+/// What came back.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Answers {
+    /// The statuses of all answers.
+    pub statuses: Vec<u16>,
+    /// The connection ended with a reset: a client that has more to send may lose the answer.
+    pub is_reset: bool,
 }
 
-/// A PUT with these field lines and this body, and a GET behind it.
-fn put(name: &'static str, fields: &str, body: &str, expected: Expected) -> Case {
-    raw(name, format!("{PUT}{fields}\r\n{body}{NEXT}"), expected)
+/// Sends a case and reads all answers. `Err` if what came back is no sequence of answers, or the server keeps the
+/// connection open.
+pub fn send(address: &str, case: &Case) -> Result<Answers, String> {
+    send_in_pieces(address, case, case.bytes.len())
 }
 
-/// A chunked PUT with this coded body, and a GET behind it.
-fn chunked(name: &'static str, body: &str, expected: Expected) -> Case {
-    put(name, "Transfer-Encoding: chunked\r\n", body, expected)
-}
-
-fn raw(name: &'static str, bytes: impl Into<Vec<u8>>, expected: Expected) -> Case {
-    Case { name, bytes: bytes.into(), expected }
-}
-
-/// The table.
-pub fn cases() -> Vec<Case> {
-    [request_lines(), fields(), hosts(), lengths(), codings(), chunks(), sizes()].concat()
-}
-
-fn request_lines() -> Vec<Case> {
-    let line = |name, line: &str, expected| raw(name, format!("{line}\r\nHost: localhost\r\n\r\n"), expected);
-    vec![
-        raw("a plain request", NEXT, Accepted(1)),
-        raw("two pipelined requests", [NEXT, NEXT].concat(), Accepted(2)),
-        raw("one empty line before the request (9112 2.2)", format!("\r\n{NEXT}"), Accepted(1)),
-        raw("many empty lines before the request", format!("\r\n\r\n\r\n{NEXT}"), Refused(400)),
-        line("a minor version above 1 is 1.1 (9110 2.5)", "GET /health/live HTTP/1.2", Accepted(1)),
-        line("HTTP/1.0", "GET /health/live HTTP/1.0", Accepted(1)),
-        line("HTTP/2.0", "GET /health/live HTTP/2.0", Refused(505)),
-        line("HTTP/0.9 with a version", "GET /health/live HTTP/0.9", Refused(505)),
-        raw("the HTTP/2 preface", "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", Refused(505)),
-        line("no version", "GET /health/live", Refused(400)),
-        line("junk after the version", "GET /health/live HTTP/1.1 x", Refused(400)),
-        line("a version of three digits", "GET /health/live HTTP/1.10", Refused(400)),
-        line("a version in lower case", "GET /health/live http/1.1", Refused(400)),
-        line("two blanks before the target", "GET  /health/live HTTP/1.1", Refused(400)),
-        line("two blanks before the version", "GET /health/live  HTTP/1.1", Refused(400)),
-        line("a tab as delimiter", "GET\t/health/live HTTP/1.1", Refused(400)),
-        line("a blank before the method", " GET /health/live HTTP/1.1", Refused(400)),
-        line("a method that is no token (9110 5.6.2)", "G(E)T /health/live HTTP/1.1", Refused(400)),
-        line("no method", " /health/live HTTP/1.1", Refused(400)),
-        line("a control character in the target", "GET /health/\x01live HTTP/1.1", Refused(400)),
-        line("DEL in the target", "GET /health/\x7flive HTTP/1.1", Refused(400)),
-        line("a fragment in the target (9112 3.2.1)", "GET /health/live#x HTTP/1.1", Refused(400)),
-        line("a target that is no path", "GET health/live HTTP/1.1", Refused(400)),
-        line("an asterisk with GET (9112 3.2.4)", "GET * HTTP/1.1", Refused(400)),
-        line("an absolute target (9112 3.2.2)", "GET http://localhost/health/live HTTP/1.1", Accepted(1)),
-        line("an absolute target with user info", "GET http://u@localhost/health/live HTTP/1.1", Refused(400)),
-        line("an absolute target without a host", "GET http:///health/live HTTP/1.1", Refused(400)),
-        line("CONNECT (9110 9.3.6)", "CONNECT localhost:80 HTTP/1.1", Refused(501)),
-        raw("bytes beyond ASCII in the target", b"GET /\xc3\xa9 HTTP/1.1\r\nHost: localhost\r\n\r\n", Refused(400)),
-        raw("TLS on a plain port", b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\r\n\r\n", Refused(400)),
-        raw("a head that is cut", "GET /health/live HTTP/1.1\r\nHost: local", Silence),
-        raw("a bare line feed in the request line", "GET /health/live HTTP/1.1\nHost: localhost\r\n\r\n", Refused(400)),
-        raw("bare line feeds throughout", "GET /health/live HTTP/1.1\nHost: localhost\n\n", Refused(400)),
-        raw("a bare CR in the request line", "GET /health/live\rHTTP/1.1\r\nHost: localhost\r\n\r\n", Refused(400)),
-        raw("a bare CR behind the version", "GET /health/live HTTP/1.1\r\0Host: localhost\r\n\r\n", Refused(400)),
-        raw("a bare CR and a Host behind it", "GET /health/live HTTP/1.1\rXHost: localhost\r\n\r\n", Refused(400)),
-        raw("a CR before the CRLF", "GET /health/live HTTP/1.1\r\r\nHost: localhost\r\n\r\n", Refused(400)),
-    ]
-}
-
-fn fields() -> Vec<Case> {
-    vec![
-        get("a blank before the colon (9112 5.1)", "X-A : b\r\n", Refused(400)),
-        get("a blank inside a name", "X A: b\r\n", Refused(400)),
-        get("an empty name", ": b\r\n", Refused(400)),
-        get("a name that is no token", "X(A): b\r\n", Refused(400)),
-        get("a line without a colon", "X-A\r\n", Refused(400)),
-        get("a folded line (9112 5.2)", "X-A: b\r\n c\r\n", Refused(400)),
-        get("a folded line with a tab", "X-A: b\r\n\tc\r\n", Refused(400)),
-        get("a fold behind an empty value", "X-A:\r\n b\r\n", Refused(400)),
-        raw("a blank before the first field (9112 2.2)", format!("{GET} Host: localhost\r\n\r\n"), Refused(400)),
-        raw("a line of blanks before the first field", format!("{GET} \r\nHost: localhost\r\n\r\n"), Refused(400)),
-        get("a bare CR in a value (9110 5.5)", "X-A: b\rc\r\n", Refused(400)),
-        get("a bare LF in a value", "X-A: b\nX-B: c\r\n", Refused(400)),
-        get("NUL in a value", "X-A: b\0c\r\n", Refused(400)),
-        get("DEL in a value", "X-A: b\x7fc\r\n", Refused(400)),
-        get("NUL in a name", "X\0A: b\r\n", Refused(400)),
-        get("an empty value", "X-A:\r\n", Accepted(1)),
-        get("tabs and blanks around a value", "X-A: \t b \t\r\n", Accepted(1)),
-        get("an unknown expectation (9110 10.1.1)", "Expect: 200-ok\r\n", Refused(417)),
-        get("an upgrade nobody asked for is ignored", "Connection: upgrade\r\nUpgrade: h2c\r\n", Accepted(1)),
-    ]
-}
-
-fn hosts() -> Vec<Case> {
-    vec![
-        raw("no Host in 1.1 (9112 3.2)", format!("{GET}\r\n"), Refused(400)),
-        raw("no Host in 1.0", "GET /health/live HTTP/1.0\r\n\r\n", Accepted(1)),
-        get("two Hosts", "Host: localhost\r\n", Refused(400)),
-        get("two Hosts that differ", "host: other\r\n", Refused(400)),
-        raw("a Host with a blank", format!("{GET}Host: a b\r\n\r\n"), Refused(400)),
-        raw("a Host with a path", format!("{GET}Host: a/b\r\n\r\n"), Refused(400)),
-        raw("a Host with user info", format!("{GET}Host: a@b\r\n\r\n"), Refused(400)),
-        raw("a Host with a port that is no number", format!("{GET}Host: a:b\r\n\r\n"), Refused(400)),
-        raw("an IPv6 Host", format!("{GET}Host: [::1]:80\r\n\r\n"), Accepted(1)),
-    ]
-}
-
-fn lengths() -> Vec<Case> {
-    let wrong = |name, value: &str| put(name, &format!("Content-Length: {value}\r\n"), "hello", Refused(400));
-    vec![
-        put("a body with its length", "Content-Length: 5\r\n", "hello", Accepted(2)),
-        put("a length with leading zeros", "Content-Length: 0005\r\n", "hello", Accepted(2)),
-        put("a length of nothing", "Content-Length: 0\r\n", "", Accepted(2)),
-        put("two lengths that differ (9112 6.3)", "Content-Length: 5\r\nContent-Length: 6\r\n", "hello", Refused(400)),
-        put("two lengths that agree", "Content-Length: 5\r\ncontent-length: 5\r\n", "hello", Refused(400)),
-        wrong("a list of lengths", "5, 5"),
-        wrong("a length with a sign", "+5"),
-        wrong("a negative length", "-5"),
-        wrong("a hexadecimal length", "0x5"),
-        wrong("a length with a fraction", "5.0"),
-        wrong("an empty length", ""),
-        wrong("a length with a blank inside", "5 5"),
-        wrong("a length beyond 64 bits", "18446744073709551621"),
-        wrong("a length of a thousand digits", &"1".repeat(1000)),
-        put("a length beyond the limit", "Content-Length: 30000000000\r\n", "hello", Refused(413)),
-        put("the largest length there is", "Content-Length: 18446744073709551615\r\n", "hello", Refused(413)),
-        raw("a body that is cut", format!("{PUT}Content-Length: 10\r\n\r\nhello"), Silence),
-    ]
-}
-
-fn codings() -> Vec<Case> {
-    let coded = |name, fields: &str, status| put(name, fields, "5\r\nhello\r\n0\r\n\r\n", Refused(status));
-    let te = "Transfer-Encoding";
-    vec![
-        coded("length and coding (9112 6.1)", "Content-Length: 5\r\nTransfer-Encoding: chunked\r\n", 400),
-        coded("coding and length", "Transfer-Encoding: chunked\r\nContent-Length: 5\r\n", 400),
-        coded("chunked twice", &format!("{te}: chunked, chunked\r\n"), 400),
-        coded("chunked on two lines", &format!("{te}: chunked\r\n{te}: chunked\r\n"), 400),
-        coded("chunked that is not last (9112 6.3)", &format!("{te}: chunked, gzip\r\n"), 400),
-        coded("chunked, then identity", &format!("{te}: chunked\r\n{te}: identity\r\n"), 400),
-        coded("an empty coding", &format!("{te}:\r\n"), 400),
-        coded("an empty element", &format!("{te}: ,chunked\r\n"), 400),
-        coded("an unknown coding", &format!("{te}: xchunked\r\n"), 501),
-        coded("gzip under chunked", &format!("{te}: gzip, chunked\r\n"), 501),
-        coded("identity", &format!("{te}: identity\r\n"), 501),
-        coded("chunked with a parameter", &format!("{te}: chunked;q=1\r\n"), 501),
-        coded("chunked in quotes", &format!("{te}: \"chunked\"\r\n"), 501),
-        coded("a vertical tab before chunked", &format!("{te}: \x0bchunked\r\n"), 400),
-        coded("a blank before the colon of the coding", &format!("{te} : chunked\r\n"), 400),
-        coded("a folded coding", &format!("{te}:\r\n chunked\r\n"), 400),
-        put("chunked in capitals", &format!("{te}: CHUNKED\r\n"), "5\r\nhello\r\n0\r\n\r\n", Accepted(2)),
-        raw(
-            "a coding in HTTP/1.0 (9112 6.1)",
-            "PUT /api/v1/kv/corpus/c/k HTTP/1.0\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
-            Refused(400),
-        ),
-    ]
-}
-
-fn chunks() -> Vec<Case> {
-    vec![
-        chunked("two chunks", "3\r\nhel\r\n2\r\nlo\r\n0\r\n\r\n", Accepted(2)),
-        chunked("sizes in both cases", "A\r\n0123456789\r\na\r\n0123456789\r\n0\r\n\r\n", Accepted(2)),
-        chunked("extensions (9112 7.1.1)", "5;a=b;c=\"d\"\r\nhello\r\n0;e\r\n\r\n", Accepted(2)),
-        chunked("trailers (9112 7.1.2)", "5\r\nhello\r\n0\r\nX-A: b\r\nContent-Length: 3\r\n\r\n", Accepted(2)),
-        chunked("a size that is no number", "x\r\nhello\r\n0\r\n\r\n", Refused(400)),
-        chunked("a size with a sign", "+5\r\nhello\r\n0\r\n\r\n", Refused(400)),
-        chunked("a blank before a size", " 5\r\nhello\r\n0\r\n\r\n", Refused(400)),
-        chunked("a blank behind a size", "5 \r\nhello\r\n0\r\n\r\n", Refused(400)),
-        chunked("a size with 0x", "0x5\r\nhello\r\n0\r\n\r\n", Refused(400)),
-        chunked("an empty size", "\r\nhello\r\n0\r\n\r\n", Refused(400)),
-        chunked("a size beyond 64 bits", "10000000000000005\r\nhello\r\n0\r\n\r\n", Refused(400)),
-        chunked("a size beyond the limit", "ffffffffffffffff\r\nhello\r\n0\r\n\r\n", Refused(413)),
-        chunked("a bare LF behind a size", "5\nhello\r\n0\r\n\r\n", Refused(400)),
-        chunked("a bare LF in an extension", "5;a\nb\r\nhello\r\n0\r\n\r\n", Refused(400)),
-        chunked("a bare CR in an extension", "5;a\rb\r\nhello\r\n0\r\n\r\n", Refused(400)),
-        chunked("a chunk longer than its size", "4\r\nhello\r\n0\r\n\r\n", Refused(400)),
-        chunked("a chunk that ends with LF", "5\r\nhello\n0\r\n\r\n", Refused(400)),
-        chunked("a bad chunk, then a request", "5\r\nhelloX\r\n0\r\n\r\n", Refused(400)),
-        chunked("a folded trailer", "0\r\nX-A: b\r\n c\r\n\r\n", Refused(400)),
-        chunked("a trailer without a name", "0\r\n: b\r\n\r\n", Refused(400)),
-        chunked("a trailer line without a colon", "0\r\nGET /health/live HTTP/1.1\r\n\r\n", Refused(400)),
-        chunked("endless extensions", &format!("5;{}\r\nhello\r\n0\r\n\r\n", "a".repeat(100_000)), Refused(400)),
-        chunked("endless trailers", &format!("0\r\n{}\r\n", "X-A: b\r\n".repeat(20_000)), Refused(400)),
-        chunked("endless zeros", &format!("{}\r\n\r\n", "0".repeat(100_000)), Refused(400)),
-    ]
-}
-
-fn sizes() -> Vec<Case> {
-    vec![
-        raw("a long target", format!("GET /{} HTTP/1.1\r\nHost: localhost\r\n\r\n", "a".repeat(9000)), Refused(414)),
-        raw("an endless request line", format!("GET /{}", "a".repeat(100_000)), Refused(414)),
-        get("a long field", &format!("X-A: {}\r\n", "a".repeat(40_000)), Refused(431)),
-        raw("an endless field", format!("{GET}X-A: {}", "a".repeat(100_000)), Refused(431)),
-        get("a hundred fields and more", &"X-A: b\r\n".repeat(101), Refused(431)),
-        get("ninety-nine fields and Host", &"X-A: b\r\n".repeat(99), Accepted(1)),
-    ]
-}
-
-/// Sends a case and returns the statuses of all answers. `Err` if what came back is no sequence of answers.
-pub fn send(address: &str, case: &Case) -> Result<Vec<u16>, String> {
+/// The same, with a moment between the bytes before `split` and those behind it.
+pub fn send_in_pieces(address: &str, case: &Case, split: usize) -> Result<Answers, String> {
     let mut stream = TcpStream::connect(address).map_err(|error| error.to_string())?;
     let _ = stream.set_read_timeout(Some(Duration::from_secs(30)));
+    let (first, second) = case.bytes.split_at(split);
+    let rest = [second, if case.is_cut { b"" } else { LAST }].concat();
     // The server may refuse before it has read all: then the rest of this write fails, and the answer counts.
-    let _ = stream.write_all(&case.bytes);
-    let _ = stream.shutdown(Shutdown::Write);
+    if second.is_empty() {
+        let _ = stream.write_all(&[first, &rest].concat());
+    } else {
+        let _ = stream.write_all(first);
+        std::thread::sleep(Duration::from_millis(1));
+        let _ = stream.write_all(&rest);
+    }
+    if case.is_cut {
+        let _ = stream.shutdown(Shutdown::Write);
+    }
+    let (received, is_reset) = read_all(&mut stream)?;
+    Ok(Answers { statuses: statuses(&received)?, is_reset })
+}
+
+/// Everything until the end, and whether that was a reset. A server that says that it will close may wait for the
+/// client to close first, and this one does.
+fn read_all(stream: &mut TcpStream) -> Result<(Vec<u8>, bool), String> {
     let mut received = Vec::new();
-    match stream.read_to_end(&mut received) {
-        Ok(_) => statuses(&received),
-        Err(error) => Err(format!("{error} after {}", received.escape_ascii())),
+    let mut piece = [0; 4096];
+    loop {
+        match stream.read(&mut piece) {
+            Ok(0) => return Ok((received, false)),
+            Ok(count) => received.extend_from_slice(&piece[..count]),
+            Err(error) if error.kind() == ErrorKind::ConnectionReset => return Ok((received, true)),
+            Err(error) => return Err(format!("{error} after {}", received.escape_ascii())),
+        }
+        if received.windows(21).any(|bytes| bytes == b"\r\nConnection: close\r\n") {
+            let _ = stream.shutdown(Shutdown::Write);
+        }
     }
 }
 
 /// The statuses of a sequence of answers.
-pub fn statuses(mut received: &[u8]) -> Result<Vec<u16>, String> {
+fn statuses(mut received: &[u8]) -> Result<Vec<u16>, String> {
     let mut found = Vec::new();
     while !received.is_empty() {
         let wrong = || format!("not an answer: {}", received.escape_ascii());
         let end = received.windows(4).position(|bytes| bytes == b"\r\n\r\n").ok_or_else(wrong)? + 4;
         let head = std::str::from_utf8(&received[..end]).map_err(|_| wrong())?;
-        let status = head.strip_prefix("HTTP/1.1 ").and_then(|rest| rest.get(..3)?.parse().ok()).ok_or_else(wrong)?;
+        let rest = ["HTTP/1.1 ", "HTTP/1.0 "].iter().find_map(|version| head.strip_prefix(version));
+        let status = rest.and_then(|rest| rest.get(..3)?.parse().ok()).ok_or_else(wrong)?;
         let length = head.lines().find_map(|line| line.strip_prefix("Content-Length: "));
         let length: usize = length.unwrap_or("0").parse().map_err(|_| wrong())?;
         received = received.get(end + length..).ok_or_else(wrong)?;
