@@ -3,6 +3,10 @@
 
 mod support;
 
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+
 use support::{Server, engines};
 
 #[test]
@@ -29,4 +33,28 @@ fn a_slow_request_is_logged_with_its_phases_unless_that_is_off() {
             }
         }
     }
+}
+
+/// Everything below a folder, itself included, that others than its owner may use.
+fn open_to_others(path: &Path) -> Vec<PathBuf> {
+    let meta = fs::symlink_metadata(path).unwrap();
+    let below = meta.is_dir().then(|| fs::read_dir(path).unwrap()).into_iter().flatten();
+    let mut found: Vec<PathBuf> = below.flat_map(|entry| open_to_others(&entry.unwrap().path())).collect();
+    if meta.permissions().mode() & 0o077 != 0 {
+        found.push(path.to_owned());
+    }
+    found
+}
+
+#[test]
+fn what_clients_store_is_readable_for_nobody_else_on_the_machine() {
+    let folder = tempfile::tempdir().unwrap();
+    let (data, socket) = (folder.path().join("data"), folder.path().join("l.sock"));
+    let listen = format!("unix:{}", socket.display());
+    let server = Server::builder().engine("epoll").argument("--listen").argument(&listen).data(&data).start();
+    server.put("/api/v1/kv/n/c/secret", b"x").expect(201);
+    assert_eq!(fs::metadata(&socket).unwrap().permissions().mode() & 0o777, 0o660, "clients of its group come in");
+    assert!(server.stop().success());
+    assert_eq!(open_to_others(&data), Vec::<PathBuf>::new());
+    assert!(fs::read_dir(data.join("fjall")).unwrap().count() > 2, "there was something to look at");
 }

@@ -6,6 +6,7 @@
 mod cgroup;
 pub mod clock;
 pub mod disk;
+pub mod folder;
 pub mod memory;
 pub mod notify;
 pub mod process;

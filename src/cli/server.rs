@@ -2,6 +2,8 @@
 
 use std::process::ExitCode;
 
+use rustix::fs::Mode;
+
 use super::exit::{CONFIG, Failure};
 use super::parse::{Invocation, usage};
 use super::say;
@@ -24,6 +26,9 @@ const FLAGS: &[(&str, &str)] = &[
 
 /// Serves until told to stop.
 pub fn serve(invocation: &Invocation) -> Result<ExitCode, Failure> {
+    // SECURITY: what clients store is for larder's own user. Files and folders made from here on are closed to others;
+    // those that are there already stay as they are, and a Unix socket gets its mode by itself.
+    rustix::process::umask(Mode::RWXG | Mode::RWXO);
     let loaded = load_for_serving(invocation)?;
     Ok(crate::app::run(loaded.config))
 }

@@ -9,6 +9,7 @@ use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use super::token::Token;
+use crate::board::folder::make_private;
 use crate::config::settings::is_name;
 use crate::config::{ConfigError, Source};
 
@@ -64,7 +65,7 @@ pub fn check(token: &Token, others: &[Token]) -> Result<(), String> {
 pub fn change<T>(path: &Path, edit: impl FnOnce(&mut Vec<Token>) -> Result<T, String>) -> Result<T, String> {
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let shown = |what: &str, error: io::Error| format!("cannot {what} {}: {error}", folder.display());
-    fs::create_dir_all(folder).map_err(|error| shown("make the folder", error))?;
+    make_private(folder).map_err(|error| shown("make the folder", error))?;
     let locked = File::open(folder).map_err(|error| shown("open", error))?;
     rustix::fs::flock(&locked, rustix::fs::FlockOperation::LockExclusive)
         .map_err(|error| shown("lock", error.into()))?;

@@ -27,6 +27,8 @@ use std::time::{Duration, Instant};
 use ::fjall::compaction::filter::Factory;
 use ::fjall::{AbstractTree, Database, Keyspace, OwnedWriteBatch, PersistMode};
 
+use crate::board::folder::make_private;
+
 use super::recovery::{self, LastStop, RecoveryReport};
 use super::ttl_filter::TtlFilterFactory;
 use super::{Change, Snapshot, Space, Store, StoreError, StoreFigures};
@@ -321,10 +323,10 @@ fn check_change(key: &[u8], value: Option<&[u8]>) -> Result<(), StoreError> {
     Ok(())
 }
 
-/// Makes the folder and the name it goes by durable.
+/// Makes the folder, for this user alone, and the name it goes by durable.
 fn make_dir(dir: &Path) -> Result<(), StoreError> {
     if !dir.is_dir() {
-        fs::create_dir_all(dir).map_err(from_io)?;
+        make_private(dir).map_err(from_io)?;
         let parent = dir.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
         recovery::sync_dir(parent).map_err(from_io)?;
     }
