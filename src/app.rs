@@ -5,6 +5,7 @@
 
 mod housekeeping;
 mod opening;
+pub mod preflight;
 mod restart;
 mod signals;
 mod warm;
@@ -20,7 +21,6 @@ use crate::cache::Cache;
 use crate::config::{Config, ConfigError, EngineKind, ListenAddress};
 use crate::http::epoll::Epoll;
 use crate::http::listener::Listener;
-use crate::http::static_files::{StaticFiles, StaticOptions};
 use crate::http::tiny::TinyHttp;
 use crate::http::{DrainSignal, Ended, Engine, EngineOptions};
 use crate::limits::LiveLimits;
@@ -88,11 +88,14 @@ fn serve(config: Config) -> Result<Ended, Refusal> {
         cache,
         access: Arc::new(access),
         registry: registry.clone(),
-        files: files(&config)?,
+        files: preflight::files(&config)?,
         drain: drain.clone(),
     }));
     signals::install(&api).map_err(|error| format!("the signal handlers could not be installed: {error}"))?;
     let store = opening::open(&api)?;
+    if let Some(text) = preflight::open_to_others(&config) {
+        log::warn!("{text}");
+    }
     let background = housekeeping::start(&api).map_err(|error| format!("a thread could not be started: {error}"))?;
 
     announce(&listeners, &config);
@@ -117,19 +120,6 @@ fn serve(config: Config) -> Result<Ended, Refusal> {
     closed?;
     let engine = crate::api::health::engine_name(config.engine);
     Ok(ended.map_err(|error| format!("the {engine} engine stopped: {error}"))?)
-}
-
-/// The folder of `www.dir`, if there is to be one.
-fn files(config: &Config) -> Result<Option<StaticFiles>, String> {
-    let Some(dir) = &config.www_dir else { return Ok(None) };
-    let options = StaticOptions {
-        public: config.www_public,
-        single_page: config.www_spa,
-        compress_from_bytes: Some(config.compress_threshold_bytes as u64),
-        ..StaticOptions::default()
-    };
-    let opened = StaticFiles::open(dir, options);
-    opened.map(Some).map_err(|error| format!("www.dir {} cannot be opened: {error}", dir.display()))
 }
 
 fn listen(config: &Config) -> Result<Vec<Listener>, String> {

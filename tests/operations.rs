@@ -5,9 +5,11 @@ mod support;
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
-use support::{Server, engines};
+use support::{Server, engines, eventually, skipped};
 
 #[test]
 fn a_slow_request_is_logged_with_its_phases_unless_that_is_off() {
@@ -57,4 +59,113 @@ fn what_clients_store_is_readable_for_nobody_else_on_the_machine() {
     assert!(server.stop().success());
     assert_eq!(open_to_others(&data), Vec::<PathBuf>::new());
     assert!(fs::read_dir(data.join("fjall")).unwrap().count() > 2, "there was something to look at");
+}
+
+/// Runs larder as a user whom permissions bind: as `nobody` where this is root.
+fn larder_as_nobody(folder: &Path, words: &[&str]) -> (Option<i32>, String, String) {
+    const NOBODY: u32 = 65534;
+    // What the tests are built in may be closed to nobody.
+    let program = folder.join("larder");
+    if !program.exists() {
+        fs::copy(env!("CARGO_BIN_EXE_larder"), &program).unwrap();
+    }
+    let mut command = Command::new(program);
+    command.args(words).current_dir(folder).env_clear();
+    if rustix::process::geteuid().is_root() {
+        command.uid(NOBODY).gid(NOBODY);
+    }
+    let output = command.output().unwrap();
+    let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
+    (output.status.code(), text(output.stdout), text(output.stderr))
+}
+
+fn set_mode(path: &Path, mode: u32) {
+    fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+}
+
+#[test]
+fn a_data_folder_that_cannot_be_one_stops_check_and_serve_with_its_path_and_the_user() {
+    let folder = tempfile::tempdir().unwrap();
+    set_mode(folder.path(), 0o755);
+    for name in ["closed", "read", "foreign", "foreign/fjall"] {
+        fs::create_dir(folder.path().join(name)).unwrap();
+    }
+    fs::write(folder.path().join("file"), "").unwrap();
+    fs::write(folder.path().join("foreign/larder.lock"), "").unwrap();
+    set_mode(&folder.path().join("foreign"), 0o777);
+    set_mode(&folder.path().join("foreign/larder.lock"), 0o444);
+    set_mode(&folder.path().join("read"), 0o555);
+    set_mode(&folder.path().join("closed"), 0);
+    for (data, path, reason) in [
+        ("file", "file", "is not a folder"),
+        ("file/data", "file", "is not a folder"),
+        ("closed", "closed", ": permission denied, uid "),
+        ("closed/data", "closed", ": permission denied, uid "),
+        ("read", "read", ": permission denied, uid "),
+        ("read/data", "read", ": permission denied, uid "),
+        ("foreign", "foreign/larder.lock", ": permission denied, uid "),
+    ] {
+        for command in ["check", "serve"] {
+            let (code, out, err) =
+                larder_as_nobody(folder.path(), &[command, "--listen", "127.0.0.1:0", "--data", data]);
+            assert_eq!((code, out.as_str()), (Some(78), ""), "{command} {data}: {err}");
+            let told = err.starts_with(&format!("larder: flag --data: store.dir: {path}")) && err.contains(reason);
+            assert!(told, "{command} {data}: {err}");
+        }
+    }
+    set_mode(&folder.path().join("closed"), 0o700);
+}
+
+#[test]
+fn check_says_of_folders_what_serve_would() {
+    let folder = tempfile::tempdir().unwrap();
+    let check = |words: &[&str], www: &str, reserve: &str| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_larder"));
+        command.arg("check").args(words).current_dir(folder.path()).env_clear();
+        let output = command.env("LARDER_WWW_DIR", www).env("LARDER_STORE_RESERVE", reserve).output().unwrap();
+        let text = String::from_utf8([output.stdout, output.stderr].concat()).unwrap();
+        (output.status.code(), text)
+    };
+    let (code, text) = check(&["--data", "new"], ".", "1MiB");
+    assert!(code == Some(0) && text.contains("\nnote: new is not there yet and will be made\n"), "{text}");
+    let (code, text) = check(&["--data", "new"], "none", "1MiB");
+    assert!(code == Some(1) && text.contains("www.dir none cannot be opened by uid "), "{text}");
+    let (code, text) = check(&["--data", "new"], ".", "1000000GiB");
+    assert!(
+        code == Some(0) && text.contains("store.reserve is 1000000GiB: writes and deletes would get 507"),
+        "{text}"
+    );
+    assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0, "check makes nothing");
+
+    let data = folder.path().join("used");
+    let server = Server::builder().data(&data).start();
+    let (code, text) = check(&["--data", "used"], ".", "1MiB");
+    assert!(code == Some(0) && text.contains("note: a larder is running with used"), "{text}");
+    set_mode(&data, 0o755);
+    let (code, text) = check(&["--data", "used"], ".", "1MiB");
+    assert!(code == Some(0) && text.contains("warning: other users of this machine may look into used"), "{text}");
+    server.put("/api/v1/kv/n/c/k", b"x").expect(201);
+    assert!(server.stop().success());
+    let server = Server::builder().data(&data).start();
+    eventually("the warning", || server.log().contains("other users of this machine may look into "));
+}
+
+#[test]
+fn a_card_that_is_mounted_read_only_does_not_stop_the_start_and_is_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let data = folder.path().join("data");
+    assert!(Server::builder().data(&data).start().stop().success());
+    let mount = r#"mount --bind "$CARD" "$CARD" && mount -o remount,bind,ro "$CARD" && exec "$@""#;
+    let wrapper = ["unshare", "--mount", "sh", "-c", mount, "sh"];
+    let possible = Command::new("unshare").args(["--mount", "mount", "--bind", "/tmp", "/tmp"]).output();
+    if !possible.is_ok_and(|output| output.status.success()) {
+        return skipped("this user may not mount");
+    }
+    let card = data.to_str().unwrap();
+    let server = Server::builder().data(&data).environment("CARD", card).wrapper(&wrapper).start();
+    let health = server.get("/health").expect(503).json();
+    let reason = health["reason"].as_str().unwrap();
+    assert!(reason.ends_with("its file system is read-only for larder") && !reason.contains(card), "{health}");
+    eventually("the path and the user in the log", || server.log().contains(&format!("the store in {card} (as uid ")));
+    server.get("/health/live").expect(200);
 }

@@ -9,13 +9,14 @@ use parking_lot::Mutex;
 
 use crate::api::Api;
 use crate::api::observer::CacheKeeper;
+use crate::board::folder::user;
 use crate::config::{Config, StoreKind};
 use crate::store::fjall::{FjallOptions, FjallStore};
 use crate::store::memory::MemoryStore;
 use crate::store::recovery::RecoveryReport;
 use crate::store::{Database, DatabaseOptions, Store, StoreError};
 
-use super::warm;
+use super::{EXIT_CONFIG, Refusal, preflight, warm};
 
 /// How often an unopenable store is tried again.
 const RETRY_INTERVAL: Duration = Duration::from_secs(30);
@@ -26,18 +27,22 @@ const DRAIN_POLL: Duration = Duration::from_millis(250);
 pub type Opened = Arc<Mutex<Option<Arc<dyn Store>>>>;
 
 /// Opens the store and attaches it. If the card does not let us, larder serves `/health` with the reason and tries
-/// again; only a folder that another process uses is an error.
-pub fn open(api: &Arc<Api>) -> Result<Opened, String> {
+/// again; only a folder that another process uses, or that can be no data folder for this user, is an error.
+pub fn open(api: &Arc<Api>) -> Result<Opened, Refusal> {
     let opened = Opened::default();
     match attach(api, &opened) {
         Ok(()) => Ok(opened),
-        Err(StoreError::Locked) => Err(format!(
+        Err(StoreError::Locked) => Err(Refusal::from(format!(
             "{} is in use by another larder; stop that one or choose another --data",
             api.config.data_dir.display()
-        )),
+        ))),
         Err(error) => {
-            log::error!("the store could not be opened, next try in {} s: {error}", RETRY_INTERVAL.as_secs());
-            api.note_store_trouble(trouble(&error));
+            if let Some(reason) = preflight::refusal(&api.config) {
+                return Err(Refusal { code: EXIT_CONFIG, reason });
+            }
+            let next = RETRY_INTERVAL.as_secs();
+            log::error!("{} could not be opened, next try in {next} s: {error}", store_of(api));
+            api.note_store_trouble(trouble(&api.config, &error));
             let (api, later) = (api.clone(), opened.clone());
             thread::Builder::new()
                 .name("larder-opening".into())
@@ -46,6 +51,11 @@ pub fn open(api: &Arc<Api>) -> Result<Opened, String> {
             Ok(opened)
         }
     }
+}
+
+/// The store as the log names it: where it is, and for whom it is to be opened.
+fn store_of(api: &Api) -> String {
+    format!("the store in {} (as {})", api.config.data_dir.display(), user())
 }
 
 fn retry(api: &Arc<Api>, opened: &Opened) {
@@ -60,24 +70,25 @@ fn retry(api: &Arc<Api>, opened: &Opened) {
         match attach(api, opened) {
             Ok(()) => return log::info!("the store is open now"),
             Err(error) => {
-                log::error!("the store still cannot be opened: {error}");
-                api.note_store_trouble(trouble(&error));
+                log::error!("{} still cannot be opened: {error}", store_of(api));
+                api.note_store_trouble(trouble(&api.config, &error));
             }
         }
     }
 }
 
 /// The reason as `/health` may show it: without paths.
-fn trouble(error: &StoreError) -> String {
-    match error {
-        StoreError::Io(_) => "the store could not be opened: the card does not answer; the log says more",
-        StoreError::NoSpace => "the store could not be opened: the card is full",
-        StoreError::Corrupt(_) | StoreError::Unreadable(_) => {
-            "the store could not be opened: its files are damaged; the log says more"
+fn trouble(config: &Config, error: &StoreError) -> String {
+    let reason = preflight::public_reason(config).unwrap_or_else(|| {
+        match error {
+            StoreError::Io(_) => "its files cannot be read or written; the log says more",
+            StoreError::NoSpace => "the card is full",
+            StoreError::Corrupt(_) | StoreError::Unreadable(_) => "its files are damaged; the log says more",
+            StoreError::Locked => "another process uses it",
         }
-        StoreError::Locked => "the store could not be opened: another process uses it",
-    }
-    .to_owned()
+        .to_owned()
+    });
+    format!("the store could not be opened: {reason}")
 }
 
 fn attach(api: &Arc<Api>, opened: &Opened) -> Result<(), StoreError> {
@@ -175,6 +186,27 @@ mod tests {
             files: None,
             drain: Default::default(),
         }))
+    }
+
+    #[test]
+    fn a_folder_that_can_be_none_is_a_matter_of_the_configuration() {
+        let folder = tempfile::tempdir().unwrap();
+        let (data, wrong) = (folder.path().join("data"), folder.path().join("data/fjall"));
+        let api = api(&data);
+        std::fs::write(&data, "").unwrap();
+        let refusal = open(&api).err().unwrap();
+        assert_eq!(
+            (refusal.code, refusal.reason),
+            (EXIT_CONFIG, format!("store.dir: {} is not a folder", data.display()))
+        );
+        // A file where the database should be may be damage, which a later try can find mended.
+        std::fs::remove_file(&data).unwrap();
+        std::fs::create_dir(&data).unwrap();
+        std::fs::write(&wrong, "").unwrap();
+        assert!(open(&api).is_ok());
+        let reason = api.store_trouble().unwrap();
+        assert!(reason.starts_with("the store could not be opened: its files "), "{reason}");
+        api.drain.start();
     }
 
     #[test]

@@ -32,7 +32,9 @@ impl fmt::Display for Obstacle {
             Obstacle::Denied(path) => {
                 write!(f, "{}: permission denied, {} must be able to read and write it", path.display(), user())
             }
-            Obstacle::ReadOnly(path) => write!(f, "{} is on a file system that is mounted read-only", path.display()),
+            Obstacle::ReadOnly(path) => {
+                write!(f, "{} is on a file system that is read-only for this process", path.display())
+            }
             Obstacle::Unknown(path, error) => write!(f, "{} cannot be looked at: {error}", path.display()),
         }
     }

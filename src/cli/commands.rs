@@ -338,8 +338,9 @@ pub static LARDER: Command = Command {
         leaf(
             "check",
             "Check the configuration and show what is in force",
-            "Takes what `larder serve` takes, starts nothing, and prints each setting with where it came from. \
-             Exit 0 if `larder serve` would accept it, else 78.",
+            "Takes what `larder serve` takes, starts and makes nothing, looks at the data folder and at www.dir, and prints \
+             each setting with where it came from. Exit 0 if `larder serve` would start with it, else as that would end: \
+             78, or 1 if www.dir cannot be opened.",
             SERVER_OPTIONS,
         ),
         Command {

@@ -8,6 +8,7 @@ use super::exit::{CONFIG, Failure};
 use super::parse::{Invocation, usage};
 use super::say;
 use crate::api::access::Access;
+use crate::app::preflight;
 use crate::config::load::DEFAULT_FILE;
 use crate::config::raw::Given;
 use crate::config::settings::SETTINGS;
@@ -36,6 +37,7 @@ pub fn serve(invocation: &Invocation) -> Result<ExitCode, Failure> {
 /// Shows what is in force, or why it cannot be.
 pub fn check(invocation: &Invocation) -> Result<ExitCode, Failure> {
     let loaded = load_for_serving(invocation)?;
+    preflight::files(&loaded.config).map_err(Failure::plain)?;
     say(&describe(&loaded));
     Ok(ExitCode::SUCCESS)
 }
@@ -43,6 +45,10 @@ pub fn check(invocation: &Invocation) -> Result<ExitCode, Failure> {
 /// The configuration of an invocation, checked to the end.
 fn load_for_serving(invocation: &Invocation) -> Result<Loaded, Failure> {
     let loaded = load(&inputs(invocation)?).map_err(failure)?;
+    // Before the tokens, which are kept in the data folder: what is wrong with the folder explains more.
+    if let Some(reason) = preflight::refusal(&loaded.config) {
+        return Err(failure(vec![ConfigError::at(loaded.sources.of("store", "dir"), reason)]));
+    }
     let access = Access::open(&loaded.config, &Registry::default()).map_err(|error| failure(vec![error]))?;
     let exposures = rules::exposures(&loaded.config, &loaded.sources, access.has_tokens());
     if exposures.is_empty() { Ok(loaded) } else { Err(failure(exposures)) }
@@ -108,6 +114,10 @@ fn describe(loaded: &Loaded) -> String {
             "\nnote: tiny_http 0.12 is for trusted networks: single packets can hang its threads or end the process. \
              For many or untrusted clients set server.engine = \"epoll\" (or --engine epoll).\n",
         );
+    }
+    let remarks = preflight::remarks(config);
+    if !remarks.is_empty() {
+        text.push_str(&format!("\n{}\n", remarks.join("\n")));
     }
     text.push_str("\nthe configuration is good\n");
     text

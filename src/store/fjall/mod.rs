@@ -12,13 +12,14 @@
 
 mod edges;
 mod error;
+pub mod layout;
 mod memtables;
 mod options;
 mod reclaim;
 mod snapshot;
 mod views;
 
-use std::fs::{self, File, OpenOptions, TryLockError};
+use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -33,13 +34,12 @@ use super::recovery::{self, LastStop, RecoveryReport};
 use super::ttl_filter::TtlFilterFactory;
 use super::{Change, Snapshot, Space, Store, StoreError, StoreFigures};
 use error::{from_fjall, from_io, from_lsm, is_journal_damage};
+use layout::DATABASE_DIR;
 pub use options::FjallOptions;
 use reclaim::Reclaimer;
 use snapshot::FjallSnapshot;
 use views::Views;
 
-const LOCK_FILE: &str = "larder.lock";
-const DATABASE_DIR: &str = "fjall";
 const DATA_KEYSPACE: &str = "data";
 const LOG_KEYSPACE: &str = "log";
 /// What fjall can store as the length of a key.
@@ -107,7 +107,7 @@ impl FjallStore {
         tell: &mut dyn FnMut(&RecoveryReport),
     ) -> Result<FjallStore, StoreError> {
         make_dir(dir)?;
-        let lock = lock(dir)?;
+        let lock = layout::lock(dir)?;
         let database_dir = dir.join(DATABASE_DIR);
         recovery::clear_unborn(&database_dir).map_err(from_io)?;
         let is_new = !database_dir.exists();
@@ -343,17 +343,6 @@ fn sync_folders(dir: &Path) -> std::io::Result<()> {
         }
     }
     recovery::sync_dir(dir)
-}
-
-/// Takes the folder for this process. fjall's own lock comes too late: journals are repaired before fjall opens them.
-fn lock(dir: &Path) -> Result<File, StoreError> {
-    let path = dir.join(LOCK_FILE);
-    let file = OpenOptions::new().create(true).truncate(false).write(true).open(path).map_err(from_io)?;
-    match file.try_lock() {
-        Ok(()) => Ok(file),
-        Err(TryLockError::WouldBlock) => Err(StoreError::Locked),
-        Err(TryLockError::Error(error)) => Err(from_io(error)),
-    }
 }
 
 fn repair(dir: &Path, database_dir: &Path, last_stop: LastStop) -> Result<RecoveryReport, StoreError> {
