@@ -37,6 +37,9 @@ pub struct Limits {
     /// Operations in one batch: more is 400 `BATCH_SIZE_EXCEEDED`.
     pub batch_operations_max: usize,
     /// Requests of one connection that wait behind an unanswered one; one more ends the connection.
+    ///
+    /// For tiny_http, which reads ahead without end. The epoll engine reads no further than one buffer behind the request
+    /// that it answers: the rest waits in the kernel, and in the client, whose window closes.
     pub pipelined_requests_max: usize,
     /// Requests that wait for a worker: more is 503 `OVERLOADED`.
     pub queued_requests_max: usize,

@@ -158,7 +158,7 @@ pub static SETTINGS: &[Setting] = &[
     row("limits", "batch_operations_max", Field::Count(|c| &mut c.limits.batch_operations_max, 1..=100_000),
         "Operations in one batch; more is 400."),
     row("limits", "pipelined_requests_max", Field::Count(|c| &mut c.limits.pipelined_requests_max, 1..=1024),
-        "Requests of one connection that wait behind an unanswered one; one more ends the connection."),
+        "Requests of one connection that wait behind an unanswered one; one more ends the connection (tiny_http only: epoll leaves them unread)."),
     row("limits", "queued_requests_max", Field::Count(|c| &mut c.limits.queued_requests_max, 1..=1_000_000),
         "Requests that wait for a worker; more get 503."),
     row("limits", "queued_writes_max", Field::Count(|c| &mut c.limits.queued_writes_max, 1..=1_000_000),
