@@ -353,6 +353,34 @@ fn a_drain_answers_what_it_holds_and_takes_nothing_new() {
 }
 
 #[test]
+fn a_drain_waits_for_bodies_that_are_still_coming_and_not_for_a_head_that_has_stalled() {
+    let server = start(Limits { drain_timeout: Duration::from_secs(600), ..Limits::default() });
+    let mut stalled = server.connect();
+    stalled.send("GET /const HTTP/1.1\r\nHos");
+    let bodies = ["Content-Length: 100\r\n", "Content-Length: 5000\r\n", "Transfer-Encoding: chunked\r\n"];
+    let mut coming: Vec<Client> = bodies.iter().map(|_| server.connect()).collect();
+    for (client, field) in coming.iter_mut().zip(bodies) {
+        client.send(&format!("PUT /echo HTTP/1.1\r\nHost: x\r\n{field}\r\n"));
+    }
+    std::thread::sleep(Duration::from_millis(100));
+    server.drain.start();
+    // Longer than what stalls is given.
+    for _ in 0..4 {
+        std::thread::sleep(Duration::from_millis(400));
+        coming[0].send(&"a".repeat(25));
+        coming[1].send(&"a".repeat(1250));
+        coming[2].send("3\r\naaa\r\n");
+    }
+    coming[2].send("0\r\n\r\n");
+    for (client, bytes) in coming.iter_mut().zip([100, 5000, 12]) {
+        let got = client.receive(false);
+        assert_eq!((got.status, got.body.len()), (200, bytes));
+    }
+    assert!(stalled.is_ended());
+    assert_eq!(server.stop(), Ended::Drained);
+}
+
+#[test]
 fn a_drain_that_lasts_too_long_is_cut_short() {
     let server = start(Limits { drain_timeout: Duration::from_millis(300), ..Limits::default() });
     let mut client = server.connect();

@@ -151,11 +151,11 @@ fn judge_waiting(seen: &Seen, memory: &mut Memory, limits: &Limits, draining: bo
     let came = seen.info.bytes_received.saturating_sub(memory.mark_bytes);
     if came > 0 {
         let since = now.saturating_duration_since(*memory.head_since.get_or_insert(now));
-        let timeout = if draining { DRAIN_HEAD_TIMEOUT } else { limits.head_timeout };
-        if came > limits.head_bytes_max as u64 + HEAD_SLACK_BYTES || since >= timeout {
-            return Verdict::End(if draining { Reason::Drain } else { Reason::Head });
+        if came > limits.head_bytes_max as u64 + HEAD_SLACK_BYTES || since >= limits.head_timeout {
+            return Verdict::End(Reason::Head);
         }
-        return Verdict::Near;
+        let has_stalled = u128::from(seen.info.last_data_received_ms) >= DRAIN_STALL.as_millis();
+        return if draining && has_stalled { Verdict::End(Reason::Drain) } else { Verdict::Near };
     }
     if draining && u128::from(quiet_ms) >= DRAIN_QUIET.as_millis() {
         return Verdict::End(Reason::Drain);
@@ -166,8 +166,9 @@ fn judge_waiting(seen: &Seen, memory: &mut Memory, limits: &Limits, draining: bo
     if draining { Verdict::Near } else { Verdict::Fine }
 }
 
-/// While draining, a head that has begun has this long to become a request.
-const DRAIN_HEAD_TIMEOUT: Duration = Duration::from_secs(1);
+/// While draining, a request that is still coming is waited for, but not one of which nothing came for this long. It may
+/// be a head, or a small body, which tiny_http reads before it gives the request out: from outside they look the same.
+const DRAIN_STALL: Duration = Duration::from_secs(1);
 /// While draining, a connection this quiet is idle: a request that tiny_http has read would have been taken by now.
 const DRAIN_QUIET: Duration = Duration::from_millis(100);
 
@@ -229,6 +230,19 @@ mod tests {
         assert_eq!(case.after(0, &seen(10, 1, 0), None), Verdict::Near);
         assert_eq!(case.after(9_999, &seen(20, 1, 0), None), Verdict::Near);
         assert_eq!(case.after(10_000, &seen(21, 1, 0), None), Verdict::End(Reason::Head));
+    }
+
+    #[test]
+    fn at_a_stop_what_is_still_coming_is_waited_for_and_what_stalls_or_is_idle_is_not() {
+        let (start, limits) = (Instant::now(), Limits::default());
+        let mut memory = Memory::default();
+        let mut after =
+            |ms: u64, seen: &Seen| judge(seen, None, &mut memory, &limits, true, start + Duration::from_millis(ms));
+        assert_eq!(after(0, &seen(10, 1, 0)), Verdict::Near);
+        assert_eq!(after(5_000, &seen(20, 999, 0)), Verdict::Near, "a byte came within the last second");
+        assert_eq!(after(6_000, &seen(20, 1_000, 0)), Verdict::End(Reason::Drain));
+        let idle = judge(&seen(0, 100, 0), None, &mut Memory::default(), &limits, true, start);
+        assert_eq!(idle, Verdict::End(Reason::Drain));
     }
 
     #[test]
