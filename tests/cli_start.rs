@@ -27,6 +27,7 @@ fn larder(words: &[&str]) -> Ran {
 fn help_and_version_go_to_stdout_and_succeed() {
     for (words, part) in [
         (&["--help"][..], "Usage: larder"),
+        (&["--help"], "75: serve wants"),
         (&["-h"], "serve"),
         (&["serve", "--help"], "--listen ADDR"),
         (&["check", "-h"], "Usage: larder check"),

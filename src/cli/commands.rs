@@ -370,7 +370,8 @@ pub static LARDER: Command = Command {
     ..leaf(
         "larder",
         "A durable key-value store over HTTP for small boards",
-        "Exit codes: 0 done, 1 failed, 2 usage, 3 not found, 4 precondition failed, 5 unreachable, 78 configuration.",
+        "Exit codes: 0 done, 1 failed, 2 usage, 3 not found, 4 precondition failed, 5 unreachable, 78 configuration; \
+         75: serve wants to be started anew.",
         &[Opt {
             long: "version",
             short: Some('V'),
