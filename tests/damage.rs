@@ -94,6 +94,62 @@ fn a_damaged_record_can_be_written_anew_and_removed_alone_or_with_the_others() {
     });
 }
 
+/// Runs a test on a server of each engine with the keys 000 to 399, the file of whose table is damaged in its middle.
+fn with_a_damaged_table(test: impl Fn(&Server)) {
+    for engine in engines() {
+        let folder = tempfile::tempdir().unwrap();
+        let data = folder.path().join("data");
+        let server = start(&engine, &data);
+        let mut client = server.client();
+        for n in 0..400u32 {
+            // Digits of its own for each, so that blocks are many.
+            let value: String = (0..60).map(|m| format!("{:08x}", (n * 60 + m).wrapping_mul(0x9e37_79b9))).collect();
+            client.send("PUT", &format!("{BASE}/{n:03}?durability=relaxed"), &[], value.as_bytes()).expect(201);
+        }
+        server.stop();
+        let tables = std::fs::read_dir(data.join("fjall/keyspaces/1/tables")).unwrap();
+        let size = |path: &std::path::PathBuf| std::fs::metadata(path).unwrap().len();
+        let table = tables.map(|entry| entry.unwrap().path()).max_by_key(size).unwrap();
+        let mut bytes = std::fs::read(&table).unwrap();
+        let middle = bytes.len() / 2;
+        bytes[middle] ^= 1;
+        std::fs::write(table, bytes).unwrap();
+        test(&start(&engine, &data));
+    }
+}
+
+#[test]
+fn a_damaged_block_hides_its_own_records_and_no_others() {
+    with_a_damaged_table(|server| {
+        let page = server.get(&format!("{BASE}?limit=1000&values=false")).expect(200).json();
+        let seen = keys(&page);
+        let hidden: Vec<String> = (0..400).map(|n| format!("{n:03}")).filter(|key| !seen.contains(&&**key)).collect();
+        assert!((1..100).contains(&hidden.len()), "{hidden:?}");
+        let before = seen[seen.partition_point(|key| **key < *hidden[0]) - 1];
+        assert_eq!(page["damaged"], json!([{"after": before}]));
+        assert!(page["next"].is_null());
+        let back = server.get(&format!("{BASE}?limit=1000&values=false&reverse=true")).expect(200).json();
+        assert!(keys(&back).iter().rev().eq(seen.iter()));
+
+        let export = server.get("/api/v1/export").expect(200);
+        let after = json!({"namespace": "home", "collection": "sensors", "key": before});
+        assert_eq!(end(&export)["items"], seen.len());
+        assert_eq!(end(&export)["damaged"], json!([{"after": after}]));
+        assert_eq!(server.get("/api/v1/kv").expect(200).json()["items"], json!(["home"]));
+
+        // Whoever knows a key can write it anew, and remove it.
+        let key = format!("{BASE}/{}", hidden[0]);
+        assert_eq!(server.get(&key).expect(500).code(), "INTERNAL");
+        server.put(&key, b"new").expect(204);
+        assert_eq!(server.get(&key).expect(200).text(), "new");
+        server.delete(&key).expect(204);
+        server.get(&key).expect(404);
+        let removed = server.delete(BASE).expect(200).json();
+        assert_eq!(removed, json!({"deleted": seen.len(), "complete": true, "unreadable": 1}));
+        assert_eq!(server.get(BASE).expect(200).json()["items"], json!([]));
+    });
+}
+
 #[test]
 fn the_tools_write_what_can_be_read_and_say_with_their_exit_code_that_something_is_missing() {
     with_two_damaged_records(|server| {

@@ -4,7 +4,9 @@
 //! A name shows as long as something under it has not expired; names under which everything has are passed over within
 //! the budget of a page.
 //!
-//! Invariant: pages joined by their cursors show every name once, in byte order.
+//! A name whose keys the card has damaged may be missing: a page tells in how many places, `"unreadable":n`, if any.
+//!
+//! Invariant: pages joined by their cursors show every other name once, in byte order.
 
 use std::ops::Bound;
 use std::time::Instant;
@@ -13,6 +15,7 @@ use bytes::Bytes;
 
 use crate::http::Problem;
 use crate::http::query::Query;
+use crate::http::wire::push_decimal;
 use crate::limits::{LIST_ITEMS_DEFAULT, LIST_ITEMS_MAX};
 use crate::store::bounds::{self, KeyRange};
 use crate::store::{Snapshot, StoreError, TYPE_RECORD, record};
@@ -72,7 +75,7 @@ pub fn page(
     let mut low = query.after.as_deref().map_or(Bound::Included(full("")), |after| Bound::Excluded(full(after)));
     let high = successor(&prefix);
     let mut names: Vec<String> = Vec::new();
-    let (mut place, mut skipped, mut more) = (query.after.clone(), 0, false);
+    let (mut place, mut skipped, mut more, mut unreadable) = (query.after.clone(), 0, false, 0);
     'seek: loop {
         let range: KeyRange = (low.clone(), Bound::Excluded(high.clone()));
         if *bounds::key_of(&low) >= high {
@@ -80,8 +83,10 @@ pub fn page(
         }
         for pair in walk(snapshot, &range, false) {
             let (key, form) = match pair {
-                // Names that only unreadable keys have cannot be known.
-                Err(StoreError::Unreadable(_)) => continue,
+                Err(StoreError::Unreadable(_)) => {
+                    unreadable += 1;
+                    continue;
+                }
                 pair => pair?,
             };
             let rest = std::str::from_utf8(&key[prefix.len()..]).map_err(|_| foreign())?;
@@ -107,14 +112,18 @@ pub fn page(
         }
         break;
     }
-    Ok(render(&names, place.filter(|_| more).map(|place| cursor::encode(question(query.namespace), &place))))
+    Ok(render(
+        &names,
+        unreadable,
+        place.filter(|_| more).map(|place| cursor::encode(question(query.namespace), &place)),
+    ))
 }
 
 fn foreign() -> StoreError {
     StoreError::Corrupt("a key that larder does not write".into())
 }
 
-fn render(names: &[String], next: Option<String>) -> Vec<u8> {
+fn render(names: &[String], unreadable: u64, next: Option<String>) -> Vec<u8> {
     let mut out = b"{\"items\":[".to_vec();
     for (index, name) in names.iter().enumerate() {
         if index > 0 {
@@ -122,7 +131,12 @@ fn render(names: &[String], next: Option<String>) -> Vec<u8> {
         }
         push_text(&mut out, name);
     }
-    out.extend_from_slice(b"],\"next\":");
+    out.push(b']');
+    if unreadable > 0 {
+        out.extend_from_slice(b",\"unreadable\":");
+        push_decimal(&mut out, unreadable);
+    }
+    out.extend_from_slice(b",\"next\":");
     match next {
         Some(next) => push_text(&mut out, &next),
         None => out.extend_from_slice(b"null"),

@@ -4,6 +4,7 @@
 //! It speaks to the store alone: no committer, no cache, no HTTP.
 #![allow(clippy::unwrap_used, missing_docs)]
 
+mod blocks;
 mod contract;
 mod fixture;
 mod load;

@@ -12,6 +12,7 @@
 
 mod edges;
 mod error;
+mod gaps;
 pub mod layout;
 mod memtables;
 mod options;
