@@ -26,6 +26,7 @@
 //! | [`metrics`] | what is measured, and its page | HTTP, records |
 //! | [`board`] | the machine: memory, disk, service manager | HTTP, records |
 //! | [`config`], [`limits`] | settings and bounds | |
+//! | [`wake`] | wake-ups that are made together | |
 //! | [`cli`] | the command line, also as a client | the inside of the server |
 //!
 //! A room imports downward only: `api → http, store, cache, metrics`.
@@ -55,3 +56,4 @@ pub mod limits;
 pub mod logging;
 pub mod metrics;
 pub mod store;
+pub mod wake;

@@ -49,7 +49,10 @@ impl Handler for Api {
             return Some(problem.into());
         }
         match Endpoint::of(found.route.id) {
-            Endpoint::Value => self.quick_value(request, &found),
+            Endpoint::Value => {
+                trace.is_brief = true;
+                self.quick_value(request, &found)
+            }
             Endpoint::Health => Some(health::health(self)),
             Endpoint::Live => Some(health::live()),
             Endpoint::Files if self.files.is_none() => Some(nothing_here()),

@@ -98,6 +98,8 @@ pub struct Trace {
     pub commit: Duration,
     /// The error code of the answer, if it is one.
     pub code: Option<&'static str>,
+    /// Whether the handler does no more than a small read, or hands over one write.
+    pub is_brief: bool,
     /// False for streams and long polls, which are counted but not timed.
     pub timed: bool,
     /// A validated `X-Request-Id`, echoed and logged.
@@ -123,6 +125,7 @@ impl Trace {
             store: Duration::ZERO,
             commit: Duration::ZERO,
             code: None,
+            is_brief: false,
             timed: true,
             request_id: None,
             traceparent: None,

@@ -37,6 +37,8 @@ pub struct Core {
     pub tick: u32,
     /// No request is begun on a connection any more once its present one is answered.
     pub draining: bool,
+    /// Jobs put into the queue in this turn: workers are woken for them at its end.
+    pub jobs: usize,
     /// Buffers of connections that went idle. Boxed, so that taking one moves a pointer.
     #[allow(clippy::vec_box)]
     pool: Vec<Box<Active>>,
@@ -46,7 +48,8 @@ impl Core {
     /// For a thread that begins.
     pub fn new(shared: Arc<Shared>, mailbox: Arc<Mailbox>) -> Core {
         let limits = shared.limits.get();
-        let mut core = Core { shared, mailbox, limits, idle_ticks: 0, tick: 0, draining: false, pool: Vec::new() };
+        let mut core =
+            Core { shared, mailbox, limits, idle_ticks: 0, tick: 0, draining: false, jobs: 0, pool: Vec::new() };
         core.read_limits();
         core
     }

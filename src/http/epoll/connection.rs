@@ -313,7 +313,7 @@ impl Connection {
     }
 
     /// Sends what there is. `Some` if not all of it went.
-    fn flush(&mut self, active: &mut Active, core: &Core, ticket: u64) -> Option<Verdict> {
+    fn flush(&mut self, active: &mut Active, core: &mut Core, ticket: u64) -> Option<Verdict> {
         let flushed = active.output.flush(&self.socket, &*core.shared.handler);
         let progressed = active.output.take_progress();
         match flushed {
@@ -341,12 +341,13 @@ impl Connection {
     }
 
     /// Has the next piece of a made body made. There are never more of these than connections, so they always find room.
-    fn ask_a_worker(&mut self, active: &mut Active, core: &Core, ticket: u64) -> Verdict {
+    fn ask_a_worker(&mut self, active: &mut Active, core: &mut Core, ticket: u64) -> Verdict {
         active.write_deadline = 0;
         match (core.shared.queue.place(usize::MAX), active.output.take_pull()) {
             (Some(place), Some(pull)) => {
                 core.shared.stats.queue_depth.inc();
                 place.fill(Job::Pull { pull, ticket, mailbox: Arc::clone(&core.mailbox) });
+                core.jobs += 1;
                 Verdict::Wait
             }
             _ => Verdict::Close(CloseReason::BrokenBody),

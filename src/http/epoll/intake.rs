@@ -159,6 +159,7 @@ impl Connection {
                 shared.stats.queue_depth.inc();
                 let responder = Responder::new(Arc::clone(&core.mailbox) as _, ticket, trace);
                 place.fill(Job::Handle { request, responder });
+                core.jobs += 1;
                 self.phase = Phase::Waiting;
                 Step::Wait
             }

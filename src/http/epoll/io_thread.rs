@@ -20,6 +20,7 @@ use super::shared::Shared;
 use super::slab::{NO_CONNECTION, Slab, slot_of, token};
 use super::stats::CloseReason;
 use super::wheel::{IdleOrder, TICK_MS, Wheel};
+use super::workers::STUCK_MS;
 use crate::http::listener::Listener;
 use crate::http::message::Peer;
 
@@ -29,6 +30,8 @@ const MAILBOX: u64 = token(NO_CONNECTION + 1, 0);
 const EVENTS_PER_TURN: usize = 256;
 /// How often the limits are looked at again.
 const LIMITS_EVERY_TICKS: u32 = (100 / TICK_MS) as u32;
+/// Turns after which jobs that still wait have all workers woken, where no turn ends in waiting.
+const STUCK_TURNS_MAX: u32 = 8;
 /// How long an unfinished head may go on once the server stops.
 const DRAIN_HEAD_GRACE: Duration = Duration::from_secs(1);
 
@@ -45,6 +48,8 @@ pub struct IoThread {
     /// Connections that had more to do than one turn allows.
     ready: Vec<u64>,
     limits_read_at: u32,
+    /// Turns in a row after which jobs still waited beside sleeping workers.
+    stuck_turns: u32,
     is_cut: bool,
     /// Connections that were cut before they were answered.
     cut: usize,
@@ -68,6 +73,7 @@ impl IoThread {
             idle: IdleOrder::new(),
             ready: Vec::new(),
             limits_read_at: 0,
+            stuck_turns: 0,
             is_cut: false,
             cut: 0,
         })
@@ -99,6 +105,7 @@ impl IoThread {
             for slot in due.drain(..) {
                 self.on_due(slot);
             }
+            self.core.shared.queue.wake(std::mem::take(&mut self.core.jobs));
             self.resume_accepting();
             self.publish_idle();
         }
@@ -112,6 +119,10 @@ impl IoThread {
     fn wait(&mut self, events: &mut Vec<Event>) -> std::io::Result<()> {
         let timers = [self.wheel.wait_ms(self.core.tick), self.accept_wait_ms()];
         let mut timeout_ms = timers.into_iter().flatten().min();
+        let was_stuck = self.core.shared.queue.is_stuck();
+        if was_stuck {
+            timeout_ms = Some(timeout_ms.map_or(STUCK_MS, |ms| ms.min(STUCK_MS)));
+        }
         if !self.ready.is_empty() || !self.core.mailbox.prepare_sleep() {
             timeout_ms = Some(0);
         }
@@ -119,9 +130,15 @@ impl IoThread {
             timeout_ms.map(|ms| Timespec { tv_sec: (ms / 1000) as i64, tv_nsec: ((ms % 1000) * 1_000_000) as _ });
         events.clear();
         match epoll::wait(&self.epoll, spare_capacity(events), timeout.as_ref()) {
-            Ok(_) | Err(Errno::INTR) => Ok(()),
-            Err(error) => Err(error.into()),
+            Ok(_) | Err(Errno::INTR) => {}
+            Err(error) => return Err(error.into()),
         }
+        self.stuck_turns = if was_stuck && self.core.shared.queue.is_stuck() { self.stuck_turns + 1 } else { 0 };
+        if self.stuck_turns > STUCK_TURNS_MAX || (self.stuck_turns > 0 && events.is_empty()) {
+            self.stuck_turns = 0;
+            self.core.shared.queue.wake_all();
+        }
+        Ok(())
     }
 
     fn look_at_the_clock(&mut self) {

@@ -5,6 +5,7 @@
 
 use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Weak};
 
 use parking_lot::Mutex;
 use rustix::event::{EventfdFlags, eventfd};
@@ -13,6 +14,7 @@ use super::workers::Piece;
 use crate::http::body_budget::Share;
 use crate::http::message::{Peer, Response, Trace};
 use crate::http::responder::ResponseSink;
+use crate::wake::{self, Wake};
 
 /// One message.
 pub enum Message {
@@ -40,22 +42,24 @@ pub struct Mailbox {
     /// The owner sleeps, or is about to: the next message must wake it.
     asleep: AtomicBool,
     event: OwnedFd,
+    me: Weak<Mailbox>,
 }
 
 impl Mailbox {
     /// An empty mailbox.
-    pub fn new() -> std::io::Result<Mailbox> {
+    pub fn new() -> std::io::Result<Arc<Mailbox>> {
         let event = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
-        Ok(Mailbox { messages: Mutex::new(Vec::new()), asleep: AtomicBool::new(false), event })
+        Ok(Arc::new_cyclic(|me| {
+            let (messages, asleep) = (Mutex::new(Vec::new()), AtomicBool::new(false));
+            Mailbox { messages, asleep, event, me: Weak::clone(me) }
+        }))
     }
 
-    /// Leaves a message and wakes the owner if it sleeps.
+    /// Leaves a message and wakes the owner if it sleeps; inside [`wake::together`], at the end of that.
     pub fn send(&self, message: Message) {
         self.messages.lock().push(message);
-        // IMPORTANT: after the push. The owner says that it sleeps before it looks for messages a last time.
-        if self.asleep.swap(false, Ordering::SeqCst) {
-            // It fails only when the counter is full, and then the owner has been woken.
-            let _ = rustix::io::write(&self.event, &1u64.to_ne_bytes());
+        if let Some(me) = self.me.upgrade() {
+            wake::wake(&me);
         }
     }
 
@@ -78,6 +82,16 @@ impl Mailbox {
     /// What to watch (edge-triggered, so that nobody has to read it).
     pub fn event(&self) -> &OwnedFd {
         &self.event
+    }
+}
+
+impl Wake for Mailbox {
+    fn wake(&self) {
+        // IMPORTANT: after the push. The owner says that it sleeps before it looks for messages a last time.
+        if self.asleep.swap(false, Ordering::SeqCst) {
+            // It fails only when the counter is full, and then the owner has been woken.
+            let _ = rustix::io::write(&self.event, &1u64.to_ne_bytes());
+        }
     }
 }
 

@@ -78,7 +78,7 @@ struct Running {
 impl Running {
     fn start(listeners: Arc<Vec<Listener>>, handler: Arc<dyn Handler>, options: EngineOptions) -> io::Result<Running> {
         let views = (0..options.io_threads.max(1)).map(|_| {
-            let mailbox = Arc::new(Mailbox::new()?);
+            let mailbox = Mailbox::new()?;
             Ok(IoThreadView { mailbox, load: AtomicUsize::new(0), idle_since: AtomicU32::new(u32::MAX) })
         });
         let views = views.collect::<io::Result<Vec<_>>>()?;

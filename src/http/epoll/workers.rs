@@ -6,6 +6,7 @@
 use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex, MutexGuard};
@@ -16,7 +17,14 @@ use crate::http::message::{Puller, Request, Response};
 use crate::http::method::Method;
 use crate::http::problem::{Problem, Written};
 use crate::http::responder::Responder;
+use crate::wake;
 
+/// Jobs for which one worker is woken.
+const JOBS_A_WORKER: usize = 8;
+/// Milliseconds after which jobs that still wait have more workers woken.
+pub const STUCK_MS: u64 = 1;
+/// For how long a worker that finds more brief jobs goes on before it wakes those who send what it has answered.
+const ANSWERS_HELD: Duration = Duration::from_micros(200);
 /// A made body is asked again until this many bytes are there or it has no more for now.
 const PIECE_BYTES: usize = 64 * 1024;
 
@@ -52,6 +60,16 @@ impl Job {
     }
 }
 
+impl Job {
+    /// Whether answers may be held while this is done.
+    fn is_brief(&mut self) -> bool {
+        match self {
+            Job::Handle { responder, .. } => responder.trace().is_brief,
+            Job::Pull { .. } => false,
+        }
+    }
+}
+
 /// A piece of a made body.
 pub struct Piece {
     /// What makes the next one.
@@ -63,30 +81,36 @@ pub struct Piece {
 }
 
 /// The queue between I/O threads and workers.
+///
+/// An I/O thread puts jobs in and wakes workers at the end of its turn: one for every few jobs, since one worker gets
+/// through several faster than several workers that take turns on a core. That holds while the jobs find what they read
+/// in memory. Where jobs stay because one waits for the disk, [`Queue::is_stuck`] says so, and more are woken.
 #[derive(Default)]
 pub struct Queue {
     inner: Mutex<Inner>,
     has_work: Condvar,
+    /// Jobs wait although a worker sleeps: seen without the lock, and true for the moment between wake-up and start too.
+    is_stuck: AtomicBool,
 }
 
 #[derive(Default)]
 struct Inner {
     jobs: VecDeque<Job>,
+    sleeping: usize,
     is_closed: bool,
 }
 
 /// A place in the queue, held until the job is put there.
 pub struct Place<'a> {
     inner: MutexGuard<'a, Inner>,
-    has_work: &'a Condvar,
+    queue: &'a Queue,
 }
 
 impl Place<'_> {
-    /// Puts the job into the queue.
+    /// Puts the job into the queue. Who does so calls [`Queue::wake`] before it waits for anything.
     pub fn fill(mut self, job: Job) {
         self.inner.jobs.push_back(job);
-        drop(self.inner);
-        self.has_work.notify_one();
+        self.queue.look(&self.inner);
     }
 }
 
@@ -94,7 +118,33 @@ impl Queue {
     /// A place for one more job, or `None` if `jobs_max` wait already.
     pub fn place(&self, jobs_max: usize) -> Option<Place<'_>> {
         let inner = self.inner.lock();
-        (inner.jobs.len() < jobs_max && !inner.is_closed).then_some(Place { inner, has_work: &self.has_work })
+        (inner.jobs.len() < jobs_max && !inner.is_closed).then_some(Place { inner, queue: self })
+    }
+
+    /// Wakes workers for `jobs` that were put into the queue.
+    pub fn wake(&self, jobs: usize) {
+        // False once nobody sleeps any more.
+        (0..jobs.div_ceil(JOBS_A_WORKER)).all(|_| self.has_work.notify_one());
+    }
+
+    /// Wakes every worker that sleeps.
+    pub fn wake_all(&self) {
+        self.has_work.notify_all();
+    }
+
+    /// Whether jobs wait although a worker sleeps: to be looked at again within [`STUCK_MS`].
+    pub fn is_stuck(&self) -> bool {
+        self.is_stuck.load(Ordering::Relaxed)
+    }
+
+    fn look(&self, inner: &Inner) {
+        self.is_stuck.store(!inner.jobs.is_empty() && inner.sleeping > 0, Ordering::Relaxed);
+    }
+
+    fn take(&self, inner: &mut Inner) -> Option<Job> {
+        let job = inner.jobs.pop_front();
+        self.look(inner);
+        job
     }
 
     /// Takes out those at the front whose request has waited for longer than it may.
@@ -103,7 +153,7 @@ impl Queue {
         let mut inner = self.inner.lock();
         let mut late = Vec::new();
         while inner.jobs.front_mut().is_some_and(|job| job.has_waited(now) > request_timeout) {
-            late.extend(inner.jobs.pop_front());
+            late.extend(self.take(&mut inner));
         }
         late
     }
@@ -117,39 +167,58 @@ impl Queue {
     fn next(&self) -> Option<Job> {
         let mut inner = self.inner.lock();
         loop {
-            if let Some(job) = inner.jobs.pop_front() {
+            if let Some(job) = self.take(&mut inner) {
                 return Some(job);
             }
             if inner.is_closed {
                 return None;
             }
+            inner.sleeping += 1;
             self.has_work.wait(&mut inner);
+            inner.sleeping -= 1;
         }
+    }
+
+    /// The next job, if it is there and is a brief one.
+    fn next_brief(&self) -> Option<Job> {
+        let mut inner = self.inner.lock();
+        let is_brief = inner.jobs.front_mut().is_some_and(Job::is_brief);
+        if is_brief { self.take(&mut inner) } else { None }
     }
 }
 
 /// What one worker thread does until the queue is closed.
 pub fn run(shared: &Shared) {
-    while let Some(job) = shared.queue.next() {
-        shared.stats.queue_depth.dec();
-        let (request, mut responder) = match job {
-            Job::Handle { request, responder } => (request, responder),
-            Job::Pull { pull, ticket, mailbox } => {
-                mailbox.send(Message::Pulled(ticket, Box::new(make_piece(pull))));
-                continue;
+    while let Some(first) = shared.queue.next() {
+        let until = Instant::now() + ANSWERS_HELD;
+        wake::together(|| {
+            work(shared, first);
+            while Instant::now() < until
+                && let Some(job) = shared.queue.next_brief()
+            {
+                work(shared, job);
             }
-        };
-        let trace = responder.trace();
-        trace.began_at = Instant::now();
-        let waited = trace.began_at.saturating_duration_since(trace.ready_at);
-        if waited > shared.limits.get().request_timeout {
-            refuse_late(shared, request.method, responder);
-            continue;
-        }
-        shared.stats.workers_busy.inc();
-        handle(shared, request, responder);
-        shared.stats.workers_busy.dec();
+        });
     }
+}
+
+fn work(shared: &Shared, job: Job) {
+    shared.stats.queue_depth.dec();
+    let (request, mut responder) = match job {
+        Job::Handle { request, responder } => (request, responder),
+        Job::Pull { pull, ticket, mailbox } => {
+            return mailbox.send(Message::Pulled(ticket, Box::new(make_piece(pull))));
+        }
+    };
+    let trace = responder.trace();
+    trace.began_at = Instant::now();
+    let waited = trace.began_at.saturating_duration_since(trace.ready_at);
+    if waited > shared.limits.get().request_timeout {
+        return refuse_late(shared, request.method, responder);
+    }
+    shared.stats.workers_busy.inc();
+    handle(shared, request, responder);
+    shared.stats.workers_busy.dec();
 }
 
 /// Answers the requests whose time was over before a worker was free for them, also when no worker will ever be: each

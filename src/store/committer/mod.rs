@@ -24,6 +24,7 @@ use bytes::Bytes;
 
 use crate::limits::{GROUP_BYTES_MAX, GROUP_OPERATIONS_MAX};
 use crate::metrics::Registry;
+use crate::wake;
 use check::{Check, CheckError};
 use gather::Gather;
 use group::{Computed, Group, Held, is_late};
@@ -339,7 +340,7 @@ impl Committer {
         let (requests, synced) = (computed.held.len(), computed.wants_sync());
         // Counted before the replies: who is back before the last reply is handed out is part of those awaited.
         let waited = self.source.waiting();
-        computed.answer(synced);
+        wake::together(|| computed.answer(synced));
         if synced {
             self.gather.answered(requests, waited);
         }
