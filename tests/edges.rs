@@ -54,7 +54,8 @@ fn without_descriptors_served_connections_go_on_accept_backs_off_and_then_recove
         assert_eq!(served.figure(errors), 0.0, "{engine}");
 
         // Each has begun a head, so that none of them could be ended for a new one.
-        let crowd: Vec<Connection> = (0..2 * DESCRIPTORS)
+        // They are fewer than a listener's queue takes, so that none waits to connect.
+        let crowd: Vec<Connection> = (0..DESCRIPTORS + 16)
             .map(|_| {
                 let mut connection = server.connect();
                 connection.write(b"GET /health HTTP/1.1\r\n");
@@ -66,7 +67,7 @@ fn without_descriptors_served_connections_go_on_accept_backs_off_and_then_recove
         // It tries again, and not all the time: a loop without a pause would have counted hundreds of thousands.
         std::thread::sleep(std::time::Duration::from_secs(1));
         let counted = served.figure(errors);
-        assert!(counted < 200.0, "{engine}: {counted} errors of accept");
+        assert!(counted < 60.0, "{engine}: {counted} errors of accept");
 
         drop(crowd);
         eventually("new connections are served", || {

@@ -37,8 +37,11 @@ const BURST: Duration = Duration::from_millis(50);
 const LEAKED_AFTER: Duration = Duration::from_secs(5);
 /// How long the backlog may stand before the accept loop counts as dead.
 const BACKLOG_STUCK: Duration = Duration::from_secs(5);
-/// After a restart of an accept loop that failed at once, the next one waits.
+/// After a restart of an accept loop the next one waits, twice as long each time that the loop died again soon: the old
+/// server stays for its connections, with a thread, so restarts that help nothing must be few.
 const RESTART_PAUSE: Duration = Duration::from_millis(100);
+/// The longest of these waits.
+const RESTART_PAUSE_MAX: Duration = Duration::from_secs(2);
 
 /// The guard's own state.
 pub struct Guard {
@@ -53,6 +56,7 @@ pub struct Guard {
     leaked: usize,
     couriers: Vec<JoinHandle<()>>,
     restarted_at: Instant,
+    restart_pause: Duration,
     died: Vec<usize>,
 }
 
@@ -72,6 +76,7 @@ impl Guard {
             leaked: 0,
             couriers: Vec::new(),
             restarted_at: now - RESTART_PAUSE,
+            restart_pause: RESTART_PAUSE,
             died: Vec::new(),
         }
     }
@@ -279,9 +284,12 @@ impl Guard {
 
     /// Replaces accept loops that have died.
     fn restart_dead(&mut self, now: Instant) {
-        if self.died.is_empty() || now.saturating_duration_since(self.restarted_at) < RESTART_PAUSE {
+        let since = now.saturating_duration_since(self.restarted_at);
+        if self.died.is_empty() || since < self.restart_pause {
             return;
         }
+        let lasted = since > 2 * RESTART_PAUSE_MAX;
+        self.restart_pause = if lasted { RESTART_PAUSE } else { RESTART_PAUSE_MAX.min(self.restart_pause * 2) };
         self.restarted_at = now;
         for index in std::mem::take(&mut self.died) {
             if let Err(error) = self.restart(index) {
