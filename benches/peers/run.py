@@ -220,6 +220,19 @@ class Idle:
             if not group:
                 break
 
+    def held(self):
+        """How many the server still holds open."""
+        count = 0
+        for connection in self.sockets:
+            try:
+                connection.setblocking(False)
+                connection.recv(1, socket.MSG_PEEK)
+            except BlockingIOError:
+                count += 1
+            except OSError:
+                pass
+        return count
+
     def end(self):
         for connection in self.sockets:
             connection.close()
@@ -243,7 +256,7 @@ def measure(context, peer, work, connections, seconds):
             group = cgroup.Group("larder-bench", pids)
             before = group.kib()
             idle = Idle(server, work.idle)
-            cell["idle_answered"] = idle.answered
+            cell["idle_answered"], cell["idle_held"] = idle.answered, idle.held()
             cell["rss_idle_kib"] = rss_kib(pids)
             if before is not None:
                 # What was charged before the group was made is not in it: the growth is, and RSS at the start.
