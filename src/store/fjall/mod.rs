@@ -16,6 +16,7 @@ mod gaps;
 pub mod layout;
 mod memtables;
 mod options;
+mod point;
 mod reclaim;
 mod snapshot;
 mod views;
@@ -61,14 +62,37 @@ const CLOSE_FLUSH_MAX: Duration = Duration::from_secs(3);
 struct Keyspaces {
     data: Keyspace,
     log: Keyspace,
+    /// In the order of [`Keyspaces::both`].
+    sealed: Arc<[memtables::Sealed; 2]>,
 }
 
 impl Keyspaces {
+    fn new(data: Keyspace, log: Keyspace) -> Keyspaces {
+        Keyspaces { data, log, sealed: Arc::default() }
+    }
+
     fn of(&self, space: Space) -> &Keyspace {
         match space {
             Space::Data => &self.data,
             Space::Log => &self.log,
         }
+    }
+
+    fn sealed_of(&self, space: Space) -> &memtables::Sealed {
+        match space {
+            Space::Data => &self.sealed[0],
+            Space::Log => &self.sealed[1],
+        }
+    }
+
+    /// Seals what is active of both.
+    fn rotate(&self) -> ::fjall::Result<()> {
+        self.both().into_iter().zip(self.sealed.iter()).try_for_each(|(keyspace, sealed)| sealed.rotate(keyspace))
+    }
+
+    /// Bytes of memtables that are sealed and still in memory.
+    fn sealed_bytes(&self) -> u64 {
+        self.sealed.iter().map(memtables::Sealed::bytes).sum()
     }
 
     fn both(&self) -> [&Keyspace; 2] {
@@ -81,7 +105,6 @@ pub struct FjallStore {
     reclaimer: Reclaimer,
     keyspaces: Keyspaces,
     views: Arc<Views>,
-    sealed: memtables::Sealed,
     db: Database,
     dir: PathBuf,
     memtable_bytes: u64,
@@ -128,7 +151,7 @@ impl FjallStore {
         }
         .map_err(from_fjall)?;
         let open_keyspace = |name: &str| db.keyspace(name, || options.keyspace()).map_err(from_fjall);
-        let keyspaces = Keyspaces { data: open_keyspace(DATA_KEYSPACE)?, log: open_keyspace(LOG_KEYSPACE)? };
+        let keyspaces = Keyspaces::new(open_keyspace(DATA_KEYSPACE)?, open_keyspace(LOG_KEYSPACE)?);
         for keyspace in keyspaces.both() {
             edges::plant(keyspace)?;
         }
@@ -140,7 +163,6 @@ impl FjallStore {
             reclaimer: Reclaimer::new(db.clone(), keyspaces.clone(), views.clone()),
             keyspaces,
             views,
-            sealed: memtables::Sealed::default(),
             db,
             dir: dir.to_path_buf(),
             memtable_bytes: options.memtable_bytes,
@@ -184,19 +206,12 @@ impl FjallStore {
         Ok(())
     }
 
-    fn rotate(&self) -> Result<(), StoreError> {
-        for keyspace in self.keyspaces.both() {
-            self.sealed.note(&keyspace.tree.active_memtable());
-            keyspace.rotate_memtable().map_err(from_fjall)?;
-        }
-        Ok(())
-    }
-
     /// Frees what no view can see any more, and revokes views that keep too much of it in memory.
     fn free_memory(&self) -> Result<(), StoreError> {
         loop {
             free_versions(&self.db, &self.keyspaces, &self.views).map_err(from_lsm)?;
-            if self.sealed.bytes() <= self.memtable_bytes * HELD_MEMTABLES_MAX || !self.views.revoke_oldest() {
+            if self.keyspaces.sealed_bytes() <= self.memtable_bytes * HELD_MEMTABLES_MAX || !self.views.revoke_oldest()
+            {
                 return Ok(());
             }
             log::warn!("revoked a snapshot: too much was written since it was opened");
@@ -206,7 +221,7 @@ impl FjallStore {
     /// Flushes all memtables; `false` if that took too long.
     fn flush(&self) -> Result<bool, StoreError> {
         let deadline = Instant::now() + CLOSE_FLUSH_MAX;
-        self.rotate()?;
+        self.keyspaces.rotate().map_err(from_fjall)?;
         let is_flushed = |keyspace: &Keyspace| keyspace.tree.get_highest_memtable_seqno().is_none();
         while !self.keyspaces.both().into_iter().all(is_flushed) {
             self.check_poison()?;
@@ -222,7 +237,7 @@ impl FjallStore {
 
 impl Store for FjallStore {
     fn snapshot(&self) -> Result<Arc<dyn Snapshot>, StoreError> {
-        Ok(Arc::new(FjallSnapshot::new(self.views.open(&self.db), self.keyspaces.clone())))
+        Ok(Arc::new(FjallSnapshot::new(self.views.open(&self.db, &self.keyspaces), self.keyspaces.clone())))
     }
 
     fn commit(&self, changes: Vec<Change>, sync: bool) -> Result<(), StoreError> {
@@ -263,7 +278,7 @@ impl Store for FjallStore {
                 self.sync()?;
             }
             self.wait_for_room()?;
-            self.rotate()?;
+            self.keyspaces.rotate().map_err(from_fjall)?;
         }
         self.reclaimer.start_if_worthwhile();
         Ok(())
@@ -290,7 +305,7 @@ impl Store for FjallStore {
         StoreFigures {
             disk_bytes: journal_bytes + keyspaces.iter().map(|keyspace| keyspace.disk_space()).sum::<u64>(),
             journal_bytes,
-            memtable_bytes: self.sealed.bytes()
+            memtable_bytes: self.keyspaces.sealed_bytes()
                 + keyspaces.iter().map(|keyspace| memtables::active_bytes(keyspace)).sum::<u64>(),
             tables: keyspaces.iter().map(|keyspace| keyspace.table_count() as u64).sum(),
             compactions: self.db.compactions_completed() as u64,

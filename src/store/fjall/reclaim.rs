@@ -171,8 +171,8 @@ impl Shared {
     fn flush(&self) -> fjall::Result<()> {
         for keyspace in self.keyspaces.both() {
             edges::renew(keyspace)?;
-            keyspace.rotate_memtable()?;
         }
+        self.keyspaces.rotate()?;
         let deadline = Instant::now() + FLUSH_MAX;
         let is_pending = |keyspace: &Keyspace| keyspace.tree.sealed_memtable_count() > 0;
         while self.keyspaces.both().into_iter().any(is_pending) && !self.is_stopped() && Instant::now() < deadline {

@@ -36,7 +36,7 @@ impl Snapshot for FjallSnapshot {
         if !edges::spans(key) {
             return Ok(None);
         }
-        let stored = self.view.with(|view| view.get(self.keyspaces.of(space), key))?.map_err(from_fjall)?;
+        let stored = self.view.with(|view| view.get(&self.keyspaces, space, key))??;
         Ok(stored.map(Bytes::from).map(own_small))
     }
 
@@ -105,7 +105,7 @@ impl Walk {
     fn advance(&mut self, ahead: Ahead) -> Option<Result<Pair, StoreError>> {
         match ahead {
             Ahead::Gap(what) => Some(Err(StoreError::Unreadable(what))),
-            Ahead::Key(key) => match self.view.with(|view| view.get(&self.keyspace, &key)) {
+            Ahead::Key(key) => match self.view.with(|view| view.snapshot.get(&self.keyspace, &key)) {
                 Ok(Ok(value)) => value.map(|value| Ok((key, value.into()))),
                 // It lies beside the gap, which is told of.
                 Ok(Err(error)) => Some(Err(from_fjall(error))).filter(|error| !is_damage(error)),

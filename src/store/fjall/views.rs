@@ -14,8 +14,12 @@ use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use fjall::{Database, Guard, Iter, Keyspace, Readable};
+use lsm_tree::UserValue;
 use parking_lot::{Mutex, RwLock};
 
+use super::error::{from_fjall, from_lsm};
+use super::point::Point;
+use super::{Keyspaces, Space};
 use crate::store::StoreError;
 
 /// Younger snapshots are never revoked: reads that are under way end within this time.
@@ -29,14 +33,14 @@ pub(super) struct Views {
 }
 
 impl Views {
-    pub(super) fn open(&self, db: &Database) -> Arc<OpenView> {
+    pub(super) fn open(&self, db: &Database, keyspaces: &Keyspaces) -> Arc<OpenView> {
         let mut open = self.open.lock();
         // IMPORTANT: under the lock, so that nobody computes the oldest instant between the two.
-        let view = db.snapshot();
-        let instant = view.seqno();
+        let snapshot = db.snapshot();
+        let instant = snapshot.seqno();
         let opened = Arc::new(OpenView {
             opened_at: Instant::now(),
-            view: RwLock::new(Some(view)),
+            view: RwLock::new(Some(Reading { snapshot, data: None, log: None })),
             walks: Mutex::default(),
             revoked: AtomicBool::new(false),
         });
@@ -45,6 +49,11 @@ impl Views {
             !views.is_empty()
         });
         open.entry(instant).or_default().push(Arc::downgrade(&opened));
+        drop(open);
+        if let Some(reading) = opened.view.write().as_mut() {
+            let point = |space| Point::new(keyspaces.of(space), keyspaces.sealed_of(space));
+            (reading.data, reading.log) = (point(Space::Data), point(Space::Log));
+        }
         opened
     }
 
@@ -68,10 +77,36 @@ impl Views {
     }
 }
 
-/// A snapshot of fjall's that can be taken away.
+/// A snapshot of fjall's, and the states of the keyspaces that it reads.
+pub(super) struct Reading {
+    pub(super) snapshot: fjall::Snapshot,
+    data: Option<Point>,
+    log: Option<Point>,
+}
+
+impl Reading {
+    /// The value under a key.
+    pub(super) fn get(&self, keyspaces: &Keyspaces, space: Space, key: &[u8]) -> Result<Option<UserValue>, StoreError> {
+        let point = match space {
+            Space::Data => &self.data,
+            Space::Log => &self.log,
+        };
+        let by_snapshot = || self.snapshot.get(keyspaces.of(space), key).map_err(from_fjall);
+        let Some(point) = point else { return by_snapshot() };
+        let found = point.get(key, self.snapshot.seqno()).map_err(from_lsm);
+        if cfg!(debug_assertions)
+            && let (Ok(found), Ok(other)) = (&found, by_snapshot())
+        {
+            assert_eq!(found, &other, "the two ways to read a key differ");
+        }
+        found
+    }
+}
+
+/// A snapshot that can be taken away.
 pub(super) struct OpenView {
     opened_at: Instant,
-    view: RwLock<Option<fjall::Snapshot>>,
+    view: RwLock<Option<Reading>>,
     walks: Mutex<Vec<Weak<Walk>>>,
     /// Set when snapshot and iterators are gone.
     revoked: AtomicBool,
@@ -79,7 +114,7 @@ pub(super) struct OpenView {
 
 impl OpenView {
     /// Reads from the snapshot.
-    pub(super) fn with<T>(&self, read: impl FnOnce(&fjall::Snapshot) -> T) -> Result<T, StoreError> {
+    pub(super) fn with<T>(&self, read: impl FnOnce(&Reading) -> T) -> Result<T, StoreError> {
         self.view.read().as_ref().map(read).ok_or_else(revoked)
     }
 
@@ -117,7 +152,7 @@ impl Entries {
     ) -> Result<Entries, StoreError> {
         // IMPORTANT: the snapshot stays locked until the iterator is in the list that a revocation walks.
         let snapshot = view.view.read();
-        let entries = snapshot.as_ref().ok_or_else(revoked)?.range::<&[u8], _>(keyspace, range);
+        let entries = snapshot.as_ref().ok_or_else(revoked)?.snapshot.range::<&[u8], _>(keyspace, range);
         let walk = Arc::new(Mutex::new(Some(entries)));
         let mut walks = view.walks.lock();
         walks.retain(|walk| walk.strong_count() > 0);
