@@ -14,21 +14,37 @@ pub trait Wake: Send + Sync {
     fn wake(&self);
 }
 
+/// Who is to be woken. Mostly one, which costs no allocation.
+#[derive(Default)]
+struct Sleepers {
+    first: Option<Arc<dyn Wake>>,
+    others: Vec<Arc<dyn Wake>>,
+}
+
+impl Sleepers {
+    fn add<W: Wake + 'static>(&mut self, sleeper: &Arc<W>) {
+        let is_known = |known: &Arc<dyn Wake>| std::ptr::addr_eq(Arc::as_ptr(known), Arc::as_ptr(sleeper));
+        if self.first.iter().chain(&self.others).any(is_known) {
+            return;
+        }
+        let sleeper = Arc::clone(sleeper) as Arc<dyn Wake>;
+        match self.first {
+            None => self.first = Some(sleeper),
+            Some(_) => self.others.push(sleeper),
+        }
+    }
+}
+
 thread_local! {
-    /// Who is to be woken; `None` outside [`together`].
-    static PUT_OFF: RefCell<Option<Vec<Arc<dyn Wake>>>> = const { RefCell::new(None) };
+    /// `None` outside [`together`].
+    static PUT_OFF: RefCell<Option<Sleepers>> = const { RefCell::new(None) };
 }
 
 /// Wakes `sleeper` now, or at the end of the [`together`] that this thread is in.
 pub fn wake<W: Wake + 'static>(sleeper: &Arc<W>) {
     let is_put_off = PUT_OFF.try_with(|put_off| {
         let mut put_off = put_off.borrow_mut();
-        let Some(sleepers) = put_off.as_mut() else { return false };
-        let is_new = !sleepers.iter().any(|known| std::ptr::addr_eq(Arc::as_ptr(known), Arc::as_ptr(sleeper)));
-        if is_new {
-            sleepers.push(Arc::clone(sleeper) as Arc<dyn Wake>);
-        }
-        true
+        put_off.as_mut().map(|sleepers| sleepers.add(sleeper)).is_some()
     });
     // The list is gone while its thread ends.
     if is_put_off != Ok(true) {
@@ -42,7 +58,9 @@ pub fn together<R>(work: impl FnOnce() -> R) -> R {
     impl Drop for Outermost {
         fn drop(&mut self) {
             let sleepers = PUT_OFF.try_with(|put_off| put_off.borrow_mut().take());
-            sleepers.ok().flatten().into_iter().flatten().for_each(|sleeper| sleeper.wake());
+            if let Ok(Some(Sleepers { first, others })) = sleepers {
+                first.into_iter().chain(others).for_each(|sleeper| sleeper.wake());
+            }
         }
     }
     let is_outermost = PUT_OFF.with_borrow_mut(|put_off| {

@@ -78,13 +78,6 @@ impl Keyspaces {
         }
     }
 
-    fn sealed_of(&self, space: Space) -> &memtables::Sealed {
-        match space {
-            Space::Data => &self.sealed[0],
-            Space::Log => &self.sealed[1],
-        }
-    }
-
     /// Seals what is active of both.
     fn rotate(&self) -> ::fjall::Result<()> {
         self.both().into_iter().zip(self.sealed.iter()).try_for_each(|(keyspace, sealed)| sealed.rotate(keyspace))

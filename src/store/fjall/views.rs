@@ -40,7 +40,7 @@ impl Views {
         let instant = snapshot.seqno();
         let opened = Arc::new(OpenView {
             opened_at: Instant::now(),
-            view: RwLock::new(Some(Reading { snapshot, data: None, log: None })),
+            view: RwLock::new(Some(Reading { snapshot, data: None })),
             walks: Mutex::default(),
             revoked: AtomicBool::new(false),
         });
@@ -51,8 +51,7 @@ impl Views {
         open.entry(instant).or_default().push(Arc::downgrade(&opened));
         drop(open);
         if let Some(reading) = opened.view.write().as_mut() {
-            let point = |space| Point::new(keyspaces.of(space), keyspaces.sealed_of(space));
-            (reading.data, reading.log) = (point(Space::Data), point(Space::Log));
+            reading.data = Point::new(keyspaces.of(Space::Data), &keyspaces.sealed[0]);
         }
         opened
     }
@@ -77,22 +76,18 @@ impl Views {
     }
 }
 
-/// A snapshot of fjall's, and the states of the keyspaces that it reads.
+/// A snapshot of fjall's.
 pub(super) struct Reading {
     pub(super) snapshot: fjall::Snapshot,
+    /// The state of the keyspace in which single keys are looked up all the time; the log is walked.
     data: Option<Point>,
-    log: Option<Point>,
 }
 
 impl Reading {
     /// The value under a key.
     pub(super) fn get(&self, keyspaces: &Keyspaces, space: Space, key: &[u8]) -> Result<Option<UserValue>, StoreError> {
-        let point = match space {
-            Space::Data => &self.data,
-            Space::Log => &self.log,
-        };
         let by_snapshot = || self.snapshot.get(keyspaces.of(space), key).map_err(from_fjall);
-        let Some(point) = point else { return by_snapshot() };
+        let Some(point) = self.data.as_ref().filter(|_| space == Space::Data) else { return by_snapshot() };
         let found = point.get(key, self.snapshot.seqno()).map_err(from_lsm);
         if cfg!(debug_assertions)
             && let (Ok(found), Ok(other)) = (&found, by_snapshot())
