@@ -30,11 +30,14 @@ fn value_text(seed: u64, length: usize) -> String {
 fn the_program_names_the_commit_it_was_built_from() {
     let root = env!("CARGO_MANIFEST_DIR");
     let git = std::process::Command::new("git").args(["rev-parse", "HEAD"]).current_dir(root).output();
-    let told = std::env::var_os("LARDER_COMMIT").is_some();
-    let Some(git) = git.ok().filter(|git| git.status.success() && !told) else {
-        return support::skipped("this is no checkout, or the build was told another commit");
+    let Some(git) = git.ok().filter(|git| git.status.success()) else {
+        return support::skipped("this is no checkout");
     };
     let commit = String::from_utf8(git.stdout).unwrap();
+    // Cargo hands on to tests what the build script has set, so it is there also when nobody gave it.
+    if std::env::var("LARDER_COMMIT").is_ok_and(|built| !commit.starts_with(&built)) {
+        return support::skipped("the build was told another commit");
+    }
     let version = std::process::Command::new(env!("CARGO_BIN_EXE_larder")).arg("--version").output().unwrap();
     let version = String::from_utf8(version.stdout).unwrap();
     assert!(version.contains(&format!(" ({}, ", &commit[..12])), "{version}");
