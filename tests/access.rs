@@ -158,6 +158,40 @@ fn too_many_requests_get_429_with_the_time_to_come_again() {
 }
 
 #[test]
+fn probes_are_answered_however_often_they_come_and_use_up_nothing() {
+    let folder = tempfile::tempdir().expect("a folder for the test");
+    let read = bearer(&token(folder.path(), &["read", "--scope", "read"]));
+    for engine in ENGINES {
+        let config = "[rate]\nper_second = 0.01\nburst = 2\n";
+        let server = Server::builder().engine(engine).config(config).data(folder.path()).start();
+        let probe = |method: &str, path: &str, fields: &[(&str, &str)], status: u16| {
+            let answer = server.send(method, path, fields, b"");
+            assert_eq!(answer.status, status, "{engine} {method} {path} {fields:?}: {answer:?}");
+        };
+        let known = [("Authorization", read.as_str())];
+        let all: [&[(&str, &str)]; 3] = [&[], &known, &[("Authorization", "Bearer none")]];
+        let probes = || {
+            for (fields, path) in all.into_iter().flat_map(|fields| [(fields, "/health"), (fields, "/health/live")]) {
+                probe("GET", path, fields, 200);
+                probe("HEAD", path, fields, 200);
+                probe("OPTIONS", path, fields, 204);
+                probe("GET", &format!("{path}?x=1"), fields, 400);
+            }
+        };
+        probes();
+        for (fields, status) in [(&known[..], 404), (&[], 401)] {
+            for _ in 0..2 {
+                probe("GET", VALUE, fields, status);
+            }
+            probe("GET", VALUE, fields, 429);
+            probe("GET", "/metrics", fields, 429);
+        }
+        probes();
+        assert!(server.stop().success());
+    }
+}
+
+#[test]
 fn browsers_are_told_which_pages_may_use_larder() {
     let app = "https://app.example";
     for engine in ENGINES {

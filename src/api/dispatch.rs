@@ -150,7 +150,7 @@ impl Api {
         let found = self.route(request, trace)?;
         if request.method != Method::Options {
             let granted = self.guard(request, &found);
-            self.rate(request, &granted)?;
+            self.rate(request, &found, &granted)?;
             granted?;
         }
         Ok(found)
@@ -195,8 +195,9 @@ impl Api {
         Ok(grant)
     }
 
-    fn rate(&self, request: &Request, granted: &Result<Grant, Problem>) -> Result<(), Problem> {
-        if self.rates.is_off() {
+    /// Probes have no rate: who asks often whether larder is well must not be told by a refusal that it is not.
+    fn rate(&self, request: &Request, found: &Match<'_>, granted: &Result<Grant, Problem>) -> Result<(), Problem> {
+        if self.rates.is_off() || matches!(Endpoint::of(found.route.id), Endpoint::Health | Endpoint::Live) {
             return Ok(());
         }
         let token = granted.as_ref().ok().and_then(Grant::token_id);

@@ -102,7 +102,7 @@ pub static SETTINGS: &[Setting] = &[
         "Namespaces that anyone may read without a token."),
 
     row("rate", "per_second", Field::Custom { set: set_rate, show: |c| c.rate_per_second.map_or(String::new(), |n| n.to_string()) },
-        "Requests a second of one token or address, over time; more get 429. Without it there is no limit."),
+        "Requests a second of one token or address, over time; more get 429 (/health never does). Without it there is no limit."),
     row("rate", "burst", Field::Custom { set: set_burst, show: |c| c.rate_burst.to_string() },
         "Requests of one token or address at once before rate.per_second counts (1 to 1000000)."),
 
