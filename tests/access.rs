@@ -70,6 +70,54 @@ fn without_tokens_only_this_machine_is_served_and_no_proxy_or_foreign_page() {
 }
 
 #[test]
+fn an_open_larder_serves_its_network_and_no_web_page_of_elsewhere() {
+    for engine in ENGINES {
+        let config = "[auth]\nmode = \"open\"\nhosts = \"kv.example.org\"\n[cors]\norigins = \"https://app.example\"\n";
+        let server = Server::builder().engine(engine).config(config).start();
+        for (fields, let_in) in [
+            (&[("Host", "192.168.1.5:8080")][..], true),
+            (&[("Host", "[fd00::5]:8080"), ("Via", "1.1 proxy"), ("X-Forwarded-For", "9.9.9.9")], true),
+            (&[("Host", "attic-pi.local:8080"), ("Origin", "http://attic-pi.local:8080")], true),
+            (&[("Host", "larder"), ("Authorization", "Bearer none")], true),
+            (&[("Host", "kv.example.org"), ("Sec-Fetch-Site", "same-origin")], true),
+            (&[("Host", "attic-pi"), ("Origin", "https://app.example")], true),
+            (&[("Host", "evil.example")], false),
+            (&[("Host", "evil.example:8080"), ("Origin", "http://evil.example:8080")], false),
+            (&[("Host", "evil.example"), ("Sec-Fetch-Site", "same-origin")], false),
+            (&[("Host", "192.168.1.5:8080"), ("Origin", "http://evil.example")], false),
+            (&[("Host", "192.168.1.5:8080"), ("Origin", "http://192.168.1.5:3000")], false),
+            (&[("Host", "192.168.1.5:8080"), ("Origin", "null")], false),
+            (&[("Host", "192.168.1.5:8080"), ("Sec-Fetch-Site", "cross-site")], false),
+            (&[("Host", "192.168.1.5:8080"), ("Origin", "http://evil.example"), ("Content-Type", "text/plain")], false),
+        ] {
+            let batch = br#"{"operations":[{"op":"get","namespace":"home","collection":"c","key":"k"}]}"#;
+            let all: [(&str, &str, &[u8], &[u16]); 7] = [
+                ("PUT", VALUE, b"1", &[201, 204]),
+                ("GET", VALUE, b"", &[200]),
+                ("POST", "/api/v1/kv/home/made", b"1", &[201]),
+                ("POST", "/api/v1/batch", batch, &[200]),
+                ("GET", "/api/v1/kv", b"", &[200]),
+                ("GET", "/api/v1/export", b"", &[200]),
+                ("GET", "/metrics", b"", &[200]),
+            ];
+            for (method, path, body, good) in all {
+                let answer = server.send(method, path, fields, body);
+                if let_in {
+                    assert!(good.contains(&answer.status), "{engine} {method} {path} {fields:?}: {answer:?}");
+                } else {
+                    assert_eq!(answer.status, 403, "{engine} {method} {path} {fields:?}: {answer:?}");
+                    assert_eq!(answer.code(), "FORBIDDEN");
+                }
+            }
+            server.send("GET", "/health", fields, b"").expect(200);
+            server.send("OPTIONS", VALUE, fields, b"").expect(204);
+        }
+        let refused = server.get("/metrics").text();
+        assert!(refused.contains("larder_access_refused_total{reason=\"foreign\"} 56\n"), "{engine}: {refused}");
+    }
+}
+
+#[test]
 fn a_token_may_do_what_it_is_for_and_nothing_else() {
     let folder = tempfile::tempdir().expect("a folder for the test");
     let read = bearer(&token(folder.path(), &["read", "--scope", "read"]));
@@ -135,6 +183,40 @@ fn public_namespaces_are_read_by_anyone_from_anywhere() {
         assert_eq!(server.send("GET", private, &far, b"").status, 401, "{engine}");
         let bad = server.send("GET", public, &[("Authorization", "Bearer none")], b"");
         assert_eq!(bad.status, 401, "{engine}: a bad token is not served as none");
+        assert!(server.stop().success());
+    }
+}
+
+#[test]
+fn the_subprotocol_of_a_websocket_is_a_token_nowhere_else() {
+    let folder = tempfile::tempdir().expect("a folder for the test");
+    let admin = token(folder.path(), &["admin", "--scope", "admin"]);
+    let offers = format!("larder.v1, larder.bearer.{admin}");
+    let alone = [("Sec-WebSocket-Protocol", offers.as_str())];
+    let upgrade = [
+        alone[0],
+        ("Connection", "Upgrade"),
+        ("Upgrade", "websocket"),
+        ("Sec-WebSocket-Version", "13"),
+        ("Sec-WebSocket-Key", "dGhlIHNhbXBsZSBub25jZQ=="),
+    ];
+    for engine in ENGINES {
+        let server = Server::builder().engine(engine).data(folder.path()).start();
+        for (method, path, body) in [
+            ("PUT", VALUE, &b"1"[..]),
+            ("POST", "/api/v1/kv/home/c", b"1"),
+            ("POST", "/api/v1/batch", b"{\"operations\":[]}"),
+            ("DELETE", VALUE, b""),
+            ("HEAD", VALUE, b""),
+        ] {
+            assert_eq!(server.send(method, path, &alone, body).status, 401, "{engine} {method} {path}");
+            assert_eq!(server.send(method, path, &upgrade, body).status, 401, "{engine} {method} {path}");
+        }
+        for path in [VALUE, "/api/v1/kv", "/api/v1/export", "/metrics"] {
+            assert!(challenge(&server.send("GET", path, &alone, b"")), "{engine} {path}");
+            assert!(challenge(&server.send("GET", path, &upgrade[..4], b"")), "{engine} {path}");
+        }
+        assert_eq!(server.send("GET", VALUE, &upgrade, b"").status, 404, "{engine}: it is let in");
         assert!(server.stop().success());
     }
 }

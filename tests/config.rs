@@ -108,6 +108,8 @@ fn what_is_wrong_is_told_with_its_line_and_the_nearest_right_name() {
             "larder.toml:2: log.slow_request: expected a duration such as \"30s\" or \"250ms\", not the number 5",
         ),
         ("[cors]\norigins = \"https://a/b\"", "larder.toml:2: cors.origins: expected an origin as browsers send it"),
+        ("[auth]\nhosts = \"http://a\"", "larder.toml:2: auth.hosts: expected a host's name without scheme"),
+        ("[auth]\nhosts = [\"*.example\"]", "larder.toml:2: auth.hosts: expected a host's name without scheme"),
         ("[auth]\npublic_read = [\"_x\"]", "larder.toml:2: auth.public_read: `_x` is no namespace"),
         ("[server]\nlisten = \"8080\"", "larder.toml:2: server.listen: expected an address with a port"),
         ("[server]\nlisten = []", "larder.toml:2: server.listen: names no address"),
@@ -154,6 +156,7 @@ fn settings_that_contradict_each_other_stop_the_start_at_a_line_the_user_wrote()
     for (file, line, part) in [
         ("[server]\nlisten = \"unix:/run/l.sock\"", 2, "tiny_http has TCP only"),
         ("[www]\nspa = true", 2, "www.dir"),
+        ("[auth]\nhosts = \"kv.example.org\"", 2, "auth.mode"),
         ("[rate]\nburst = 5", 2, "rate.per_second"),
         ("[limits]\nvalue_bytes_max = \"8MiB\"", 2, "limits.body_bytes_max"),
         ("[limits]\nbody_bytes_max = \"8KiB\"", 2, "limits.value_bytes_max"),

@@ -71,7 +71,7 @@ pub enum StoreKind {
 pub enum AuthMode {
     /// Tokens; without any token only local clients are served.
     Tokens,
-    /// Everyone may do everything. Must be chosen.
+    /// Everyone may do everything, but for web pages of elsewhere. Must be chosen.
     Open,
 }
 
@@ -112,6 +112,7 @@ pub struct Config {
     pub auth_mode: AuthMode,
     pub tokens_file: Option<PathBuf>,
     pub public_read: Vec<String>,
+    pub auth_hosts: Vec<String>,
     // [rate]
     pub rate_per_second: Option<f64>,
     pub rate_burst: u32,
@@ -158,6 +159,7 @@ impl Config {
             auth_mode: AuthMode::Tokens,
             tokens_file: None,
             public_read: Vec::new(),
+            auth_hosts: Vec::new(),
             rate_per_second: None,
             rate_burst: 100,
             cors_origins: Vec::new(),

@@ -110,6 +110,10 @@ impl Found<'_> {
             let message = "there are no files without www.dir".to_owned();
             self.error(&[("www", "public"), ("www", "spa")], message);
         }
+        if config.auth_mode != AuthMode::Open && !config.auth_hosts.is_empty() {
+            let message = "auth.hosts means nothing without auth.mode = \"open\": tokens are asked for under any name";
+            self.error(&[("auth", "hosts")], message.to_owned());
+        }
         if config.rate_per_second.is_none() && set("rate", "burst") {
             let message = "rate.burst means nothing without rate.per_second".to_owned();
             self.error(&[("rate", "burst")], message);

@@ -95,11 +95,13 @@ pub static SETTINGS: &[Setting] = &[
         "Keys a second that the sweeper looks at for what has expired."),
 
     row("auth", "mode", Field::Custom { set: set_auth, show: show_auth },
-        "\"tokens\": who has a token may do what it allows; without any token only this machine is served.\n\"open\": everyone may do everything."),
+        "\"tokens\": who has a token may do what it allows; without any token only this machine is served.\n\"open\": everyone in the network may do everything, but no web page of another origin."),
     row("auth", "tokens_file", Field::PathOrNone(|c| &mut c.tokens_file),
         "Where the tokens are kept (larder token add). The default is tokens.jsonl in the data folder."),
     row("auth", "public_read", Field::Custom { set: set_public, show: |c| quote_list(&c.public_read) },
         "Namespaces that anyone may read without a token."),
+    row("auth", "hosts", Field::Custom { set: set_hosts, show: |c| quote_list(&c.auth_hosts) },
+        "Names in Host that an open larder answers to, besides addresses, names without a dot, this machine's own, and those\nin .local, .lan, .home.arpa, .internal and the like: a name elsewhere may be a web page's trick (DNS rebinding)."),
 
     row("rate", "per_second", Field::Custom { set: set_rate, show: |c| c.rate_per_second.map_or(String::new(), |n| n.to_string()) },
         "Requests a second of one token or address, over time; more get 429 (/health never does). Without it there is no limit."),
@@ -107,7 +109,7 @@ pub static SETTINGS: &[Setting] = &[
         "Requests of one token or address at once before rate.per_second counts (1 to 1000000)."),
 
     row("cors", "origins", Field::Custom { set: set_origins, show: |c| quote_list(&c.cors_origins) },
-        "Web pages that may use larder from a browser: [\"https://app.example\"], or [\"*\"] for all (with a token)."),
+        "Web pages that may use larder from a browser: [\"https://app.example\"], or [\"*\"] for all (with a token, or with auth.mode = \"open\")."),
 
     row("www", "dir", Field::PathOrNone(|c| &mut c.www_dir),
         "A folder of static files to serve at /. Without it / is 404."),
@@ -300,6 +302,19 @@ fn set_public(config: &mut Config, given: &Given) -> Result<(), String> {
         return Err(format!("`{bad}` is no namespace: 1 to 64 of A-Z a-z 0-9 . _ -, not starting with . or _"));
     }
     config.public_read = names;
+    Ok(())
+}
+
+fn set_hosts(config: &mut Config, given: &Given) -> Result<(), String> {
+    let hosts = given.list()?;
+    let allowed = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-' | b'_');
+    let wrong = |host: &&String| host.is_empty() || !host.bytes().all(allowed) || host.starts_with('.');
+    if let Some(bad) = hosts.iter().find(wrong) {
+        return Err(format!(
+            "expected a host's name without scheme, port or *, such as \"kv.example.org\", not `{bad}`"
+        ));
+    }
+    config.auth_hosts = hosts;
     Ok(())
 }
 

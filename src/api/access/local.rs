@@ -1,5 +1,6 @@
 //! Who counts as this machine: what an open store on a loopback address needs so that neither a proxy nor a web page
-//! elsewhere turns it into an open store for all.
+//! elsewhere turns it into an open store for all. And what a store that was opened to all (`auth.mode = "open"`) still
+//! needs, so that "all" are those of its network and not every page that a browser there looks at.
 //!
 //! SECURITY: each rule closes a way in. `Forwarded`, `Via` and `X-Forwarded-*` tell of a proxy. A foreign `Host` is a
 //! name that was made to point here (DNS rebinding), or a proxy. A foreign `Origin` or `Sec-Fetch-Site` is a page of
@@ -10,6 +11,21 @@ use std::path::PathBuf;
 
 use crate::http::{Head, HeaderName, Peer};
 
+/// Domains in which no stranger can have a name that leads here: the public tree of names does not have them (RFC 6761,
+/// 6762 and its appendix G, 8375).
+const PRIVATE_DOMAINS: [&str; 10] = [
+    ".local",
+    ".localhost",
+    ".localdomain",
+    ".lan",
+    ".home",
+    ".home.arpa",
+    ".internal",
+    ".intranet",
+    ".private",
+    ".corp",
+];
+
 /// What counts as local besides the loopback addresses.
 #[derive(Debug, Default)]
 pub struct LocalRules {
@@ -17,6 +33,24 @@ pub struct LocalRules {
     pub sockets: Vec<PathBuf>,
     /// Origins of web pages that were named in `cors.origins`; `*` names none.
     pub origins: Vec<String>,
+    /// Names of this machine for an open store: its own, and those of `auth.hosts`.
+    pub hosts: Vec<String>,
+    /// An open store takes requests of every page: `cors.origins = ["*"]` beside `auth.mode = "open"`.
+    pub any_page: bool,
+}
+
+/// Why an open store does not answer a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Foreign {
+    /// `Host` names something that may have been made to point here.
+    Host,
+    /// A web page of another origin sent it.
+    Page,
+}
+
+/// The name that this machine gives itself.
+pub fn own_name() -> String {
+    rustix::system::uname().nodename().to_string_lossy().into_owned()
 }
 
 impl LocalRules {
@@ -27,6 +61,40 @@ impl LocalRules {
             Peer::Unix => true,
         };
         near && !has_proxy_fields(head) && self.is_local_host(head, peer) && self.is_local_page(head)
+    }
+
+    /// What makes a request foreign to a store that is open to its whole network, if anything does.
+    pub fn foreign(&self, head: &Head, peer: Peer) -> Option<Foreign> {
+        // Every browser says which host it means; what says nothing (HTTP/1.0) is none.
+        let host_is_ours = match head.count(HeaderName::Host) {
+            0 => true,
+            1 => self.is_local_host(head, peer) || head.get(HeaderName::Host).is_some_and(|host| self.is_private(host)),
+            _ => false,
+        };
+        match (host_is_ours, self.any_page || self.is_local_page(head)) {
+            (false, _) => Some(Foreign::Host),
+            (true, false) => Some(Foreign::Page),
+            (true, true) => None,
+        }
+    }
+
+    /// Whether a `Host` is an address, or a name that nobody elsewhere can have made to point here.
+    fn is_private(&self, host: &str) -> bool {
+        if let Some((literal, rest)) = host.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
+            return literal.parse::<Ipv6Addr>().is_ok() && (rest.is_empty() || is_port(rest));
+        }
+        let (name, port) = host.split_at(host.find(':').unwrap_or(host.len()));
+        let name = name.strip_suffix('.').unwrap_or(name);
+        let in_domain = |domain: &&str| {
+            name.len().checked_sub(domain.len()).is_some_and(|at| at > 0 && name[at..].eq_ignore_ascii_case(domain))
+        };
+        (port.is_empty() || is_port(port))
+            && name.is_ascii()
+            && !name.is_empty()
+            && (!name.contains('.')
+                || name.parse::<Ipv4Addr>().is_ok()
+                || PRIVATE_DOMAINS.iter().any(in_domain)
+                || self.hosts.iter().any(|ours| ours.eq_ignore_ascii_case(name)))
     }
 
     fn is_local_host(&self, head: &Head, peer: Peer) -> bool {
@@ -139,6 +207,8 @@ mod tests {
         LocalRules {
             sockets: vec!["/run/larder.sock".into()],
             origins: vec!["http://localhost:5173".into(), "*".into()],
+            hosts: vec!["board.example.org".into()],
+            any_page: false,
         }
     }
 
@@ -234,6 +304,77 @@ mod tests {
             all.extend_from_slice(fields);
             assert_eq!(rules().is_local(&head(&all), LOOPBACK), local, "{fields:?}");
         }
+    }
+
+    #[test]
+    fn an_open_store_answers_under_addresses_and_names_that_only_its_network_has() {
+        for (host, ours) in [
+            ("192.168.1.5:8080", true),
+            ("8.8.8.8", true),
+            ("[fd00::5]:8080", true),
+            ("[fe80::1]", true),
+            ("localhost:8080", true),
+            ("attic-pi", true),
+            ("larder:8080", true),
+            ("attic-pi.local:8080", true),
+            ("Attic-Pi.Local.", true),
+            ("pi.home.arpa", true),
+            ("a.b.lan:80", true),
+            ("kv.svc.internal", true),
+            ("board.example.org:443", true),
+            ("Board.Example.ORG.", true),
+            ("evil.example", false),
+            ("evil.example:8080", false),
+            ("board.example.org.evil.example", false),
+            ("sub.board.example.org", false),
+            ("local.evil.example", false),
+            ("evillocal.example", false),
+            ("192.168.1.5.evil.example", false),
+            ("192.168.1.5.", true),
+            ("192.168.1", false),
+            (".local", false),
+            ("", false),
+            (".", false),
+            ("attic-pi:x", false),
+            ("attic-pi.local@evil.example", false),
+            ("[::1", false),
+            ("[evil.example]", false),
+            ("/run/larder.sock", false),
+        ] {
+            let peer = Peer::Tcp("192.168.1.9".parse().unwrap(), 1);
+            let found = rules().foreign(&head(&[("Host", host)]), peer);
+            assert_eq!(found, (!ours).then_some(Foreign::Host), "{host}");
+        }
+        assert_eq!(rules().foreign(&head(&[]), LOOPBACK), None, "HTTP/1.0 needs no Host, and no browser speaks it");
+        assert_eq!(rules().foreign(&head(&[("Host", "a"), ("Host", "a")]), LOOPBACK), Some(Foreign::Host));
+        let proxied = head(&[("Host", "attic-pi"), ("X-Forwarded-For", "1.2.3.4"), ("Via", "1.1 p")]);
+        assert_eq!(rules().foreign(&proxied, LOOPBACK), None, "an open store may stand behind a proxy");
+    }
+
+    #[test]
+    fn an_open_store_serves_its_own_pages_and_those_that_were_named() {
+        let any = LocalRules { any_page: true, ..rules() };
+        for (fields, ours) in [
+            (&[][..], true),
+            (&[("Origin", "http://attic-pi.local:8080")], true),
+            (&[("Origin", "http://localhost:5173")], true),
+            (&[("Sec-Fetch-Site", "same-origin")], true),
+            (&[("Sec-Fetch-Site", "none")], true),
+            (&[("Origin", "http://attic-pi.local:3000")], false),
+            (&[("Origin", "http://evil.example")], false),
+            (&[("Origin", "null")], false),
+            (&[("Origin", "*")], false),
+            (&[("Sec-Fetch-Site", "cross-site")], false),
+            (&[("Sec-Fetch-Site", "same-site")], false),
+            (&[("Origin", "http://attic-pi.local:8080"), ("Origin", "http://evil.example")], false),
+        ] {
+            let mut all = vec![("Host", "attic-pi.local:8080")];
+            all.extend_from_slice(fields);
+            assert_eq!(rules().foreign(&head(&all), LOOPBACK), (!ours).then_some(Foreign::Page), "{fields:?}");
+            assert_eq!(any.foreign(&head(&all), LOOPBACK), None, "{fields:?}");
+        }
+        let rebound = head(&[("Host", "evil.example"), ("Origin", "http://evil.example")]);
+        assert_eq!(any.foreign(&rebound, LOOPBACK), Some(Foreign::Host));
     }
 
     #[test]

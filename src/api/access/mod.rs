@@ -25,7 +25,7 @@ use crate::metrics::{Counter, Registry};
 pub use grant::Grant;
 pub use token::{Scope, Token};
 
-use local::LocalRules;
+use local::{Foreign, LocalRules};
 
 /// The tokens in force.
 #[derive(Default)]
@@ -60,6 +60,7 @@ struct Failures {
     unknown: Counter,
     expired: Counter,
     forbidden: Counter,
+    foreign: Counter,
 }
 
 impl Failures {
@@ -74,6 +75,7 @@ impl Failures {
             unknown: counter(&[("reason", "unknown")]),
             expired: counter(&[("reason", "expired")]),
             forbidden: counter(&[("reason", "forbidden")]),
+            foreign: counter(&[("reason", "foreign")]),
         }
     }
 }
@@ -102,7 +104,12 @@ impl Access {
             required_file: config.tokens_file.is_some(),
             open: config.auth_mode == AuthMode::Open,
             public_read: config.public_read.clone().into(),
-            local: LocalRules { sockets: sockets.collect(), origins: config.cors_origins.clone() },
+            local: LocalRules {
+                sockets: sockets.collect(),
+                origins: config.cors_origins.clone(),
+                hosts: config.auth_hosts.iter().cloned().chain([local::own_name()]).collect(),
+                any_page: config.cors_origins.iter().any(|origin| origin == "*"),
+            },
             trusted_proxies: config.trusted_proxies.clone(),
             tokens: RwLock::default(),
             has_tokens: AtomicBool::new(false),
@@ -178,7 +185,7 @@ impl Access {
         namespace: Option<&str>,
     ) -> Result<Grant, Problem> {
         if self.open {
-            return Ok(Grant::everything());
+            return self.authorize_in_open(head, peer);
         }
         let grant = match self.identify(head, peer, method)? {
             Some(grant) => grant,
@@ -195,13 +202,30 @@ impl Access {
     /// public, someone without a token gets a grant that reaches only those, to read.
     pub fn authorize_each(&self, head: &Head, peer: Peer, method: Method) -> Result<Grant, Problem> {
         if self.open {
-            return Ok(Grant::everything());
+            return self.authorize_in_open(head, peer);
         }
         match self.identify(head, peer, method)? {
             Some(grant) => Ok(grant),
             None if !self.public_read.is_empty() => Ok(Grant::public(&self.public_read)),
             None => Err(self.refuse_anonymous()),
         }
+    }
+
+    /// Everyone may do everything, but no web page elsewhere by the hand of a browser in this network.
+    fn authorize_in_open(&self, head: &Head, peer: Peer) -> Result<Grant, Problem> {
+        let Some(foreign) = self.local.foreign(head, peer) else { return Ok(Grant::everything()) };
+        self.failures.foreign.inc();
+        let message = match foreign {
+            Foreign::Host => {
+                "an open larder answers under its addresses, under names of its own network and under those in \
+                 auth.hosts: `Host` is none of these"
+            }
+            Foreign::Page => {
+                "an open larder serves its own web pages and those of the origins in cors.origins: this request comes \
+                 from another one"
+            }
+        };
+        Err(Problem::new(403, "FORBIDDEN", message))
     }
 
     /// Who asks: `None` is someone without a token who is not of this machine.
@@ -271,7 +295,7 @@ fn now() -> u64 {
 
 fn credential(head: &Head, method: Method) -> Credential<'_> {
     if !head.has(HeaderName::Authorization) {
-        return websocket_credential(head);
+        return websocket_credential(head, method);
     }
     let one = head.get(HeaderName::Authorization).filter(|_| head.count(HeaderName::Authorization) == 1);
     let Some((scheme, rest)) = one.and_then(|value| value.split_once(' ')) else { return Credential::Malformed };
@@ -295,17 +319,34 @@ fn password(encoded: &str) -> Option<String> {
 }
 
 /// Browsers cannot set `Authorization` on a WebSocket: the token travels as a subprotocol.
-fn websocket_credential(head: &Head) -> Credential<'_> {
+///
+/// SECURITY: only there. Elsewhere the field is one that a page may be made to send, and that a proxy may log.
+fn websocket_credential(head: &Head, method: Method) -> Credential<'_> {
     if !head.has(HeaderName::SecWebsocketProtocol) {
         return Credential::None;
     }
-    let offered = head.all(HeaderName::SecWebsocketProtocol).flat_map(|line| line.split(','));
-    let mut tokens = offered.filter_map(|protocol| protocol.trim().strip_prefix("larder.bearer."));
-    match tokens.next().map(token::split) {
-        None => Credential::None,
-        Some(Some((id, secret))) => Credential::Token(id, secret),
-        Some(None) => Credential::Malformed,
+    let mut tokens = list(head, HeaderName::SecWebsocketProtocol).filter_map(|one| one.strip_prefix("larder.bearer."));
+    match (tokens.next().map(token::split), tokens.next()) {
+        (None, _) => Credential::None,
+        (Some(Some((id, secret))), None) if is_websocket(head, method) => Credential::Token(id, secret),
+        _ => Credential::Malformed,
     }
+}
+
+/// Whether a request opens a WebSocket (RFC 6455 §4.2.1).
+fn is_websocket(head: &Head, method: Method) -> bool {
+    let one = |name| head.get(name).filter(|_| head.count(name) == 1);
+    let key = one(HeaderName::SecWebsocketKey).map(|key| base64::engine::general_purpose::STANDARD.decode(key));
+    method == Method::Get
+        && list(head, HeaderName::Connection).any(|option| option.eq_ignore_ascii_case("upgrade"))
+        && list(head, HeaderName::Upgrade).any(|protocol| protocol.eq_ignore_ascii_case("websocket"))
+        && one(HeaderName::SecWebsocketVersion) == Some("13")
+        && matches!(key, Some(Ok(bytes)) if bytes.len() == 16)
+}
+
+/// The elements of a field that is a list.
+fn list(head: &Head, name: HeaderName) -> impl Iterator<Item = &str> {
+    head.all(name).flat_map(|line| line.split(',')).map(str::trim)
 }
 
 #[cfg(test)]

@@ -94,6 +94,32 @@ fn open_mode_lets_everyone_in() {
 }
 
 #[test]
+fn open_mode_lets_in_no_page_of_elsewhere() {
+    let mut setup = Setup::new();
+    setup.config.auth_mode = AuthMode::Open;
+    setup.config.auth_hosts = vec!["kv.example.org".into()];
+    setup.config.cors_origins = vec!["https://app.example".into()];
+    let access = setup.access();
+    let own = local::own_name();
+    for (fields, expected) in [
+        (&[("Host", "192.168.1.5:8080")][..], 200),
+        (&[("Host", own.as_str())], 200),
+        (&[("Host", "kv.example.org"), ("Origin", "https://kv.example.org")], 200),
+        (&[("Host", "attic-pi.local"), ("Origin", "https://app.example")], 200),
+        (&[("Host", "evil.example"), ("Origin", "http://evil.example")], 403),
+        (&[("Host", "attic-pi.local"), ("Origin", "http://evil.example")], 403),
+        (&[("Host", "attic-pi.local"), ("Sec-Fetch-Site", "cross-site")], 403),
+    ] {
+        for method in [Method::Get, Method::Post] {
+            let one = access.authorize(&head(fields), peer(FAR), method, Scope::Read, Some("a"));
+            let each = access.authorize_each(&head(fields), peer(FAR), method);
+            assert_eq!((status(one), status(each)), (expected, expected), "{fields:?}");
+        }
+    }
+    assert_eq!(access.failures.foreign.get(), 12);
+}
+
+#[test]
 fn a_token_may_do_what_its_scope_says_where_it_reaches() {
     let setup = Setup::new();
     let read = setup.token("read", Scope::Read, &[], None);
@@ -228,15 +254,33 @@ fn public_namespaces_may_be_read_by_anyone_and_nothing_else() {
 #[test]
 fn a_websocket_brings_its_token_as_a_subprotocol() {
     let setup = Setup::new();
-    let token = setup.token("page", Scope::Read, &[], None);
+    let token = setup.token("page", Scope::Admin, &[], None);
     let access = setup.access();
-    for (value, expected) in [
-        (format!("larder.v1, larder.bearer.{token}"), 200),
-        ("larder.v1".to_owned(), 401),
-        ("larder.bearer.x".to_owned(), 401),
+    let offers = format!("larder.v1, larder.bearer.{token}");
+    let protocol = ("Sec-WebSocket-Protocol", offers.as_str());
+    let (connection, upgrade) = (("Connection", "keep-alive, Upgrade"), ("Upgrade", "WebSocket"));
+    let (version, key) = (("Sec-WebSocket-Version", "13"), ("Sec-WebSocket-Key", "dGhlIHNhbXBsZSBub25jZQ=="));
+    let twice = format!("larder.bearer.{token}, larder.bearer.{token}");
+    for (fields, method, expected) in [
+        (&[protocol, connection, upgrade, version, key][..], Method::Get, 200),
+        (&[("Sec-WebSocket-Protocol", "larder.v1"), connection, upgrade, version, key], Method::Get, 401),
+        (&[("Sec-WebSocket-Protocol", "larder.bearer.x"), connection, upgrade, version, key], Method::Get, 401),
+        (&[("Sec-WebSocket-Protocol", &twice), connection, upgrade, version, key], Method::Get, 401),
+        (&[protocol, connection, upgrade, version, key], Method::Head, 401),
+        (&[protocol, connection, upgrade, version, key], Method::Post, 401),
+        (&[protocol, connection, upgrade, version, key], Method::Put, 401),
+        (&[protocol, connection, upgrade, version, key], Method::Delete, 401),
+        (&[protocol], Method::Get, 401),
+        (&[protocol, upgrade, version, key], Method::Get, 401),
+        (&[protocol, connection, version, key], Method::Get, 401),
+        (&[protocol, connection, ("Upgrade", "h2c"), version, key], Method::Get, 401),
+        (&[protocol, connection, upgrade, key], Method::Get, 401),
+        (&[protocol, connection, upgrade, ("Sec-WebSocket-Version", "8"), key], Method::Get, 401),
+        (&[protocol, connection, upgrade, version], Method::Get, 401),
+        (&[protocol, connection, upgrade, version, ("Sec-WebSocket-Key", "c2hvcnQ=")], Method::Get, 401),
     ] {
-        let head = head(&[("Sec-WebSocket-Protocol", &value)]);
-        assert_eq!(status(access.authorize(&head, peer(FAR), Method::Get, Scope::Read, None)), expected, "{value}");
+        let result = access.authorize(&head(fields), peer(FAR), method, Scope::Read, None);
+        assert_eq!(status(result), expected, "{method:?} {fields:?}");
     }
 }
 
