@@ -4,6 +4,7 @@ mod support;
 
 use std::process::Command;
 
+use base64::Engine as _;
 use support::{Server, client::Answer};
 
 const ENGINES: [&str; 2] = ["tiny_http", "epoll"];
@@ -162,6 +163,40 @@ fn a_token_may_do_what_it_is_for_and_nothing_else() {
         assert!(anonymous.status == 401 && challenge(&anonymous), "{engine}: {anonymous:?}");
         let twice = server.send("GET", VALUE, &[("Authorization", &admin), ("Authorization", &admin)], b"");
         assert!(matches!(twice.status, 400 | 401), "{engine}: {twice:?}");
+        assert!(server.stop().success());
+    }
+}
+
+#[test]
+fn a_list_of_namespaces_tells_nobody_of_those_that_he_may_not_see() {
+    let folder = tempfile::tempdir().expect("a folder for the test");
+    let admin = bearer(&token(folder.path(), &["admin", "--scope", "admin"]));
+    let part = bearer(&token(folder.path(), &["part", "--scope", "read", "--namespace", "b", "--namespace", "f"]));
+    for engine in ENGINES {
+        let config = "[auth]\npublic_read = [\"d\", \"none\"]\n";
+        let server = Server::builder().engine(engine).config(config).data(folder.path()).start();
+        for namespace in ["a-hidden", "b", "c-hidden", "d", "e-hidden", "f", "g-hidden"] {
+            server.send("PUT", &format!("/api/v1/kv/{namespace}/c/k"), &[("Authorization", &admin)], b"1");
+        }
+        for (fields, expected) in [(&[("Authorization", part.as_str())][..], vec!["b", "f"]), (&[], vec!["d"])] {
+            let (mut names, mut path) = (Vec::new(), "/api/v1/kv?limit=1".to_owned());
+            loop {
+                let page = server.send("GET", &path, fields, b"").expect(200).json();
+                names.extend(
+                    page["items"]
+                        .as_array()
+                        .expect("names")
+                        .iter()
+                        .map(|name| name.as_str().expect("a name").to_owned()),
+                );
+                let Some(next) = page["next"].as_str() else { break };
+                let decoded = base64::prelude::BASE64_URL_SAFE_NO_PAD.decode(next).expect("base64url");
+                let text = String::from_utf8_lossy(&decoded);
+                assert!(!text.contains("hidden") && names.len() < 9, "{engine}: {text:?} after {names:?}");
+                path = format!("/api/v1/kv?limit=1&cursor={next}");
+            }
+            assert_eq!(names, expected, "{engine}");
+        }
         assert!(server.stop().success());
     }
 }

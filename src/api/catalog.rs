@@ -6,7 +6,8 @@
 //!
 //! A name whose keys the card has damaged may be missing: a page tells in how many places, `"unreadable":n`, if any.
 //!
-//! Invariant: pages joined by their cursors show every other name once, in byte order.
+//! Invariant: pages joined by their cursors show every other name once, in byte order. A name that the asker may not see
+//! leaves no trace, and none in a cursor, however a page ends: such names are jumped over.
 
 use std::ops::Bound;
 use std::time::Instant;
@@ -61,11 +62,11 @@ fn question(namespace: Option<&str>) -> u64 {
     }
 }
 
-/// One page as JSON: `{"items":["…"],"next":"…"|null}`, with the names for which `visible` holds.
+/// One page as JSON: `{"items":["…"],"next":"…"|null}`, with those of the names in `visible` that there are; `None`: all.
 pub fn page(
     snapshot: &dyn Snapshot,
     query: &NamesQuery<'_>,
-    visible: impl Fn(&str) -> bool,
+    visible: Option<&[String]>,
     now_ms: u64,
     budget: PageBudget,
 ) -> Result<Vec<u8>, StoreError> {
@@ -91,21 +92,24 @@ pub fn page(
             };
             let rest = std::str::from_utf8(&key[prefix.len()..]).map_err(|_| foreign())?;
             let name = rest.split('\0').next().ok_or_else(foreign)?;
-            let behind = format!("{name}\u{1}");
+            if let Some(visible) = visible.filter(|visible| !visible.iter().any(|one| one == name)) {
+                let Some(next) = visible.iter().filter(|one| one.as_str() > name).min() else { break 'seek };
+                low = Bound::Included(full(next));
+                continue 'seek;
+            }
             let over = skipped >= budget.skipped_max || began_at.elapsed() >= budget.time_max;
-            if (visible(name) && names.len() == query.limit) || (over && place != query.after) {
+            if names.len() == query.limit || (over && place != query.after) {
                 more = true;
                 break 'seek;
             }
-            if visible(name) {
-                // A name with nothing but a damaged record shows, so that this can be found and removed.
-                if record::peek_expiry(&form).is_ok_and(|expires_ms| is_expired(expires_ms, now_ms)) {
-                    skipped += 1;
-                    place = Some(rest.to_owned());
-                    continue;
-                }
-                names.push(name.to_owned());
+            // A name with nothing but a damaged record shows, so that this can be found and removed.
+            if record::peek_expiry(&form).is_ok_and(|expires_ms| is_expired(expires_ms, now_ms)) {
+                skipped += 1;
+                place = Some(rest.to_owned());
+                continue;
             }
+            names.push(name.to_owned());
+            let behind = format!("{name}\u{1}");
             low = Bound::Included(full(&behind));
             place = Some(behind);
             continue 'seek;
@@ -177,15 +181,34 @@ mod tests {
 
     /// All pages, joined, and how many there were.
     fn all(snapshot: &dyn Snapshot, namespace: Option<&str>, limit: usize, budget: PageBudget) -> (Vec<String>, usize) {
+        seen(snapshot, namespace, None, limit, budget)
+    }
+
+    /// The same for somebody who may see these names only; no cursor on the way holds another.
+    fn seen(
+        snapshot: &dyn Snapshot,
+        namespace: Option<&str>,
+        visible: Option<&[String]>,
+        limit: usize,
+        budget: PageBudget,
+    ) -> (Vec<String>, usize) {
         let (mut names, mut raw, mut pages) = (Vec::new(), format!("limit={limit}"), 0);
         loop {
             let query = NamesQuery::parse(&raw, namespace).unwrap();
-            let answer = page(snapshot, &query, |name| name != "hidden", 5, budget).unwrap();
+            let answer = page(snapshot, &query, visible, 5, budget).unwrap();
             let answer: Value = serde_json::from_slice(&answer).unwrap();
             names.extend(answer["items"].as_array().unwrap().iter().map(|name| name.as_str().unwrap().to_owned()));
             pages += 1;
             match answer["next"].as_str() {
-                Some(next) => raw = format!("limit={limit}&cursor={next}"),
+                Some(next) => {
+                    let place = cursor::decode(question(namespace), next).unwrap();
+                    let name = place.split(['\0', '\u{1}']).next().unwrap();
+                    assert!(
+                        visible.is_none_or(|visible| visible.iter().any(|one| one == name)),
+                        "{place:?} in a cursor"
+                    );
+                    raw = format!("limit={limit}&cursor={next}");
+                }
                 None => return (names, pages),
             }
             assert!(pages < 1000, "no progress");
@@ -205,10 +228,14 @@ mod tests {
         ("late", "y", "9", false),
     ];
 
+    fn owned(names: &[&str]) -> Vec<String> {
+        names.iter().map(|&name| name.to_owned()).collect()
+    }
+
     #[test]
-    fn names_show_once_if_something_under_them_lives_and_they_are_visible() {
+    fn names_show_once_if_something_under_them_lives() {
         let snapshot = snapshot(KEYS);
-        assert_eq!(all(&*snapshot, None, 100, PATIENT), (vec!["a".into(), "a-b".into(), "late".into()], 1));
+        assert_eq!(all(&*snapshot, None, 100, PATIENT), (owned(&["a", "a-b", "hidden", "late"]), 1));
         assert_eq!(all(&*snapshot, Some("a"), 100, PATIENT).0, ["x", "x.y"]);
         assert_eq!(all(&*snapshot, Some("late"), 100, PATIENT).0, ["y"]);
         assert!(all(&*snapshot, Some("nothing"), 100, PATIENT).0.is_empty());
@@ -221,8 +248,36 @@ mod tests {
             [PATIENT, PageBudget { skipped_max: 1, ..PATIENT }, PageBudget { time_max: Duration::ZERO, ..PATIENT }];
         for budget in budgets {
             let (names, pages) = all(&*snapshot, None, 1, budget);
-            assert_eq!(names, ["a", "a-b", "late"]);
-            assert!(pages >= 3);
+            assert_eq!(names, ["a", "a-b", "hidden", "late"]);
+            assert!(pages >= 4);
+        }
+    }
+
+    #[test]
+    fn names_that_may_not_be_seen_leave_no_trace_however_a_page_ends() {
+        let snapshot = snapshot(KEYS);
+        let budgets = [
+            PATIENT,
+            PageBudget { skipped_max: 0, ..PATIENT },
+            PageBudget { skipped_max: 1, ..PATIENT },
+            PageBudget { time_max: Duration::ZERO, ..PATIENT },
+        ];
+        for (visible, expected) in [
+            (&["late", "a"][..], &["a", "late"][..]),
+            (&["a"], &["a"]),
+            (&["a-b"], &["a-b"]),
+            (&["late"], &["late"]),
+            (&["gone"], &[]),
+            (&["gone", "late"], &["late"]),
+            (&["nothing", "a.b", "zz"], &[]),
+            (&["a-", "hidde", "hiddeo"], &[]),
+        ] {
+            for budget in budgets {
+                for limit in [1, 2, 100] {
+                    let (names, _) = seen(&*snapshot, None, Some(&owned(visible)), limit, budget);
+                    assert_eq!(names, expected, "{visible:?} {limit} {budget:?}");
+                }
+            }
         }
     }
 
@@ -230,7 +285,7 @@ mod tests {
     fn a_cursor_of_namespaces_is_none_of_collections() {
         let snapshot = snapshot(KEYS);
         let query = NamesQuery::parse("limit=1", None).unwrap();
-        let answer = page(&*snapshot, &query, |_| true, 5, PATIENT).unwrap();
+        let answer = page(&*snapshot, &query, None, 5, PATIENT).unwrap();
         let answer: Value = serde_json::from_slice(&answer).unwrap();
         let raw = format!("cursor={}", answer["next"].as_str().unwrap());
         assert!(NamesQuery::parse(&raw, None).is_ok());
@@ -275,6 +330,7 @@ mod tests {
         #[test]
         fn any_store_lists_the_names_of_what_lives(
             keys in proptest::collection::btree_map(("[ab]{1,2}|a[.-]b", "[xy]{1,2}", "[k\u{1}é]{1,2}"), any::<bool>(), 0..30),
+            visible in proptest::collection::vec("[ab]{1,2}|a[.-]b|c", 0..4),
             limit in 1usize..5, skipped_max in 1usize..4,
         ) {
             let content: Vec<_> = keys.iter().map(|((n, c, k), expired)| (n.as_str(), c.as_str(), k.as_str(), *expired)).collect();
@@ -283,6 +339,8 @@ mod tests {
             let live = || content.iter().filter(|(.., expired)| !expired);
             let namespaces: BTreeSet<&str> = live().map(|(namespace, ..)| *namespace).collect();
             prop_assert_eq!(all(&*snapshot, None, limit, budget).0, namespaces.iter().copied().collect::<Vec<_>>());
+            let shown = namespaces.iter().filter(|name| visible.iter().any(|one| one == **name));
+            prop_assert_eq!(seen(&*snapshot, None, Some(&visible), limit, budget).0, shown.copied().collect::<Vec<_>>());
             for namespace in namespaces {
                 let collections: BTreeSet<&str> = live().filter(|(n, ..)| *n == namespace).map(|(_, c, ..)| *c).collect();
                 prop_assert_eq!(all(&*snapshot, Some(namespace), limit, budget).0, collections.into_iter().collect::<Vec<_>>());

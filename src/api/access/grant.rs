@@ -43,20 +43,21 @@ impl Grant {
 
     /// Whether it reaches a namespace.
     pub fn reaches(&self, namespace: &str) -> bool {
+        self.namespaces().is_none_or(|names| names.iter().any(|one| one == namespace))
+    }
+
+    /// The namespaces it reaches; `None` is all.
+    pub fn namespaces(&self) -> Option<&[String]> {
         match &self.reach {
-            Reach::Everything => true,
-            Reach::Public(namespaces) => namespaces.iter().any(|public| public == namespace),
-            Reach::Token(token) => token.reaches(namespace),
+            Reach::Everything => None,
+            Reach::Public(namespaces) => Some(namespaces),
+            Reach::Token(token) => Some(token.namespaces.as_slice()).filter(|names| !names.is_empty()),
         }
     }
 
     /// Whether there are namespaces it does not reach.
     pub fn is_restricted(&self) -> bool {
-        match &self.reach {
-            Reach::Everything => false,
-            Reach::Public(_) => true,
-            Reach::Token(token) => !token.namespaces.is_empty(),
-        }
+        self.namespaces().is_some()
     }
 
     /// Whether it reaches the whole store, as what reads or writes all of it must. `Err` is a 403.

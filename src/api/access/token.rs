@@ -91,11 +91,6 @@ impl Token {
     pub fn is_secret(&self, secret: &str) -> bool {
         digest(secret).ct_eq(&self.sha256).into()
     }
-
-    /// Whether the token reaches a namespace.
-    pub fn reaches(&self, namespace: &str) -> bool {
-        self.namespaces.is_empty() || self.namespaces.iter().any(|one| one == namespace)
-    }
 }
 
 /// The id and the secret of a token's text, if it has the form of one.
