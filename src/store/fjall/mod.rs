@@ -4,8 +4,9 @@
 //! Folder: `larder.lock` (held while open), `larder.clean` (only while closed, see [`super::recovery`]),
 //! `larder.ceiling` (see [`super::versions`]), `larder.restarted` (of the service around the store),
 //! `damaged-<n>.jnl` (journals kept for inspection), `fjall/` (the database).
-//! Invariant: memtables are rotated by [`Store::maintain`], both keyspaces together, and never by fjall, whose own
-//! rotation comes late and can deadlock; so no more than one commit beyond the limit is ever held active.
+//! Invariant: memtables are rotated by [`Store::maintain`], both keyspaces together, so that no more than one commit
+//! beyond the limit is ever held active. fjall's own rotation by size comes late and can deadlock, and is out of reach;
+//! but fjall seals a memtable by itself also when its journals have grown too much, so nobody may rely on knowing when.
 //!
 //! Limits: a key has 1 to 65 535 bytes and lies between the edges (above `00`, below sixteen `ff`), a value has less
 //! than 4 GiB; anything else is refused before it reaches fjall, which would panic or cut lengths silently. Of several changes of one key in one commit the last one counts.
@@ -37,6 +38,7 @@ use super::ttl_filter::TtlFilterFactory;
 use super::{Change, Snapshot, Space, Store, StoreError, StoreFigures};
 use error::{from_fjall, from_io, from_lsm, is_journal_damage};
 use layout::DATABASE_DIR;
+use memtables::Memtables;
 pub use options::FjallOptions;
 use reclaim::Reclaimer;
 use snapshot::FjallSnapshot;
@@ -63,12 +65,12 @@ struct Keyspaces {
     data: Keyspace,
     log: Keyspace,
     /// In the order of [`Keyspaces::both`].
-    sealed: Arc<[memtables::Sealed; 2]>,
+    memtables: Arc<[Memtables; 2]>,
 }
 
 impl Keyspaces {
     fn new(data: Keyspace, log: Keyspace) -> Keyspaces {
-        Keyspaces { data, log, sealed: Arc::default() }
+        Keyspaces { data, log, memtables: Arc::default() }
     }
 
     fn of(&self, space: Space) -> &Keyspace {
@@ -78,14 +80,20 @@ impl Keyspaces {
         }
     }
 
-    /// Seals what is active of both.
+    /// Takes note of the memtables that take the writes.
+    fn look(&self) {
+        self.both().into_iter().zip(self.memtables.iter()).for_each(|(keyspace, memtables)| memtables.look(keyspace));
+    }
+
+    /// Seals what is active of both, if it holds anything. It is flushed in the background.
     fn rotate(&self) -> ::fjall::Result<()> {
-        self.both().into_iter().zip(self.sealed.iter()).try_for_each(|(keyspace, sealed)| sealed.rotate(keyspace))
+        self.look();
+        self.both().into_iter().try_for_each(|keyspace| keyspace.rotate_memtable().map(drop))
     }
 
     /// Bytes of memtables that are sealed and still in memory.
     fn sealed_bytes(&self) -> u64 {
-        self.sealed.iter().map(memtables::Sealed::bytes).sum()
+        self.memtables.iter().map(Memtables::sealed_bytes).sum()
     }
 
     fn both(&self) -> [&Keyspace; 2] {
@@ -148,6 +156,7 @@ impl FjallStore {
         for keyspace in keyspaces.both() {
             edges::plant(keyspace)?;
         }
+        keyspaces.look();
         if is_new {
             sync_folders(&database_dir).map_err(from_io)?;
         }

@@ -12,7 +12,7 @@ use fjall::{AbstractTree, Keyspace};
 use lsm_tree::table::filter::standard_bloom;
 use lsm_tree::{InternalValue, Memtable, SeqNo, UserValue};
 
-use super::memtables::Sealed;
+use super::memtables::Memtables;
 
 type Found = Result<Option<InternalValue>, lsm_tree::Error>;
 /// Looks into the tables of one state, which have no name outside their crate.
@@ -20,22 +20,18 @@ type Tables = Box<dyn Fn(&[u8], SeqNo) -> Found + Send + Sync>;
 
 /// The state of one keyspace: where its entries stood when it was looked up, and still stand for whoever holds this.
 pub(super) struct Point {
-    active: Arc<Memtable>,
     /// The youngest first.
-    sealed: Vec<Arc<Memtable>>,
+    memtables: Vec<Arc<Memtable>>,
     tables: Tables,
 }
 
 impl Point {
-    /// Looks up the present state. `None` while memtables from before the opening wait for their flush.
+    /// Looks up the present state. `None` if it cannot be told whether that is all of it.
     ///
     /// For snapshots that have been opened already: else what they must not miss could be merged away before.
-    pub(super) fn new(keyspace: &Keyspace, sealed: &Sealed) -> Option<Point> {
-        let held = sealed.hold();
+    pub(super) fn new(keyspace: &Keyspace, memtables: &Memtables) -> Option<Point> {
         // IMPORTANT: memtables before tables. What is flushed in between is then in both, and never in neither.
-        let mut sealed = held.last(keyspace.tree.sealed_memtable_count())?;
-        sealed.reverse();
-        let active = keyspace.tree.active_memtable();
+        let memtables = memtables.unflushed(keyspace)?;
         let version = keyspace.tree.current_version();
         let tables = move |key: &[u8], seqno| {
             let hash = standard_bloom::Builder::get_hash(key);
@@ -46,12 +42,12 @@ impl Point {
             }
             Ok(None)
         };
-        Some(Point { active, sealed, tables: Box::new(tables) })
+        Some(Point { memtables, tables: Box::new(tables) })
     }
 
     /// The value under a key, as of the moment before `seqno`.
     pub(super) fn get(&self, key: &[u8], seqno: SeqNo) -> Result<Option<UserValue>, lsm_tree::Error> {
-        let in_memory = std::iter::once(&self.active).chain(&self.sealed).find_map(|memtable| memtable.get(key, seqno));
+        let in_memory = self.memtables.iter().find_map(|memtable| memtable.get(key, seqno));
         let found = match in_memory {
             Some(entry) => Some(entry),
             None => (self.tables)(key, seqno)?,
@@ -59,3 +55,7 @@ impl Point {
         Ok(found.filter(|entry| !entry.is_tombstone()).map(|entry| entry.value))
     }
 }
+
+#[cfg(test)]
+#[path = "point_tests.rs"]
+mod tests;

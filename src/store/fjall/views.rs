@@ -51,7 +51,7 @@ impl Views {
         open.entry(instant).or_default().push(Arc::downgrade(&opened));
         drop(open);
         if let Some(reading) = opened.view.write().as_mut() {
-            reading.data = Point::new(keyspaces.of(Space::Data), &keyspaces.sealed[0]);
+            reading.data = Point::new(keyspaces.of(Space::Data), &keyspaces.memtables[0]);
         }
         opened
     }
