@@ -45,8 +45,9 @@ budget-write: build ## renew benches/budget.toml with what is measured now
 fuzz: ## coverage-guided fuzzing of every parser in turn, for HOURS (default 1) in all
 	@CARGO='$(CARGO)' HOURS='$(HOURS)' sh tests/fuzz/run.sh
 
-torture: ## a thousand kill -9 rounds with a ledger of acknowledged writes
+torture: ## a thousand kill -9 rounds with a ledger of acknowledged writes, and many sealed journals with a checker
 	TORTURE_ROUNDS=1000 $(CARGO) test --locked --profile fast --test torture -- --nocapture
+	FRESH_ROTATIONS=50 $(CARGO) test --locked --profile fast --test release -- --nocapture nothing_stale
 
 deploy: ## put larder on a board: HOST=user@board [PORT=22] [ENGINE=tiny_http|epoll] [TUNE=1] [BIN=path]
 	@HOST='$(HOST)' PORT='$(PORT)' ENGINE='$(ENGINE)' TUNE='$(TUNE)' BIN='$(BIN)' systemd/deploy.sh deploy

@@ -6,6 +6,7 @@
 mod support;
 
 mod card;
+mod fresh;
 mod memory;
 mod together;
 

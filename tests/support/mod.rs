@@ -6,6 +6,7 @@
 pub mod card;
 pub mod client;
 pub mod corpus;
+pub mod history;
 pub mod server;
 
 pub use card::{Card, CardOptions, Fault};
