@@ -5,7 +5,7 @@
 #![allow(missing_docs)]
 
 #[path = "../../tests/support/card/mod.rs"]
-#[allow(dead_code)]
+#[allow(dead_code, unused_imports)]
 mod card;
 
 use std::io::{BufRead, Write};
@@ -22,7 +22,7 @@ fn main() -> ExitCode {
         eprintln!("usage: card BACKING MOUNTPOINT [SYNC_DELAY_MS]");
         return ExitCode::from(64);
     };
-    let options = CardOptions { sync_delay: Duration::from_secs_f64(delay_ms / 1000.0), power_cuts: false };
+    let options = CardOptions { sync_delay: Duration::from_secs_f64(delay_ms / 1000.0), ..CardOptions::default() };
     let card = match Card::mount_at(Path::new(backing), Path::new(mountpoint), None, options) {
         Ok(card) => card,
         Err(error) => {

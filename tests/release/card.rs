@@ -206,7 +206,7 @@ fn every_acknowledged_write_is_there_after_a_power_cut() {
     let mut highest = 0;
     for round in 0..6 {
         // A millisecond a sync, so that the cut comes while something is on its way.
-        let options = CardOptions { sync_delay: Duration::from_millis(1), power_cuts: true };
+        let options = CardOptions { sync_delay: Duration::from_millis(1), power_cuts: true, ..CardOptions::default() };
         let Some(card) = card(backing.path(), options) else { return };
         let engine = &engines[round % engines.len()];
         let config = "[store]\nmemtable = \"1MiB\"\nblock_cache = \"4MiB\"\n";

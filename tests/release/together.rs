@@ -78,7 +78,7 @@ type Reader = fn(&mut Client) -> (u64, u64);
 #[test]
 fn two_keys_of_one_batch_are_never_seen_apart() {
     let backing = tempfile::tempdir().unwrap();
-    let options = CardOptions { sync_delay: Duration::from_millis(8), power_cuts: false };
+    let options = CardOptions { sync_delay: Duration::from_millis(8), ..CardOptions::default() };
     let card = match Card::mount(backing.path(), options) {
         Ok(card) => card,
         Err(error) => return support::skipped(&format!("no FUSE here: {error}")),

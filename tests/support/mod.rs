@@ -9,7 +9,7 @@ pub mod corpus;
 pub mod history;
 pub mod server;
 
-pub use card::{Card, CardOptions, Fault};
+pub use card::{Card, CardOptions, Failure, Fault, Kept, Names, Op, Seeded};
 pub use client::{Answer, Client, Connection};
 pub use server::{Server, ServerBuilder};
 

@@ -1,96 +1,102 @@
-//! The folder behind a card: its inodes, what of it is not synced, and how to take that back.
+//! The folder behind a card: its files and folders, and what of them is not synced.
 //!
-//! Invariant: with power cuts, undoing the data changes of every node and then the name changes, newest first, gives
-//! the folder as of the last syncs.
+//! Invariant: with power cuts, whatever has lost its last name stays in the trash while a power cut may bring it back.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::ffi::{OsStr, OsString};
 use std::fs::{self, File, Metadata, OpenOptions};
 use std::io;
-use std::os::unix::fs::{FileExt, PermissionsExt};
+use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::SystemTime;
 
+use rustix::fs::FallocateFlags;
+
+use super::names::{Entry, Names, UnsyncedNames};
+use super::pages::{DataMark, PAGE_BYTES, Unsynced};
+use super::seeded::Seeded;
+
 /// The inode of the card's root.
 pub const ROOT: u64 = 1;
-/// What a card writes at once.
-pub const PAGE_BYTES: u64 = 4096;
 /// Where removed files wait until their folder is synced; hidden from programs.
 const TRASH: &str = ".card-trash";
 
 /// A file or folder that was seen.
 struct Node {
-    parent: u64,
-    name: OsString,
+    place: Place,
     directory: bool,
     /// Open while somebody has it open or something of it is not synced.
     file: Option<Arc<File>>,
     opens: u64,
-    undo: Vec<DataUndo>,
-    dirty: HashSet<u64>,
-    /// Where it lies since its name was removed.
-    trash: Option<PathBuf>,
-    removed: bool,
+    unsynced: Unsynced,
 }
 
-/// How to take back one write or one change of length.
-struct DataUndo {
-    offset: u64,
-    old: Vec<u8>,
-    old_length: u64,
+/// Where the bytes of a node lie behind the card.
+#[derive(Clone, PartialEq)]
+enum Place {
+    Root,
+    /// Under this name, and perhaps under others.
+    Named(u64, OsString),
+    Trash(PathBuf),
+    /// Nowhere, but for those who have it open.
+    Gone,
 }
 
-/// How to take back one change of names.
-enum NameUndo {
-    Created { node: u64 },
-    Removed { node: u64 },
-    Renamed { from: (u64, OsString), node: u64, replaced: Option<u64> },
+/// How a disk keeps what it is given.
+#[derive(Clone, Copy)]
+pub struct DiskOptions {
+    pub power_cuts: bool,
+    pub names: Names,
+    pub failed_syncs_forget: bool,
 }
 
 /// The folder behind the card.
 pub struct Disk {
     root: PathBuf,
+    options: DiskOptions,
     nodes: HashMap<u64, Node>,
     names: HashMap<(u64, OsString), u64>,
+    unsynced_names: UnsyncedNames,
     next_inode: u64,
-    next_trash: u64,
-    name_undo: Vec<NameUndo>,
-    power_cuts: bool,
-    dirty_pages: u64,
+    /// Counts changes of data and begun syncs.
+    moment: u64,
 }
 
 /// What a sync in progress will have made durable when it ends.
 pub struct SyncMark {
     node: u64,
-    data: usize,
-    names: usize,
+    names: u64,
+    data: DataMark,
+}
+
+impl SyncMark {
     /// Bytes that go to the card.
-    pub bytes: u64,
+    pub fn bytes(&self) -> u64 {
+        self.data.bytes
+    }
 }
 
 impl Disk {
     /// A folder as it stands.
-    pub fn open(root: &Path, power_cuts: bool) -> io::Result<Disk> {
+    pub fn open(root: &Path, options: DiskOptions) -> io::Result<Disk> {
         let trash = root.join(TRASH);
         if trash.exists() {
             fs::remove_dir_all(&trash)?;
         }
-        if power_cuts {
+        if options.power_cuts {
             fs::create_dir(&trash)?;
         }
-        let mut disk = Disk {
+        let nodes = HashMap::from([(ROOT, Node::new(Place::Root, true))]);
+        Ok(Disk {
             root: root.to_owned(),
-            nodes: HashMap::new(),
+            options,
+            nodes,
             names: HashMap::new(),
+            unsynced_names: UnsyncedNames::new(options.names),
             next_inode: ROOT + 1,
-            next_trash: 0,
-            name_undo: Vec::new(),
-            power_cuts,
-            dirty_pages: 0,
-        };
-        disk.nodes.insert(ROOT, Node::new(ROOT, OsString::new(), true));
-        Ok(disk)
+            moment: 0,
+        })
     }
 
     /// The folder.
@@ -100,7 +106,7 @@ impl Disk {
 
     /// Bytes of pages that no sync has taken yet.
     pub fn dirty_bytes(&self) -> u64 {
-        self.dirty_pages * PAGE_BYTES
+        self.nodes.values().map(|node| node.unsynced.dirty_pages() * PAGE_BYTES).sum()
     }
 
     fn node(&self, inode: u64) -> io::Result<&Node> {
@@ -112,13 +118,11 @@ impl Disk {
     }
 
     fn path(&self, inode: u64) -> io::Result<PathBuf> {
-        if inode == ROOT {
-            return Ok(self.root.clone());
-        }
-        let node = self.node(inode)?;
-        match &node.trash {
-            Some(trash) => Ok(trash.clone()),
-            None => Ok(self.path(node.parent)?.join(&node.name)),
+        match &self.node(inode)?.place {
+            Place::Root => Ok(self.root.clone()),
+            Place::Named(folder, name) => Ok(self.path(*folder)?.join(name)),
+            Place::Trash(path) => Ok(path.clone()),
+            Place::Gone => Err(not_found()),
         }
     }
 
@@ -136,7 +140,7 @@ impl Disk {
         }
         let inode = self.next_inode;
         self.next_inode += 1;
-        self.nodes.insert(inode, Node::new(parent, name.to_owned(), directory));
+        self.nodes.insert(inode, Node::new(Place::Named(parent, name.to_owned()), directory));
         self.names.insert((parent, name.to_owned()), inode);
         inode
     }
@@ -156,13 +160,13 @@ impl Disk {
     }
 
     /// The entries of a folder.
-    pub fn entries(&mut self, inode: u64) -> io::Result<Vec<(u64, bool, OsString)>> {
+    pub fn entries(&mut self, inode: u64) -> io::Result<Vec<(u64, fs::FileType, OsString)>> {
         let mut entries = Vec::new();
         for entry in fs::read_dir(self.path(inode)?)? {
             let entry = entry?;
-            let directory = entry.file_type()?.is_dir();
-            if inode != ROOT || entry.file_name() != TRASH {
-                entries.push((self.inode(inode, &entry.file_name(), directory), directory, entry.file_name()));
+            let (name, kind) = (entry.file_name(), entry.file_type()?);
+            if inode != ROOT || name != TRASH {
+                entries.push((self.inode(inode, &name, kind.is_dir()), kind, name));
             }
         }
         Ok(entries)
@@ -173,9 +177,25 @@ impl Disk {
         let path = self.path_of(parent, name)?;
         fs::create_dir(&path)?;
         fs::set_permissions(&path, fs::Permissions::from_mode(mode & 0o7777))?;
-        let found = self.lookup(parent, name)?;
-        self.note(NameUndo::Created { node: found.0 });
-        Ok(found)
+        self.made(parent, name)
+    }
+
+    /// Makes a symbolic link.
+    pub fn create_symlink(&mut self, parent: u64, name: &OsStr, target: &Path) -> io::Result<(u64, Metadata)> {
+        std::os::unix::fs::symlink(target, self.path_of(parent, name)?)?;
+        self.made(parent, name)
+    }
+
+    /// Where a symbolic link points to.
+    pub fn read_link(&self, inode: u64) -> io::Result<PathBuf> {
+        fs::read_link(self.path(inode)?)
+    }
+
+    /// Gives a file one more name.
+    pub fn link(&mut self, inode: u64, parent: u64, name: &OsStr) -> io::Result<(u64, Metadata)> {
+        fs::hard_link(self.path(inode)?, self.path_of(parent, name)?)?;
+        self.names.insert((parent, name.to_owned()), inode);
+        self.made(parent, name)
     }
 
     /// Makes a file and opens it.
@@ -188,15 +208,23 @@ impl Disk {
         if !existed {
             file.set_permissions(fs::Permissions::from_mode(mode & 0o7777))?;
         }
-        let metadata = file.metadata()?;
-        let inode = self.inode(parent, name, false);
-        let node = self.node_mut(inode)?;
+        let found = if existed { self.lookup(parent, name)? } else { self.made(parent, name)? };
+        let node = self.node_mut(found.0)?;
         node.opens += 1;
         node.file.get_or_insert_with(|| Arc::new(file));
-        if !existed {
-            self.note(NameUndo::Created { node: inode });
+        Ok(found)
+    }
+
+    fn made(&mut self, parent: u64, name: &OsStr) -> io::Result<(u64, Metadata)> {
+        let found = self.lookup(parent, name)?;
+        self.note(Entry { folder: parent, name: name.to_owned(), before: None, after: Some(found.0) });
+        Ok(found)
+    }
+
+    fn note(&mut self, entry: Entry) {
+        if self.options.power_cuts {
+            self.unsynced_names.note(entry);
         }
-        Ok((inode, metadata))
     }
 
     /// Opens a file.
@@ -215,14 +243,10 @@ impl Disk {
 
     fn let_go(&mut self, inode: u64) {
         let Ok(node) = self.node_mut(inode) else { return };
-        if node.opens > 0 || !node.undo.is_empty() {
-            return;
-        }
-        node.file = None;
-        if node.removed && node.trash.is_none() {
-            let dirty = node.dirty.len() as u64;
-            self.dirty_pages -= dirty;
+        if node.opens == 0 && node.place == Place::Gone {
             self.nodes.remove(&inode);
+        } else if node.opens == 0 && node.unsynced.is_empty() {
+            node.file = None;
         }
     }
 
@@ -236,39 +260,40 @@ impl Disk {
         Ok(file)
     }
 
+    /// The number of a change that may have to be taken back.
+    fn moment(&mut self) -> Option<u64> {
+        self.moment += 1;
+        self.options.power_cuts.then_some(self.moment)
+    }
+
     /// Writes bytes.
     pub fn write(&mut self, inode: u64, offset: u64, bytes: &[u8]) -> io::Result<()> {
-        let file = self.file(inode)?;
-        if self.power_cuts {
-            self.remember(inode, &file, offset, bytes.len() as u64)?;
-        }
-        file.write_all_at(bytes, offset)?;
-        if !bytes.is_empty() {
-            let mut added = 0;
-            let node = self.node_mut(inode)?;
-            for page in offset / PAGE_BYTES..=(offset + bytes.len() as u64 - 1) / PAGE_BYTES {
-                added += u64::from(node.dirty.insert(page));
-            }
-            self.dirty_pages += added;
-        }
-        Ok(())
+        let (file, moment) = (self.file(inode)?, self.moment());
+        self.node_mut(inode)?.unsynced.write(&file, offset, bytes.len() as u64, moment)?;
+        file.write_all_at(bytes, offset)
     }
 
     /// Changes a file's length.
     pub fn set_length(&mut self, inode: u64, length: u64) -> io::Result<()> {
-        let file = self.file(inode)?;
-        if self.power_cuts {
-            let now = file.metadata()?.len();
-            self.remember(inode, &file, length, now.saturating_sub(length))?;
-        }
+        let (file, moment) = (self.file(inode)?, self.moment());
+        self.node_mut(inode)?.unsynced.set_length(&file, length, moment)?;
         file.set_len(length)?;
-        let node = self.node_mut(inode)?;
-        let before = node.dirty.len();
-        node.dirty.retain(|page| page * PAGE_BYTES < length);
-        let gone = before - node.dirty.len();
-        self.dirty_pages -= gone as u64;
         self.let_go(inode);
         Ok(())
+    }
+
+    /// Allocates room for a range, or gives it back, as the flags say; what is allocated is not lost.
+    pub fn allocate(&mut self, inode: u64, flags: FallocateFlags, offset: u64, bytes: u64) -> io::Result<()> {
+        let (file, moment) = (self.file(inode)?, self.moment());
+        let end = if flags.contains(FallocateFlags::KEEP_SIZE) { file.metadata()?.len() } else { u64::MAX };
+        let (changes, grows) = (flags.contains(FallocateFlags::PUNCH_HOLE), end == u64::MAX);
+        let length = (offset + bytes).min(end).saturating_sub(offset);
+        if changes && length > 0 {
+            self.node_mut(inode)?.unsynced.write(&file, offset, length, moment)?;
+        } else if grows && offset + bytes > file.metadata()?.len() {
+            self.node_mut(inode)?.unsynced.set_length(&file, offset + bytes, moment)?;
+        }
+        Ok(rustix::fs::fallocate(&file, flags, offset, bytes)?)
     }
 
     /// Changes permissions; never undone.
@@ -281,43 +306,49 @@ impl Disk {
         OpenOptions::new().write(true).open(self.path(inode)?)?.set_modified(time)
     }
 
-    fn remember(&mut self, inode: u64, file: &File, offset: u64, length: u64) -> io::Result<()> {
-        let old_length = file.metadata()?.len();
-        let mut old = vec![0; length.min(old_length.saturating_sub(offset)) as usize];
-        file.read_exact_at(&mut old, offset)?;
-        self.node_mut(inode)?.undo.push(DataUndo { offset, old, old_length });
-        Ok(())
-    }
-
     /// Removes a file or an empty folder.
     pub fn remove(&mut self, parent: u64, name: &OsStr) -> io::Result<()> {
         let (inode, metadata) = self.lookup(parent, name)?;
-        if metadata.is_dir() && fs::read_dir(self.path(inode)?)?.next().is_some() {
-            return Err(io::ErrorKind::DirectoryNotEmpty.into());
-        }
-        self.take_away(inode)?;
-        self.note(NameUndo::Removed { node: inode });
+        self.check_empty(parent, name, &metadata)?;
+        self.take_name(parent, name)?;
+        self.note(Entry { folder: parent, name: name.to_owned(), before: Some(inode), after: None });
         Ok(())
     }
 
-    /// Takes a name from a node; the bytes stay in the trash while they may have to come back.
-    fn take_away(&mut self, inode: u64) -> io::Result<()> {
-        let path = self.path(inode)?;
-        let trash = self.root.join(TRASH).join(self.next_trash.to_string());
-        if self.power_cuts {
-            self.next_trash += 1;
-            fs::rename(&path, &trash)?;
-        } else if self.node(inode)?.directory {
-            fs::remove_dir(&path)?;
-        } else {
-            fs::remove_file(&path)?;
+    fn check_empty(&self, parent: u64, name: &OsStr, metadata: &Metadata) -> io::Result<()> {
+        if metadata.is_dir() && fs::read_dir(self.path_of(parent, name)?)?.next().is_some() {
+            return Err(io::ErrorKind::DirectoryNotEmpty.into());
         }
-        let keeps = self.power_cuts;
-        let node = self.node_mut(inode)?;
-        node.trash = keeps.then_some(trash);
-        node.removed = true;
-        let name = (node.parent, node.name.clone());
-        self.names.remove(&name);
+        Ok(())
+    }
+
+    /// Takes a name from a node; with its last one it goes to the trash, where it may have to come back from.
+    fn take_name(&mut self, parent: u64, name: &OsStr) -> io::Result<()> {
+        let key = (parent, name.to_owned());
+        let (path, metadata) = (self.path_of(parent, name)?, self.path_of(parent, name)?.symlink_metadata()?);
+        let inode = self.inode(parent, name, metadata.is_dir());
+        let is_other = |place: &(u64, OsString), node: u64| node == inode && *place != key;
+        let other = match !metadata.is_dir() && metadata.nlink() > 1 {
+            true => self.names.iter().find(|(place, node)| is_other(place, **node)).map(|(place, _)| place.clone()),
+            false => None,
+        };
+        let place = match other {
+            Some((parent, name)) => {
+                fs::remove_file(&path)?;
+                Place::Named(parent, name)
+            }
+            None if self.options.power_cuts => {
+                let trash = self.root.join(TRASH).join(inode.to_string());
+                fs::rename(&path, &trash)?;
+                Place::Trash(trash)
+            }
+            None => {
+                if metadata.is_dir() { fs::remove_dir(&path) } else { fs::remove_file(&path) }?;
+                Place::Gone
+            }
+        };
+        self.node_mut(inode)?.place = place;
+        self.names.remove(&key);
         self.let_go(inode);
         Ok(())
     }
@@ -325,116 +356,121 @@ impl Disk {
     /// Renames, replacing what was there.
     pub fn rename(&mut self, from: (u64, &OsStr), to: (u64, &OsStr)) -> io::Result<()> {
         let (inode, _) = self.lookup(from.0, from.1)?;
-        let replaced = self.lookup(to.0, to.1).ok().map(|(replaced, _)| replaced);
-        let target = self.path_of(to.0, to.1)?;
-        if let Some(replaced) = replaced {
-            self.take_away(replaced)?;
+        let replaced = self.lookup(to.0, to.1).ok();
+        let before = replaced.as_ref().map(|(replaced, _)| *replaced);
+        if before == Some(inode) {
+            return Ok(());
         }
-        fs::rename(self.path(inode)?, target)?;
-        self.move_node(inode, to.0, to.1)?;
-        self.note(NameUndo::Renamed { from: (from.0, from.1.to_owned()), node: inode, replaced });
-        Ok(())
-    }
-
-    fn move_node(&mut self, inode: u64, parent: u64, name: &OsStr) -> io::Result<()> {
+        if let Some((_, metadata)) = replaced {
+            self.check_empty(to.0, to.1, &metadata)?;
+            self.take_name(to.0, to.1)?;
+        }
+        fs::rename(self.path_of(from.0, from.1)?, self.path_of(to.0, to.1)?)?;
+        self.names.remove(&(from.0, from.1.to_owned()));
+        self.names.insert((to.0, to.1.to_owned()), inode);
         let node = self.node_mut(inode)?;
-        let old = (node.parent, std::mem::replace(&mut node.name, name.to_owned()));
-        node.parent = parent;
-        self.names.remove(&old);
-        self.names.insert((parent, name.to_owned()), inode);
-        Ok(())
-    }
-
-    fn note(&mut self, undo: NameUndo) {
-        if self.power_cuts {
-            self.name_undo.push(undo);
+        if node.place == Place::Named(from.0, from.1.to_owned()) {
+            node.place = Place::Named(to.0, to.1.to_owned());
         }
+        if self.options.power_cuts {
+            let old = Entry { folder: from.0, name: from.1.to_owned(), before: Some(inode), after: None };
+            let new = Entry { folder: to.0, name: to.1.to_owned(), before, after: Some(inode) };
+            self.unsynced_names.note_move(old, new);
+        }
+        Ok(())
     }
 
     /// What a sync of this inode that begins now will have made durable.
     pub fn begin_sync(&mut self, inode: u64) -> io::Result<SyncMark> {
-        let names = self.name_undo.len();
-        let node = self.node_mut(inode)?;
-        let mark = SyncMark { node: inode, data: node.undo.len(), names, bytes: node.dirty.len() as u64 * PAGE_BYTES };
-        node.dirty.clear();
-        self.dirty_pages -= mark.bytes / PAGE_BYTES;
-        Ok(mark)
+        let (names, moment) = (self.unsynced_names.mark(), self.moment + 1);
+        let data = self.node_mut(inode)?.unsynced.begin_sync(moment);
+        Ok(SyncMark { node: inode, names, data })
     }
 
     /// The sync has ended well. IMPORTANT: syncs come one after the other, or the marks would not fit.
     pub fn end_sync(&mut self, mark: &SyncMark) {
-        let Ok(node) = self.node_mut(mark.node) else { return };
-        node.undo.drain(..mark.data);
-        for undo in self.name_undo.drain(..mark.names).collect::<Vec<_>>() {
-            if let NameUndo::Removed { node } | NameUndo::Renamed { replaced: Some(node), .. } = undo {
-                self.empty_trash(node);
+        if let Ok(node) = self.node_mut(mark.node) {
+            node.unsynced.end_sync(&mark.data);
+        }
+        for entry in self.unsynced_names.synced(mark.node, mark.names) {
+            if let Some(inode) = entry.before.filter(|inode| !self.unsynced_names.mention(*inode)) {
+                self.empty_trash(inode);
             }
         }
         self.let_go(mark.node);
     }
 
-    fn empty_trash(&mut self, inode: u64) {
-        let Ok(node) = self.node_mut(inode) else { return };
-        node.undo.clear();
-        if let Some(trash) = node.trash.take() {
-            let _ = if node.directory { fs::remove_dir(trash) } else { fs::remove_file(trash) };
+    /// The sync has failed.
+    pub fn fail_sync(&mut self, mark: &SyncMark) {
+        let forget = self.options.failed_syncs_forget;
+        if let Ok(node) = self.node_mut(mark.node) {
+            node.unsynced.fail_sync(&mark.data, forget);
         }
-        self.let_go(inode);
     }
 
-    /// Takes back everything that no sync covered.
-    pub fn undo_unsynced(&mut self) -> io::Result<()> {
-        for node in self.nodes.values_mut() {
-            let undo = std::mem::take(&mut node.undo);
-            let Some(file) = &node.file else { continue };
-            for change in undo.into_iter().rev() {
-                file.write_all_at(&change.old, change.offset)?;
-                file.set_len(change.old_length)?;
+    fn empty_trash(&mut self, inode: u64) {
+        let Ok(node) = self.node_mut(inode) else { return };
+        if let Place::Trash(path) = &node.place {
+            let _ = if node.directory { fs::remove_dir(path) } else { fs::remove_file(path) };
+            node.place = Place::Gone;
+            self.let_go(inode);
+        }
+    }
+
+    /// Takes back what no sync covered: all of it, or a drawn part.
+    pub fn cut_power(&mut self, mut drawn: Option<&mut Seeded>) -> io::Result<()> {
+        let mut inodes: Vec<u64> = self.nodes.keys().copied().collect();
+        // In an order that does not change from run to run.
+        inodes.sort_unstable();
+        for inode in inodes {
+            let node = &self.nodes[&inode];
+            if let Some(file) = node.file.as_ref().filter(|_| !node.unsynced.is_empty()) {
+                node.unsynced.cut_power(file, drawn.as_deref_mut())?;
             }
         }
-        for undo in std::mem::take(&mut self.name_undo).into_iter().rev() {
-            match undo {
-                NameUndo::Created { node } => self.take_away(node)?,
-                NameUndo::Removed { node } => self.put_back(node)?,
-                NameUndo::Renamed { from, node, replaced } => {
-                    let target = self.path_of(from.0, &from.1)?;
-                    fs::rename(self.path(node)?, target)?;
-                    self.move_node(node, from.0, &from.1)?;
-                    if let Some(replaced) = replaced {
-                        self.put_back(replaced)?;
-                    }
-                }
-            }
+        let mut names = self.unsynced_names.cut_power(drawn);
+        names.retain(|entry| self.names.get(&(entry.folder, entry.name.clone())).copied() != entry.after);
+        for entry in &names {
+            self.set_aside(entry)?;
         }
-        if self.power_cuts {
+        for entry in &names {
+            self.put_back(entry)?;
+        }
+        if self.options.power_cuts {
             fs::remove_dir_all(self.root.join(TRASH))?;
         }
         Ok(())
     }
 
-    fn put_back(&mut self, inode: u64) -> io::Result<()> {
-        let node = self.node_mut(inode)?;
-        node.removed = false;
-        let trash = node.trash.take().ok_or_else(not_found)?;
-        let name = (node.parent, node.name.clone());
-        self.names.insert(name, inode);
-        fs::rename(trash, self.path(inode)?)
+    /// Takes a name away that is to stand for something else.
+    fn set_aside(&mut self, entry: &Entry) -> io::Result<()> {
+        match self.names.contains_key(&(entry.folder, entry.name.clone())) {
+            true => self.take_name(entry.folder, &entry.name),
+            false => Ok(()),
+        }
+    }
+
+    /// Gives a node a name again. What was in a folder that is gone goes with it, and a folder has one name.
+    fn put_back(&mut self, entry: &Entry) -> io::Result<()> {
+        let Some(inode) = entry.after else { return Ok(()) };
+        let Ok(path) = self.path_of(entry.folder, &entry.name) else { return Ok(()) };
+        let named = Place::Named(entry.folder, entry.name.clone());
+        match (&self.node(inode)?.place, self.path(inode)?) {
+            (Place::Trash(_), trash) => {
+                fs::rename(trash, path)?;
+                self.node_mut(inode)?.place = named;
+            }
+            (_, other) if !self.node(inode)?.directory => fs::hard_link(other, path)?,
+            _ => return Ok(()),
+        }
+        self.names.insert((entry.folder, entry.name.clone()), inode);
+        Ok(())
     }
 }
 
 impl Node {
-    fn new(parent: u64, name: OsString, directory: bool) -> Node {
-        Node {
-            parent,
-            name,
-            directory,
-            file: None,
-            opens: 0,
-            undo: Vec::new(),
-            dirty: HashSet::new(),
-            trash: None,
-            removed: false,
-        }
+    fn new(place: Place, directory: bool) -> Node {
+        Node { place, directory, file: None, opens: 0, unsynced: Unsynced::default() }
     }
 }
 

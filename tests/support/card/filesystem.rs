@@ -1,25 +1,37 @@
 //! The card as the kernel sees it, and the thread that does its syncs, one after the other.
 
-use std::ffi::OsStr;
-use std::fs::Metadata;
-use std::io;
+use std::ffi::{OsStr, OsString};
+use std::fs::{self, File, Metadata};
+use std::io::{self, Write};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileExt, MetadataExt};
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard};
-use std::time::{Duration, SystemTime};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock};
+use std::time::{Duration, Instant, SystemTime};
 
 use fuser::{
     BsdFileFlags, Errno, FileAttr, FileHandle, FileType, Filesystem, FopenFlags, Generation, INodeNo, LockOwner,
-    OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory, ReplyEmpty, ReplyEntry, ReplyOpen,
-    ReplyStatfs, ReplyWrite, Request, TimeOrNow, WriteFlags,
+    OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory, ReplyEmpty, ReplyEntry, ReplyLseek,
+    ReplyOpen, ReplyStatfs, ReplyWrite, Request, TimeOrNow, WriteFlags,
 };
 
+use rustix::fs::SeekFrom;
+
 use super::disk::Disk;
+use super::seeded::Seeded;
+use super::trigger::{Kept, Op, Then, Triggers};
 use super::{CardStats, Fault};
 
 /// How long the kernel may trust what it was told: nobody but it changes the folder.
 const TRUST: Duration = Duration::from_secs(60);
+/// The kernel asks for no less of a folder at once.
+const FOLDER_BYTES: usize = 4096;
+const SEEK_DATA: u32 = 3;
+const SEEK_HOLE: u32 = 4;
+/// The head of an answer to the kernel: its length, an error, and the number of the request.
+const ANSWER_HEAD_BYTES: usize = 16;
 
 /// What the card's owner, its file system and its syncing thread share.
 pub struct Control {
@@ -28,6 +40,10 @@ pub struct Control {
     wanted: Mutex<Wanted>,
     changed: Condvar,
     dead: AtomicBool,
+    cut_at: Mutex<Option<Instant>>,
+    cut: Condvar,
+    /// Where answers to the kernel go that fuser cannot give; only with entries without types.
+    device: OnceLock<File>,
     bytes_written: AtomicU64,
     bytes_synced: AtomicU64,
     syncs: AtomicU64,
@@ -39,15 +55,29 @@ struct Wanted {
     fault: Fault,
     held: bool,
     reads_held: bool,
+    triggers: Triggers,
+    /// A file and a place in it whose next read fails as well: the system reads once more what it could not read ahead.
+    unreadable: Option<(u64, u64, Errno)>,
 }
 
 impl Control {
     pub fn new(disk: Disk, sync_delay: Duration) -> Control {
+        let wanted = Wanted {
+            sync_delay,
+            fault: Fault::None,
+            held: false,
+            reads_held: false,
+            triggers: Triggers::default(),
+            unreadable: None,
+        };
         Control {
             disk: Mutex::new(disk),
-            wanted: Mutex::new(Wanted { sync_delay, fault: Fault::None, held: false, reads_held: false }),
+            wanted: Mutex::new(wanted),
             changed: Condvar::new(),
             dead: AtomicBool::new(false),
+            cut_at: Mutex::new(None),
+            cut: Condvar::new(),
+            device: OnceLock::new(),
             bytes_written: AtomicU64::new(0),
             bytes_synced: AtomicU64::new(0),
             syncs: AtomicU64::new(0),
@@ -65,12 +95,42 @@ impl Control {
         if self.dead.load(Ordering::SeqCst) { Err(Errno::EIO) } else { Ok(disk) }
     }
 
-    /// The disk, for what needs room on it.
-    fn roomy(&self) -> Result<MutexGuard<'_, Disk>, Errno> {
-        if matches!(self.fault(), Fault::WriteFindsNoSpace | Fault::Full) {
+    /// The disk, for an operation of a kind, unless something else is to happen at it.
+    fn disk_for(&self, op: Op) -> Result<MutexGuard<'_, Disk>, Errno> {
+        self.meet(op)?;
+        let needs_room = matches!(op, Op::Write | Op::Create | Op::Mkdir);
+        if needs_room && matches!(self.fault(), Fault::WriteFindsNoSpace | Fault::Full) {
             return Err(Errno::ENOSPC);
         }
         self.live()
+    }
+
+    fn disk_to_read(&self, inode: u64, offset: u64) -> Result<MutexGuard<'_, Disk>, Errno> {
+        let again = self.wanted().unreadable.take();
+        match (self.disk_for(Op::Read), again) {
+            (Ok(_), Some((unreadable, from, error))) if unreadable == inode && offset >= from => Err(error),
+            (Err(error), _) => {
+                self.wanted().unreadable = Some((inode, offset, error));
+                Err(error)
+            }
+            (disk, _) => disk,
+        }
+    }
+
+    /// Has happen what is to happen at this operation.
+    fn meet(&self, op: Op) -> Result<(), Errno> {
+        if self.dead.load(Ordering::SeqCst) {
+            return Err(Errno::EIO);
+        }
+        let then = self.wanted().triggers.at(op);
+        match then {
+            None => Ok(()),
+            Some(Then::Fail { failure, .. }) => Err(failure.errno()),
+            Some(Then::Cut(kept)) => {
+                self.cut_power(kept);
+                Err(Errno::EIO)
+            }
+        }
     }
 
     fn wanted(&self) -> MutexGuard<'_, Wanted> {
@@ -117,29 +177,59 @@ impl Control {
         self.syncs_in_progress.load(Ordering::SeqCst)
     }
 
-    pub fn cut_power(&self) {
+    /// Asks about or changes what is to happen at later operations.
+    pub fn triggers<T>(&self, ask: impl FnOnce(&mut Triggers) -> T) -> T {
+        ask(&mut self.wanted().triggers)
+    }
+
+    /// When the power was cut.
+    pub fn cut_at(&self) -> Option<Instant> {
+        *self.cut_at.lock().expect("nobody panics with the time")
+    }
+
+    /// Returns when the power has been cut; `false`: it took too long.
+    pub fn wait_for_cut(&self, at_most: Duration) -> bool {
+        let cut_at = self.cut_at.lock().expect("nobody panics with the time");
+        let waited = self.cut.wait_timeout_while(cut_at, at_most, |cut_at| cut_at.is_none());
+        waited.expect("nobody panics with the time").0.is_some()
+    }
+
+    pub fn cut_power(&self, kept: Kept) {
         let mut disk = self.disk();
-        if !self.dead.swap(true, Ordering::SeqCst) {
-            disk.undo_unsynced().expect("the folder behind the card takes its old bytes back");
+        if self.dead.swap(true, Ordering::SeqCst) {
+            return;
         }
+        let mut drawn = match kept {
+            Kept::Nothing => None,
+            Kept::Drawn(seed) => Some(Seeded::new(seed)),
+        };
+        disk.cut_power(drawn.as_mut()).expect("the folder behind the card takes its old bytes back");
+        *self.cut_at.lock().expect("nobody panics with the time") = Some(Instant::now());
+        self.cut.notify_all();
+    }
+
+    /// Answers the kernel through this device where fuser cannot.
+    pub fn answer_through(&self, device: File) {
+        let _ = self.device.set(device);
     }
 
     /// One sync, from its mark to its end.
     fn sync(&self, inode: u64) -> Result<(), Errno> {
+        let met = self.meet(Op::Sync);
         let mark = self.live()?.begin_sync(inode)?;
         let wanted = self.wanted();
         let delay = wanted.sync_delay;
         drop(self.changed.wait_while(wanted, |wanted| wanted.held).expect("nobody panics with the wishes"));
         std::thread::sleep(delay);
-        self.bytes_synced.fetch_add(mark.bytes, Ordering::SeqCst);
+        self.bytes_synced.fetch_add(mark.bytes(), Ordering::SeqCst);
         self.syncs.fetch_add(1, Ordering::SeqCst);
-        let fails = self.fault() == Fault::SyncFails;
+        let ended = if self.fault() == Fault::SyncFails { Err(Errno::EIO) } else { met };
         let mut disk = self.live()?;
-        if fails {
-            return Err(Errno::EIO);
+        match ended {
+            Ok(()) => disk.end_sync(&mark),
+            Err(_) => disk.fail_sync(&mark),
         }
-        disk.end_sync(&mark);
-        Ok(())
+        ended
     }
 }
 
@@ -208,6 +298,29 @@ fn entry(found: Result<(u64, Metadata), Errno>, reply: ReplyEntry) {
     }
 }
 
+/// The answer to a request for the entries of a folder, each with DT_UNKNOWN for its type, which fuser has no word for.
+fn untyped(request: u64, entries: &[(u64, fs::FileType, OsString)], offset: u64) -> Vec<u8> {
+    let mut answer = vec![0; ANSWER_HEAD_BYTES];
+    for (place, (inode, _, name)) in entries.iter().enumerate().skip(offset as usize) {
+        let (head_bytes, name) = (24, name.as_bytes());
+        let padded = (head_bytes + name.len()).next_multiple_of(8);
+        if answer.len() + padded > FOLDER_BYTES {
+            break;
+        }
+        let end = answer.len() + padded;
+        answer.extend_from_slice(&inode.to_ne_bytes());
+        answer.extend_from_slice(&(place as u64 + 1).to_ne_bytes());
+        answer.extend_from_slice(&(name.len() as u32).to_ne_bytes());
+        answer.extend_from_slice(&0u32.to_ne_bytes());
+        answer.extend_from_slice(name);
+        answer.resize(end, 0);
+    }
+    let bytes = answer.len() as u32;
+    answer[..4].copy_from_slice(&bytes.to_ne_bytes());
+    answer[8..ANSWER_HEAD_BYTES].copy_from_slice(&request.to_ne_bytes());
+    answer
+}
+
 impl Filesystem for Card {
     fn lookup(&self, _: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
         entry(self.control.live().and_then(|mut disk| Ok(disk.lookup(parent.0, name)?)), reply);
@@ -238,7 +351,8 @@ impl Filesystem for Card {
         _flags: Option<BsdFileFlags>,
         reply: ReplyAttr,
     ) {
-        let changed = self.control.live().and_then(|mut disk| {
+        let disk = if size.is_some() { self.control.disk_for(Op::Truncate) } else { self.control.live() };
+        let changed = disk.and_then(|mut disk| {
             if let Some(size) = size {
                 disk.set_length(ino.0, size)?;
             }
@@ -259,16 +373,33 @@ impl Filesystem for Card {
     }
 
     fn mkdir(&self, _: &Request, parent: INodeNo, name: &OsStr, mode: u32, umask: u32, reply: ReplyEntry) {
-        let made = self.control.roomy().and_then(|mut disk| Ok(disk.create_folder(parent.0, name, mode & !umask)?));
-        entry(made, reply);
+        let disk = self.control.disk_for(Op::Mkdir);
+        entry(disk.and_then(|mut disk| Ok(disk.create_folder(parent.0, name, mode & !umask)?)), reply);
+    }
+
+    fn symlink(&self, _: &Request, parent: INodeNo, name: &OsStr, target: &Path, reply: ReplyEntry) {
+        let disk = self.control.disk_for(Op::Create);
+        entry(disk.and_then(|mut disk| Ok(disk.create_symlink(parent.0, name, target)?)), reply);
+    }
+
+    fn readlink(&self, _: &Request, ino: INodeNo, reply: ReplyData) {
+        match self.control.live().and_then(|disk| Ok(disk.read_link(ino.0)?)) {
+            Ok(target) => reply.data(target.as_os_str().as_bytes()),
+            Err(error) => reply.error(error),
+        }
+    }
+
+    fn link(&self, _: &Request, ino: INodeNo, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
+        let disk = self.control.disk_for(Op::Create);
+        entry(disk.and_then(|mut disk| Ok(disk.link(ino.0, parent.0, name)?)), reply);
     }
 
     fn unlink(&self, _: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        answer(self.control.live().and_then(|mut disk| Ok(disk.remove(parent.0, name)?)), reply);
+        answer(self.control.disk_for(Op::Unlink).and_then(|mut disk| Ok(disk.remove(parent.0, name)?)), reply);
     }
 
     fn rmdir(&self, _: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        answer(self.control.live().and_then(|mut disk| Ok(disk.remove(parent.0, name)?)), reply);
+        answer(self.control.disk_for(Op::Unlink).and_then(|mut disk| Ok(disk.remove(parent.0, name)?)), reply);
     }
 
     fn rename(
@@ -284,13 +415,20 @@ impl Filesystem for Card {
         if !flags.is_empty() {
             return reply.error(Errno::EINVAL);
         }
-        let moved = self.control.live().and_then(|mut disk| Ok(disk.rename((parent.0, name), (newparent.0, newname))?));
-        answer(moved, reply);
+        let disk = self.control.disk_for(Op::Rename);
+        answer(disk.and_then(|mut disk| Ok(disk.rename((parent.0, name), (newparent.0, newname))?)), reply);
     }
 
     fn open(&self, _: &Request, ino: INodeNo, _: OpenFlags, reply: ReplyOpen) {
-        match self.control.live().and_then(|mut disk| Ok(disk.open_file(ino.0)?)) {
+        match self.control.disk_for(Op::Open).and_then(|mut disk| Ok(disk.open_file(ino.0)?)) {
             Ok(()) => reply.opened(FileHandle(0), FopenFlags::FOPEN_KEEP_CACHE),
+            Err(error) => reply.error(error),
+        }
+    }
+
+    fn opendir(&self, _: &Request, _: INodeNo, _: OpenFlags, reply: ReplyOpen) {
+        match self.control.disk_for(Op::Open) {
+            Ok(_) => reply.opened(FileHandle(0), FopenFlags::empty()),
             Err(error) => reply.error(error),
         }
     }
@@ -306,9 +444,8 @@ impl Filesystem for Card {
         reply: ReplyCreate,
     ) {
         let only_new = flags & rustix::fs::OFlags::EXCL.bits() as i32 != 0;
-        let made =
-            self.control.roomy().and_then(|mut disk| Ok(disk.create_file(parent.0, name, mode & !umask, only_new)?));
-        match made {
+        let disk = self.control.disk_for(Op::Create);
+        match disk.and_then(|mut disk| Ok(disk.create_file(parent.0, name, mode & !umask, only_new)?)) {
             Ok((inode, metadata)) => {
                 let attributes = attributes(inode, &metadata);
                 reply.created(&TRUST, &attributes, Generation(0), FileHandle(0), FopenFlags::FOPEN_KEEP_CACHE);
@@ -329,7 +466,8 @@ impl Filesystem for Card {
         reply: ReplyData,
     ) {
         self.control.wait_to_read();
-        let read = self.control.live().and_then(|mut disk| Ok(disk.file(ino.0)?)).and_then(|file| {
+        let file = self.control.disk_to_read(ino.0, offset).and_then(|mut disk| Ok(disk.file(ino.0)?));
+        let read = file.and_then(|file| {
             let mut bytes = vec![0; size as usize];
             let mut filled = 0;
             while filled < bytes.len() {
@@ -359,11 +497,40 @@ impl Filesystem for Card {
         _: Option<LockOwner>,
         reply: ReplyWrite,
     ) {
-        match self.control.roomy().and_then(|mut disk| Ok(disk.write(ino.0, offset, data)?)) {
+        match self.control.disk_for(Op::Write).and_then(|mut disk| Ok(disk.write(ino.0, offset, data)?)) {
             Ok(()) => {
                 self.control.bytes_written.fetch_add(data.len() as u64, Ordering::SeqCst);
                 reply.written(data.len() as u32);
             }
+            Err(error) => reply.error(error),
+        }
+    }
+
+    fn fallocate(
+        &self,
+        _: &Request,
+        ino: INodeNo,
+        _: FileHandle,
+        offset: u64,
+        length: u64,
+        mode: i32,
+        reply: ReplyEmpty,
+    ) {
+        let flags = rustix::fs::FallocateFlags::from_bits_retain(mode as u32);
+        let disk = self.control.disk_for(Op::Write);
+        answer(disk.and_then(|mut disk| Ok(disk.allocate(ino.0, flags, offset, length)?)), reply);
+    }
+
+    /// Where data and holes are: who asks for these would otherwise read all of a sparse file.
+    fn lseek(&self, _: &Request, ino: INodeNo, _: FileHandle, offset: i64, whence: i32, reply: ReplyLseek) {
+        let place = match whence as u32 {
+            SEEK_DATA => SeekFrom::Data(offset as u64),
+            SEEK_HOLE => SeekFrom::Hole(offset as u64),
+            _ => return reply.error(Errno::EINVAL),
+        };
+        let file = self.control.live().and_then(|mut disk| Ok(disk.file(ino.0)?));
+        match file.and_then(|file| rustix::fs::seek(&*file, place).map_err(|e| Errno::from_i32(e.raw_os_error()))) {
+            Ok(found) => reply.offset(found as i64),
             Err(error) => reply.error(error),
         }
     }
@@ -394,11 +561,16 @@ impl Filesystem for Card {
         self.queue_sync(ino, reply);
     }
 
-    fn readdir(&self, _: &Request, ino: INodeNo, _: FileHandle, offset: u64, mut reply: ReplyDirectory) {
+    fn readdir(&self, request: &Request, ino: INodeNo, _: FileHandle, offset: u64, mut reply: ReplyDirectory) {
         match self.control.live().and_then(|mut disk| Ok(disk.entries(ino.0)?)) {
             Ok(entries) => {
-                for (place, (inode, directory, name)) in entries.into_iter().enumerate().skip(offset as usize) {
-                    let kind = if directory { FileType::Directory } else { FileType::RegularFile };
+                if let Some(device) = self.control.device.get() {
+                    // The kernel has its answer then, and does not take the second one.
+                    let _ = (&mut &*device).write_all(&untyped(request.unique().0, &entries, offset));
+                    return reply.ok();
+                }
+                for (place, (inode, kind, name)) in entries.into_iter().enumerate().skip(offset as usize) {
+                    let kind = FileType::from_std(kind).unwrap_or(FileType::RegularFile);
                     if reply.add(INodeNo(inode), place as u64 + 1, kind, name) {
                         break;
                     }

@@ -1,7 +1,11 @@
 //! The simulated card keeps its promises: what is tested with it would otherwise prove nothing.
 #![allow(clippy::unwrap_used, missing_docs)]
 
+#[path = "../support/mod.rs"]
 mod support;
+
+mod nth;
+mod power;
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{Read, Write};
@@ -31,6 +35,11 @@ fn sync_folder(path: &Path) {
     File::open(path).unwrap().sync_all().unwrap();
 }
 
+/// A file that holds its own name.
+fn make(path: &Path, name: &str) {
+    fs::write(path.join(name), name).unwrap();
+}
+
 #[test]
 fn the_card_is_the_folder_behind_it() {
     let backing = tempfile::tempdir().unwrap();
@@ -57,7 +66,7 @@ fn the_card_is_the_folder_behind_it() {
 fn syncs_take_their_time_and_are_counted_with_their_pages() {
     let backing = tempfile::tempdir().unwrap();
     let delay = Duration::from_millis(30);
-    let Some(card) = card(backing.path(), CardOptions { sync_delay: delay, power_cuts: false }) else { return };
+    let Some(card) = card(backing.path(), CardOptions { sync_delay: delay, ..CardOptions::default() }) else { return };
     let file = File::create(card.path().join("a")).unwrap();
     for _ in 0..2 {
         file.write_all_at(&[7; 5000], 0).unwrap();
