@@ -301,3 +301,37 @@ fn every_client_command_works_over_a_unix_socket() {
     let nowhere = run(&[], &["get", "a/b/c", "--url", "unix:/none/l.sock"], b"");
     assert!(nowhere.code == 5 && nowhere.err.contains("no answer from unix:/none/l.sock: "), "{}", nowhere.err);
 }
+
+#[test]
+fn a_backup_since_a_version_from_before_a_restore_holds_everything_and_says_so() {
+    let (old, new) = (Server::builder().start(), Server::builder().start());
+    let folder = tempfile::tempdir().expect("a folder for the test");
+    let path = |name: &str| folder.path().join(name).to_str().expect("text").to_owned();
+    let (full, part, later) = (path("full"), path("part"), path("later"));
+    for n in 0..21 {
+        old.put(&format!("/api/v1/kv/n/c/{}", n % 7), b"x");
+    }
+    at(&old, &["backup", &full]).ok();
+    let refused = at(&old, &["backup", &part, "--since", "22"]);
+    assert_eq!(refused.code, 1);
+    assert!(refused.err.contains("beyond the last version of this store, which is 21"), "{}", refused.err);
+    assert!(!std::path::Path::new(&part).exists());
+
+    at(&new, &["restore", &full]).ok();
+    let told = at(&new, &["backup", &part, "--since", "20", "--json"]).ok();
+    assert!(told.err.contains("this holds everything"), "{}", told.err);
+    let said = told.json();
+    assert_eq!((&said["items"], &said["since"]), (&7.into(), &0.into()));
+    // It is no part of a chain: it can be restored alone.
+    let third = Server::builder().start();
+    at(&third, &["restore", &part]).ok();
+    let version = said["version"].as_u64().expect("a version").to_string();
+    new.put("/api/v1/kv/n/c/8", b"x").expect(201);
+    let said = at(&new, &["backup", &later, "--since", &version, "--json"]).ok();
+    assert_eq!((said.json()["items"].as_u64(), said.err.as_str()), (Some(1), ""));
+    assert!(at(&third, &["restore", &later]).err.contains("--merge"));
+    at(&third, &["restore", &later, "--merge"]).ok();
+    third.get("/api/v1/kv/n/c/8").expect(200);
+    let everything = at(&new, &["export", "--since", "20"]).ok();
+    assert!(everything.err.contains("this holds everything"), "{}", everything.err);
+}

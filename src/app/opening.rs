@@ -14,6 +14,7 @@ use crate::config::{Config, StoreKind};
 use crate::store::fjall::{FjallOptions, FjallStore};
 use crate::store::memory::MemoryStore;
 use crate::store::recovery::RecoveryReport;
+use crate::store::versions::IMPORT_END;
 use crate::store::{Database, DatabaseOptions, Store, StoreError};
 
 use super::{EXIT_CONFIG, Refusal, preflight, warm};
@@ -107,12 +108,24 @@ fn attach(api: &Arc<Api>, opened: &Opened) -> Result<(), StoreError> {
     };
     let observer = Arc::new(CacheKeeper { cache: api.cache.clone(), rules: api.cache_rules.clone() });
     let db = Database::start(store.clone(), observer, &api.registry, database_options(config, expired_before))?;
+    if config.store == StoreKind::Memory {
+        db.follow(any_version(), Box::new(|_| {}));
+    }
     // IMPORTANT: not before this point. A store that could not be put to use must be let go of, or its lock would make
     // every further try fail.
     *opened.lock() = Some(store);
     api.attach_store(db);
     warm::start(api);
     Ok(())
+}
+
+/// Where a store in memory begins: it has forgotten what it gave out in an earlier run, and clients have not.
+fn any_version() -> u64 {
+    let mut bytes = [0; 8];
+    if let Err(error) = getrandom::fill(&mut bytes) {
+        log::error!("the system gives no random bytes, so that versions of an earlier run may come again: {error}");
+    }
+    u64::from_le_bytes(bytes) % (IMPORT_END / 2)
 }
 
 /// Keeps what the start found where `/health` and `/metrics` show it. Of several tries to open the store, the one that

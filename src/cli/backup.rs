@@ -26,7 +26,7 @@ pub fn backup(invocation: &Invocation) -> Result<ExitCode, Failure> {
         format: FORMAT,
         larder: env!("CARGO_PKG_VERSION").to_owned(),
         created: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs()),
-        since: invocation.text("since")?.and_then(|since| since.parse().ok()).unwrap_or(0),
+        since: lines.since,
         namespace: invocation.text("namespace")?.map(str::to_owned),
     };
     let wrote = |error: io::Error| Failure::plain(format!("cannot write the backup: {error}"));
@@ -45,7 +45,10 @@ pub fn backup(invocation: &Invocation) -> Result<ExitCode, Failure> {
     output.finish()?;
     drop(progress);
     if name != "-" && invocation.has("json") {
-        say(&format!("{}\n", json!({"items": end.items, "version": end.version, "bytes": bytes})));
+        say(&format!(
+            "{}\n",
+            json!({"items": end.items, "version": end.version, "since": header.since, "bytes": bytes})
+        ));
     } else {
         complain(&format!(
             "saved {} values, {bytes} bytes; the next may begin here: --since {}",

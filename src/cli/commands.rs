@@ -245,7 +245,8 @@ const BACKUP: Command = takes(
         "backup",
         "Save the whole store to a file with checksums",
         "The file appears under its name only when it is complete and on the disk. With --since it holds what was \
-         written after that version (the last backup names it); values removed since are not in it.",
+         written after that version (the last backup names it), and everything if the store was restored or imported \
+         into meanwhile. Removals are not in it: a chain of such files brings back what was removed between two of them.",
         &[SINCE, NAMESPACE, JSON, URL, TOKEN_FILE],
     ),
 );
@@ -258,7 +259,8 @@ const RESTORE: Command = takes(
         "restore",
         "Bring a backup back",
         "A file is proven from its first byte to its last before anything is sent. A store that is not empty is refused \
-         without --merge, and so is a backup made with --since.",
+         without --merge, and so is a backup made with --since. Such a chain is restored in the order it was made; what \
+         was removed between two files of it comes back. The store goes on above the versions of the file.",
         &[
             switch("check", "Only prove the file; ask no server"),
             switch("merge", "Restore over what is there: the backup's values win, all others stay"),

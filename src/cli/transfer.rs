@@ -57,6 +57,8 @@ pub struct ExportLines {
     input: Box<dyn BufRead>,
     line: Vec<u8>,
     items: u64,
+    /// The version after which the lines begin, which is not the one asked for if the server has more to tell.
+    pub since: u64,
 }
 
 /// A line of an export.
@@ -85,13 +87,18 @@ impl ExportLines {
         let target = with_query("/api/v1/export", &parameters);
         let fields = [("Accept", "application/x-ndjson"), ("Accept-Encoding", "gzip")];
         let reply = client.send(Method::GET, &target, &fields, Payload::None)?;
+        let asked = since.unwrap_or(0);
+        let since = reply.field("Larder-Since").and_then(|since| since.parse().ok()).unwrap_or(asked);
+        if since != asked {
+            complain(&format!("values were imported or restored after version {asked}: this holds everything"));
+        }
         let gzip = reply.field("Content-Encoding").is_some_and(|coding| coding.eq_ignore_ascii_case("gzip"));
         let reader = reply.into_reader();
         let input: Box<dyn BufRead> = match gzip {
             true => Box::new(BufReader::with_capacity(64 * 1024, flate2::read::GzDecoder::new(reader))),
             false => Box::new(BufReader::with_capacity(64 * 1024, reader)),
         };
-        Ok(ExportLines { input, line: Vec::new(), items: 0 })
+        Ok(ExportLines { input, line: Vec::new(), items: 0, since })
     }
 
     /// The next line. An export that stops before its end line is a failure.
@@ -208,7 +215,7 @@ mod tests {
     use super::*;
 
     fn lines(text: &'static str) -> Result<(u64, EndLine), Failure> {
-        let mut lines = ExportLines { input: Box::new(text.as_bytes()), line: Vec::new(), items: 0 };
+        let mut lines = ExportLines { input: Box::new(text.as_bytes()), line: Vec::new(), items: 0, since: 0 };
         let mut items = 0;
         loop {
             match lines.next_line()? {

@@ -16,9 +16,11 @@ use super::committer::{CLOCK_KEY, WriteQueue, committer};
 use super::keeper::{Keeper, KeeperOptions};
 use super::space::{Allowed, SpaceFigures, SpaceWatch};
 use super::state::{StoreState, Switches};
+#[cfg(doc)]
+use super::versions::IMPORT_END;
 use super::versions::{Versions, read_number};
 use super::view::{View, ViewCell};
-use super::{Action, CommitObserver, Durability, Store, StoreError, WriteError, WriteRequest};
+use super::{Action, CommitObserver, Durability, Reply, Store, StoreError, WriteError, WriteRequest};
 use crate::limits::{Limits, MIB};
 use crate::metrics::Registry;
 
@@ -80,6 +82,8 @@ pub(super) struct Shared {
     pub(super) space: Arc<SpaceWatch>,
     /// The last version that readers can see.
     pub(super) last_version: AtomicU64,
+    /// The version at which the last import began.
+    pub(super) imported: AtomicU64,
     /// Set when a record with an expiry is written; the sweeper takes it back.
     pub(super) expiring: AtomicBool,
     /// Since when the committer works on the group in hand.
@@ -104,8 +108,12 @@ impl Shared {
             Action::Delete | Action::Expire { .. } => Allowed::Deletes,
             Action::Get => Allowed::Nothing,
         });
-        let allowed = self.space.allowed();
-        needed.min().filter(|needed| *needed < allowed).map(|_| WriteError::InsufficientStorage)
+        needed.min().and_then(|needed| self.lack(needed))
+    }
+
+    /// That there is no space for what needs so much of it.
+    fn lack(&self, needed: Allowed) -> Option<WriteError> {
+        (needed < self.space.allowed()).then_some(WriteError::InsufficientStorage)
     }
 }
 
@@ -144,6 +152,7 @@ impl Database {
                 .clone()
                 .unwrap_or_else(|| Arc::new(SpaceWatch::new(options.data_dir.clone(), options.reserve_bytes))),
             last_version: AtomicU64::new(versions.last()),
+            imported: AtomicU64::new(versions.imported()),
             expiring: AtomicBool::new(true),
             busy_since: Mutex::new(None),
         });
@@ -198,6 +207,17 @@ impl Database {
         submit(&self.shared, &self.queue, request);
     }
 
+    /// Begins the import of a file that goes up to this version, which is below [`IMPORT_END`]: whatever is written after
+    /// the reply has a version that its store never used for anything else. Never blocks.
+    pub fn follow(&self, version: u64, reply: Reply) {
+        let request =
+            WriteRequest { ops: Vec::new(), atomic: false, durability: Durability::Sync, deadline: None, reply };
+        match self.shared.refusal(&request).or(self.shared.lack(Allowed::Writes)) {
+            Some(error) => WriteQueue::refuse(request, error),
+            None => self.queue.follow(version, request),
+        }
+    }
+
     /// What the store is ready for, and why not for more.
     pub fn state(&self) -> StoreState {
         if let Some(reason) = self.shared.switches.reason() {
@@ -228,6 +248,12 @@ impl Database {
     /// The last version that readers can see; after a start the highest that an earlier run may have used.
     pub fn last_version(&self) -> u64 {
         self.shared.last_version.load(Ordering::Acquire)
+    }
+
+    /// The version at which the last import began, 0 if there was none. What changed after an earlier version of this
+    /// store, or of the file's, is all that there is.
+    pub fn imported(&self) -> u64 {
+        self.shared.imported.load(Ordering::Acquire)
     }
 
     /// The store below, for its figures only.

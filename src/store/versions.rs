@@ -18,9 +18,18 @@ use super::{Change, Snapshot, Space, Store, StoreError, TYPE_META};
 pub const CEILING_STEP: u64 = 1 << 20;
 /// Versions stay below this, so that every JSON reader takes them as a whole number.
 pub const VERSION_END: u64 = 1 << 53;
+/// An import goes on so far above the versions of its file: those in between its store may have given out since.
+pub const IMPORT_GAP: u64 = 1 << 40;
+/// Versions of an imported file stay below this, so that no import uses up all that there are.
+pub const IMPORT_END: u64 = 1 << 52;
+
+const _: () = assert!(IMPORT_END + IMPORT_GAP + 2 * CEILING_STEP < VERSION_END);
 
 /// Where the ceiling stands in the data keyspace.
 const CEILING_KEY: &[u8] = &[TYPE_META, b'v', b'e', b'r', b's', b'i', b'o', b'n', b's'];
+
+/// Where the version of the last import stands, from which on `since` can be relied upon.
+const IMPORTED_KEY: &[u8] = &[TYPE_META, b'i', b'm', b'p', b'o', b'r', b't', b'e', b'd'];
 
 /// The file beside the store with the same number: twice, so that a changed byte is noticed.
 pub const CEILING_FILE: &str = "larder.ceiling";
@@ -29,6 +38,7 @@ pub const CEILING_FILE: &str = "larder.ceiling";
 pub struct Versions {
     next: u64,
     ceiling: u64,
+    imported: u64,
     /// Where the second copy of the ceiling is kept.
     dir: Option<PathBuf>,
 }
@@ -45,7 +55,8 @@ impl Versions {
             log::warn!("the store has lost its last version ceiling; versions go on above the one kept beside it");
         }
         let ceiling = ceiling.max(in_file);
-        Ok(Versions { next: ceiling, ceiling, dir: dir.map(Path::to_path_buf) })
+        let imported = read_number(snapshot, IMPORTED_KEY)?.unwrap_or(0);
+        Ok(Versions { next: ceiling, ceiling, imported, dir: dir.map(Path::to_path_buf) })
     }
 
     /// Makes sure that `count` versions can be taken, writing and syncing a higher ceiling if need be.
@@ -54,7 +65,26 @@ impl Versions {
         if wanted <= self.ceiling {
             return Ok(());
         }
-        let ceiling = wanted.saturating_add(CEILING_STEP);
+        self.raise(wanted.saturating_add(CEILING_STEP), Vec::new(), store)
+    }
+
+    /// Begins the import of a file that goes up to this version, which is below [`IMPORT_END`]: goes on far above it, if
+    /// it is not below ours, and notes the import. Both are on the card before any record of the file is.
+    ///
+    /// The tags of the file's records are in clients' hands, and stand for what its store held.
+    pub fn follow(&mut self, version: u64, store: &dyn Store) -> Result<(), StoreError> {
+        debug_assert!(version < IMPORT_END);
+        let mut ceiling = self.ceiling;
+        if version >= self.last() {
+            self.next = version + IMPORT_GAP;
+            ceiling = ceiling.max(self.next + CEILING_STEP);
+        }
+        self.imported = self.last();
+        self.raise(ceiling, vec![number(IMPORTED_KEY, self.imported)], store)
+    }
+
+    /// Puts a higher ceiling on the card, with other metadata.
+    fn raise(&mut self, ceiling: u64, mut changes: Vec<Change>, store: &dyn Store) -> Result<(), StoreError> {
         if ceiling > VERSION_END {
             return Err(StoreError::Corrupt("the versions are used up".into()));
         }
@@ -62,7 +92,8 @@ impl Versions {
             write_synced(dir, CEILING_FILE, &format!("{ceiling} {ceiling}\n"))
                 .map_err(|error| StoreError::Io(format!("{CEILING_FILE}: {error}")))?;
         }
-        store.commit(vec![number(CEILING_KEY, ceiling)], true)?;
+        changes.push(number(CEILING_KEY, ceiling));
+        store.commit(changes, true)?;
         self.ceiling = ceiling;
         Ok(())
     }
@@ -77,6 +108,11 @@ impl Versions {
     /// The last version taken, or the highest that an earlier run may have used.
     pub fn last(&self) -> u64 {
         self.next - 1
+    }
+
+    /// The version of the last import: what came before it is no part of any chain of exports that began before.
+    pub fn imported(&self) -> u64 {
+        self.imported
     }
 
     /// Gives back the versions after `last`, which nobody has seen outside the committer and no commit has held.

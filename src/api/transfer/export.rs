@@ -1,6 +1,8 @@
 //! GET /api/v1/export: every record of one snapshot, a line each, with the end line behind them.
 //!
-//! Deletions are not told: an export with `since` holds what was written after that version and still stands.
+//! Deletions are not told: an export with `since` holds what was written after that version and still stands. After an
+//! import an earlier `since` may be another store's, of whose exports the records that were here are no part: then the
+//! export holds everything, and says so.
 
 use std::ops::Bound;
 use std::sync::Arc;
@@ -8,6 +10,7 @@ use std::sync::Arc;
 use crate::http::query::Query;
 use crate::http::{Problem, Request, Response, Trace};
 use crate::store::bounds::KeyRange;
+use crate::store::versions::VERSION_END;
 use crate::store::{Database, TYPE_RECORD};
 
 use super::super::listing;
@@ -27,9 +30,17 @@ fn stream(api: &Api, db: &Arc<Database>, request: &Request) -> Result<Response, 
     if collection.is_some() && namespace.is_none() {
         return Err(Problem::new(400, "INVALID_QUERY", "collection needs namespace beside it"));
     }
-    let since = query.u64("since", 0..=u64::MAX >> 11)?.unwrap_or(0);
+    let asked = query.u64("since", 0..=VERSION_END - 1)?;
+    let last = db.last_version();
+    if asked.is_some_and(|since| since > last) {
+        let message =
+            format!("since is beyond the last version of this store, which is {last}; leave it out for everything");
+        return Err(Problem::new(400, "INVALID_QUERY", message));
+    }
+    let since = asked.filter(|since| *since >= db.imported()).unwrap_or(0);
     let range = Some(records_of(namespace, collection));
-    ndjson::stream(api, db, request, Asked { range, reverse: false, paths: true, values: true, since })
+    let response = ndjson::stream(api, db, request, Asked { range, reverse: false, paths: true, values: true, since })?;
+    Ok(if asked.is_some() { response.field("Larder-Since", &since.to_string()) } else { response })
 }
 
 /// The stored keys of all records, of a namespace's, or of a collection's.

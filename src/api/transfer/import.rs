@@ -2,13 +2,16 @@
 //!
 //! Unless `partial=true`, nothing is applied before the end line has come and its count is right: the lines wait in a
 //! spool until then. Lines that are wrong in themselves are reported and do not hinder the others.
+//!
+//! Invariant: before a record is stored, the versions of this store have been raised above all that its file is known to
+//! have by then: the whole file's, or with `partial=true` that of the records up to this one.
 
 use std::io::{self, BufRead, BufReader};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crossbeam::channel::{Receiver, bounded};
+use crossbeam::channel::{Receiver, Sender, bounded};
 use serde_json::{Value, json};
 
 use crate::board::disk;
@@ -16,8 +19,10 @@ use crate::http::query::Query;
 use crate::http::{Problem, Request, RequestBody, Responder, Response, Written, encoding, media};
 use crate::limits::CHUNK_OPERATIONS;
 use crate::store::space::Allowed;
+use crate::store::versions::IMPORT_END;
 use crate::store::{
-    Action, Database, Durability, FullKey, Precondition, Preread, Ttl, WriteError, WriteOp, WriteOutcome, WriteRequest,
+    Action, Database, Durability, FullKey, Precondition, Preread, Reply, Ttl, WriteError, WriteOp, WriteOutcome,
+    WriteRequest,
 };
 
 use super::super::{Api, error};
@@ -61,19 +66,21 @@ fn run(api: &Api, db: &Arc<Database>, request: Request) -> Result<Value, Problem
     if partial {
         import.apply_all(&mut lines)?;
     } else {
-        let spool = spool_whole(api, db, &mut lines)?;
+        let (spool, version) = spool_whole(api, db, &mut lines)?;
+        import.follow(version)?;
         let reader = spool.into_reader().map_err(|failure| spool_failed(&failure))?;
         import.apply_all(&mut BufReader::new(reader))?;
     }
     Ok(import.report())
 }
 
-/// Reads everything, and refuses what does not end with the right end line.
-fn spool_whole(api: &Api, db: &Arc<Database>, lines: &mut impl BufRead) -> Result<Spool, Problem> {
+/// Reads everything, and refuses what does not end with the right end line. Tells the highest version in it, which an end
+/// line made by hand may not.
+fn spool_whole(api: &Api, db: &Arc<Database>, lines: &mut impl BufRead) -> Result<(Spool, u64), Problem> {
     let (watched, folder) = (db.clone(), api.config.data_dir.clone());
     let mut spool = Spool::new(&api.config.data_dir, Box::new(move |bytes| has_room(&watched, &folder, bytes)));
     let line_bytes_max = line::line_bytes_max(api.limits.get().value_bytes_max);
-    let (mut buffer, mut records, mut end) = (Vec::new(), 0, None);
+    let (mut buffer, mut records, mut end, mut version) = (Vec::new(), 0, None, 0);
     loop {
         match line::next_line(lines, &mut buffer, line_bytes_max).map_err(|failure| broken(&failure))? {
             NextLine::End => break,
@@ -87,6 +94,7 @@ fn spool_whole(api: &Api, db: &Arc<Database>, lines: &mut impl BufRead) -> Resul
                 if !buffer.trim_ascii().is_empty() {
                     end = EndLine::parse(&buffer).map(|end| (end.items, records));
                     records += u64::from(end.is_none());
+                    version = line::version_of(&buffer).max(version);
                 }
                 buffer.push(b'\n');
                 spool.write(&buffer).map_err(|failure| spool_failed(&failure))?;
@@ -94,7 +102,7 @@ fn spool_whole(api: &Api, db: &Arc<Database>, lines: &mut impl BufRead) -> Resul
         }
     }
     let refusal = match end {
-        Some((items, found)) if items == found => return Ok(spool),
+        Some((items, found)) if items == found => return Ok((spool, version)),
         Some((items, found)) => format!("the end line tells of {items} records, but {found} came"),
         None => "the end line is missing, so the file was cut".to_owned(),
     };
@@ -133,10 +141,20 @@ fn spool_failed(failure: &io::Error) -> Problem {
     }
 }
 
+/// The end of a write, told to the one who waits for it.
+type Told = Result<WriteOutcome, WriteError>;
+
+/// A reply that tells. Nobody listens any more when the import has been given up.
+fn tells(tell: Sender<Told>) -> Reply {
+    Box::new(move |told| {
+        let _ = tell.send(told);
+    })
+}
+
 /// A chunk on its way to the committer.
 struct Sent {
     lines: Vec<u64>,
-    reply: Receiver<Result<WriteOutcome, WriteError>>,
+    reply: Receiver<Told>,
 }
 
 struct Import<'a> {
@@ -146,6 +164,9 @@ struct Import<'a> {
     chunk: Vec<WriteOp>,
     chunk_lines: Vec<u64>,
     chunk_bytes: usize,
+    /// The highest version seen, and the highest that the store goes on above.
+    seen: u64,
+    followed: u64,
     sent: Option<Sent>,
     imported: u64,
     expired: u64,
@@ -162,6 +183,8 @@ impl<'a> Import<'a> {
             chunk: Vec::new(),
             chunk_lines: Vec::new(),
             chunk_bytes: 0,
+            seen: 0,
+            followed: 0,
             sent: None,
             imported: 0,
             expired: 0,
@@ -180,15 +203,44 @@ impl<'a> Import<'a> {
                     let message = format!("a line holds at most {line_bytes_max} bytes");
                     self.fail(number, &Problem::new(413, "VALUE_TOO_LARGE", message));
                 }
-                NextLine::Line if buffer.trim_ascii().is_empty() || EndLine::parse(&buffer).is_some() => {}
-                NextLine::Line => match line::parse(&buffer, self.value_bytes_max) {
-                    Ok(record) => self.add(number, record)?,
-                    Err(problem) => self.fail(number, &problem),
+                NextLine::Line if buffer.trim_ascii().is_empty() => {}
+                NextLine::Line => match EndLine::parse(&buffer) {
+                    Some(end) => self.seen = self.seen.max(end.version.unwrap_or(0)),
+                    None => match line::parse(&buffer, self.value_bytes_max) {
+                        Ok(record) => self.add(number, record)?,
+                        Err(problem) => self.fail(number, &problem),
+                    },
                 },
             }
         }
         self.send()?;
-        self.settle()
+        self.settle()?;
+        self.follow(self.seen)
+    }
+
+    /// Has the store go on above this version, and waits until that is on the card.
+    fn follow(&mut self, version: u64) -> Result<(), Problem> {
+        if version <= self.followed {
+            return Ok(());
+        }
+        if version >= IMPORT_END {
+            let message = format!(
+                "the file has the version {version}, and one that is imported has versions below {IMPORT_END}; \
+                 {} records were imported. Leave `version` out of its lines to have the store number them by itself",
+                self.imported
+            );
+            return Err(Problem::new(400, "BAD_REQUEST", message).with("imported", self.imported.into()));
+        }
+        let (tell, reply) = bounded(1);
+        self.db.follow(version, tells(tell));
+        match reply.recv() {
+            Ok(Ok(_)) => {
+                self.followed = version;
+                Ok(())
+            }
+            Ok(Err(failure)) => Err(self.stopped(&error::write_problem(&failure))),
+            Err(_) => Err(self.stopped(&error::write_problem(&WriteError::OutcomeUnknown))),
+        }
     }
 
     fn fail(&mut self, line: u64, problem: &Problem) {
@@ -199,6 +251,7 @@ impl<'a> Import<'a> {
     }
 
     fn add(&mut self, line: u64, record: ImportRecord) -> Result<(), Problem> {
+        self.seen = self.seen.max(record.version);
         let ttl = match record.expires_ms {
             None => Ttl::Clear,
             Some(expires_ms) if expires_ms > self.db.clock().expiry_now_ms() => Ttl::At(expires_ms),
@@ -226,6 +279,7 @@ impl<'a> Import<'a> {
             return Ok(());
         }
         self.settle()?;
+        self.follow(self.seen)?;
         self.chunk_bytes = 0;
         let (ops, lines) = (std::mem::take(&mut self.chunk), std::mem::take(&mut self.chunk_lines));
         let (tell, reply) = bounded(1);
@@ -234,10 +288,7 @@ impl<'a> Import<'a> {
             atomic: false,
             durability: self.durability,
             deadline: None,
-            reply: Box::new(move |outcome| {
-                // Nobody listens any more when the import has been given up.
-                let _ = tell.send(outcome);
-            }),
+            reply: tells(tell),
         });
         self.sent = Some(Sent { lines, reply });
         Ok(())

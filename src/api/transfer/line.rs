@@ -38,6 +38,8 @@ pub struct ImportRecord {
     pub value: Bytes,
     /// When it expires, ms by the expiry clock; `None` if never.
     pub expires_ms: Option<u64>,
+    /// The version it had in the store it comes from; 0 if the line does not tell.
+    pub version: u64,
 }
 
 /// The last line of an export.
@@ -49,8 +51,8 @@ pub struct EndLine {
     /// How many records stand before it.
     pub items: u64,
     /// The version of the snapshot.
-    #[serde(default, rename = "version")]
-    pub _version: Option<u64>,
+    #[serde(default)]
+    pub version: Option<u64>,
     /// What the exporting store could not read, and so is not in the file.
     #[serde(default, rename = "damaged")]
     pub _damaged: Option<IgnoredAny>,
@@ -66,6 +68,15 @@ impl EndLine {
     }
 }
 
+/// The version that a line tells, whatever else it is; 0 if it tells none.
+pub fn version_of(line: &[u8]) -> u64 {
+    #[derive(Deserialize)]
+    struct Glance {
+        version: Option<u64>,
+    }
+    serde_json::from_slice::<Glance>(line).ok().and_then(|glance| glance.version).unwrap_or(0)
+}
+
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct RawLine<'a> {
@@ -77,9 +88,8 @@ struct RawLine<'a> {
     value_base64: Option<String>,
     content_type: Option<String>,
     expires: Option<String>,
+    version: Option<u64>,
     // What an export tells besides; a store gives its own.
-    #[serde(rename = "version")]
-    _version: Option<u64>,
     #[serde(rename = "size")]
     _size: Option<u64>,
     #[serde(rename = "modified")]
@@ -124,6 +134,7 @@ pub fn parse(line: &[u8], value_bytes_max: u64) -> Result<ImportRecord, Problem>
         key: raw.key,
         value,
         expires_ms,
+        version: raw.version.unwrap_or(0),
     })
 }
 
@@ -211,6 +222,13 @@ mod tests {
         let line = br#"{"namespace":"a","collection":"b","key":"k","version":7,"size":1,"content_type":"application/json","modified":"2026-01-01T00:00:00.000Z","expires":null,"value":1}"#;
         let record = parse(line, 10).unwrap();
         assert_eq!((&*record.key, &record.value[..], record.expires_ms), ("k", &b"1"[..], None));
+        assert_eq!((record.version, version_of(line)), (7, 7));
+        assert_eq!(version_of(br#"{"end":true,"items":3,"version":9}"#), 9);
+        for none in
+            [&b"{}"[..], b"7", b"{\"version\":-1}", b"{\"version\":1,\"version\":2}", b"{\"version\":null}", b"\xff"]
+        {
+            assert_eq!(version_of(none), 0);
+        }
         assert_eq!(parse(line, 0).unwrap_err().code, "VALUE_TOO_LARGE");
         assert_eq!(parse(b"{", 10).unwrap_err().code, "INVALID_JSON");
         assert!(EndLine::parse(line).is_none());

@@ -122,6 +122,11 @@ impl WriteQueue {
         self.push(Pending::from(request));
     }
 
+    /// Queues the beginning of an import, without blocking.
+    pub(super) fn follow(&self, version: u64, request: WriteRequest) {
+        self.push(Pending { follows: Some(version), ..Pending::from(request) });
+    }
+
     /// Answers a request that is not even queued.
     pub(super) fn refuse(request: WriteRequest, error: WriteError) {
         Pending::from(request).answer.give(Err(error));
@@ -239,7 +244,8 @@ impl Committer {
         if requests.is_empty() {
             return None;
         }
-        if let Err(error) = self.versions.reserve(operations, &*self.store) {
+        let follows = requests.iter().filter_map(|request| request.follows).max();
+        if let Err(error) = self.reserve(operations, follows) {
             self.give_up(WRITE_FAILED, &error);
             requests.into_iter().for_each(|request| request.answer.give(Err(WriteError::ReadOnly)));
             return None;
@@ -275,6 +281,17 @@ impl Committer {
             held.push(Held { answer: request.answer, durability: request.durability, outcome });
         }
         Some(Computed { overlay: check.overlay, held })
+    }
+
+    /// Makes sure of versions for so many operations, above those of a file whose import begins.
+    fn reserve(&mut self, operations: usize, follows: Option<u64>) -> Result<(), StoreError> {
+        if let Some(version) = follows {
+            self.versions.follow(version, &*self.store)?;
+            self.shared.imported.store(self.versions.imported(), Ordering::Release);
+            // Readers see all up to here: the group in hand has taken none yet.
+            self.shared.last_version.store(self.versions.last(), Ordering::Release);
+        }
+        self.versions.reserve(operations, &*self.store)
     }
 
     /// Tells the cache which keys the next snapshot changes.

@@ -54,6 +54,8 @@ pub(super) struct Pending {
     pub(super) deadline: Option<Instant>,
     /// Keys, values brought and values read ahead, by which groups and the queue are bounded.
     pub(super) bytes: usize,
+    /// The version up to which a file goes whose import begins with this request.
+    pub(super) follows: Option<u64>,
     pub(super) answer: Answer,
 }
 
@@ -62,7 +64,7 @@ impl From<WriteRequest> for Pending {
         let WriteRequest { ops, atomic, durability, deadline, reply } = request;
         let bytes = ops.iter().map(op_bytes).sum();
         let answer = Answer { reply: Some(reply), otherwise: WriteError::ReadOnly };
-        Pending { ops, atomic, durability, deadline, bytes, answer }
+        Pending { ops, atomic, durability, deadline, bytes, follows: None, answer }
     }
 }
 

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::scene::Scene;
 use super::support::*;
 use crate::store::memory::faults::Failure;
-use crate::store::versions::{CEILING_STEP, VERSION_END};
+use crate::store::versions::{CEILING_STEP, IMPORT_END, IMPORT_GAP, VERSION_END};
 use crate::store::*;
 
 #[test]
@@ -125,4 +125,45 @@ fn a_damaged_copy_of_the_ceiling_is_not_heeded() {
         std::fs::write(&path, text).unwrap();
         assert_eq!(load().last(), 0, "{text:?}");
     }
+}
+
+#[test]
+fn what_follows_a_file_is_above_it_on_the_card_before_anything_is_written() {
+    // The last version taken, that of the file, and the next one then.
+    for (last, file, next) in [
+        (0, 1, 1 + IMPORT_GAP),
+        (5, 5, 5 + IMPORT_GAP),
+        (5, 700, 700 + IMPORT_GAP),
+        (5, 4, 6),
+        (5, 0, 6),
+        (5, IMPORT_END - 1, IMPORT_END - 1 + IMPORT_GAP),
+    ] {
+        let dir = tempfile::tempdir().unwrap();
+        let store = MemoryStore::new();
+        let load = |store: &MemoryStore, dir| versions::Versions::load(&*store.snapshot().unwrap(), dir).unwrap();
+        let mut versions = load(&store, Some(dir.path()));
+        versions.reserve(10, &*store).unwrap();
+        for _ in 0..last {
+            versions.take();
+        }
+        versions.follow(file, &*store).unwrap();
+        assert_eq!((versions.last() + 1, versions.imported()), (next, next - 1), "{file} after {last}");
+        // The store alone knows, and so does the file beside it alone.
+        let after = store.crash();
+        assert!(load(&after, None).last() >= next - 1);
+        assert_eq!(load(&after, None).imported(), next - 1);
+        assert!(load(&MemoryStore::new(), Some(dir.path())).last() >= next - 1);
+        versions.reserve(3, &*store).unwrap();
+        assert_eq!(versions.take(), next);
+    }
+}
+
+#[test]
+fn an_import_without_space_is_refused_before_it_touches_the_card() {
+    let full = std::sync::Arc::new(space::SpaceWatch::with_probe(Box::new(|| Some((0, 1000))), Some(100)));
+    let database = start(MemoryStore::new(), DatabaseOptions { space: Some(full), ..options() });
+    let (tell, told) = crossbeam::channel::bounded(1);
+    database.follow(7, Box::new(move |outcome| tell.send(outcome).unwrap()));
+    assert_eq!(end(told).unwrap_err(), WriteError::InsufficientStorage);
+    assert_eq!((database.last_version(), database.imported()), (0, 0));
 }
