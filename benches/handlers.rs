@@ -11,8 +11,8 @@ use std::time::Instant;
 
 use criterion::{Criterion, criterion_group, criterion_main};
 use larder::api::access::Access;
-use larder::api::cache_rules::CacheRules;
 use larder::api::observer::CacheKeeper;
+use larder::api::value_rules::ValueRules;
 use larder::api::{Api, Parts};
 use larder::cache::Cache;
 use larder::config::Config;
@@ -77,7 +77,7 @@ impl Bench {
         let cache = Arc::new(Cache::new(config.cache_bytes, 2, &registry));
         let access = Arc::new(Access::open(&config, &registry).unwrap());
         let limits = Arc::new(LiveLimits::new(config.limits.clone()));
-        let observer = CacheKeeper { cache: cache.clone(), rules: CacheRules::new(&config.cache_control) };
+        let observer = CacheKeeper { cache: cache.clone(), rules: ValueRules::new(&config) };
         let options = DatabaseOptions::default();
         let db = Database::start(MemoryStore::new(), Arc::new(observer), &registry, options).unwrap();
         let drain = DrainSignal::default();

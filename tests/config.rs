@@ -110,6 +110,31 @@ fn what_is_wrong_is_told_with_its_line_and_the_nearest_right_name() {
         ("[cors]\norigins = \"https://a/b\"", "larder.toml:2: cors.origins: expected an origin as browsers send it"),
         ("[auth]\nhosts = \"http://a\"", "larder.toml:2: auth.hosts: expected a host's name without scheme"),
         ("[auth]\nhosts = [\"*.example\"]", "larder.toml:2: auth.hosts: expected a host's name without scheme"),
+        (
+            "[[cache_control]]\nvalue = \"privat, max-agge=60\"",
+            "larder.toml:2: cache_control.value: `privat` is no directive of Cache-Control; did you mean `private`?",
+        ),
+        (
+            "[[cache_control]]\nnamespace = \"a\"\nvalue = \"private, max-agge=60\"",
+            "larder.toml:3: cache_control.value: `max-agge` is no directive of Cache-Control; did you mean `max-age`?",
+        ),
+        (
+            "[[cache_control]]\nvalue = \"public;max-age=9\"",
+            "larder.toml:2: cache_control.value: `public;max-age=9`: directives are",
+        ),
+        (
+            "[[cache_control]]\nvalue = \"public =1\"",
+            "larder.toml:2: cache_control.value: `public =1`: public stands alone",
+        ),
+        (
+            "[[cache_control]]\nvalue = \"private, max-age=-1\"",
+            "larder.toml:2: cache_control.value: `max-age=-1`: max-age wants whole seconds",
+        ),
+        ("[[cache_control]]\nvalue = \"private, private\"", "larder.toml:2: cache_control.value: private stands twice"),
+        (
+            "[[cache_control]]\nvalue = \"no-store, max-age=6\"",
+            "larder.toml:2: cache_control.value: no-store and max-age contradict",
+        ),
         ("[auth]\npublic_read = [\"_x\"]", "larder.toml:2: auth.public_read: `_x` is no namespace"),
         ("[server]\nlisten = \"8080\"", "larder.toml:2: server.listen: expected an address with a port"),
         ("[server]\nlisten = []", "larder.toml:2: server.listen: names no address"),
@@ -167,6 +192,13 @@ fn settings_that_contradict_each_other_stop_the_start_at_a_line_the_user_wrote()
         ("[store]\nmemtable = \"100MiB\"", 2, "three quarters of the memory"),
         ("[[cache_control]]\nvalue = \"public, max-age=60\"", 1, "auth.public_read"),
         ("\n[[cache_control]]\nnamespace = \"a\"\nvalue = \"s-maxage=1\"", 2, "s-maxage"),
+        ("[[cache_control]]\nvalue = \"max-age=60, must-revalidate\"", 1, "`must-revalidate` lets shared caches keep"),
+        (
+            "[[cache_control]]\nnamespace = \"a\"\nvalue = \"max-age=60, proxy-revalidate\"",
+            1,
+            "`proxy-revalidate` lets",
+        ),
+        ("[auth]\npublic_read = \"a\"\n[[cache_control]]\nvalue = \"Public\"", 3, "`public` lets shared caches keep"),
         ("[[cache_control]]\nnamespace = \"a/b\"\nvalue = \"private\"", 1, "a/b"),
     ] {
         let errors = Setup::file(file).errors();
@@ -181,6 +213,10 @@ fn a_public_rule_is_fine_where_anyone_may_read() {
     let file =
         "[auth]\npublic_read = [\"site\"]\n[[cache_control]]\nnamespace = \"site\"\nvalue = \"public, max-age=60\"\n";
     assert_eq!(Setup::file(file).config().cache_control.len(), 1);
+    let open = "[auth]\nmode = \"open\"\n[[cache_control]]\nvalue = \"max-age=60, must-revalidate\"\n";
+    assert_eq!(Setup::file(open).config().cache_control.len(), 1);
+    let closed = "[[cache_control]]\nvalue = \"private, must-revalidate, max-age=60\"\n";
+    assert_eq!(Setup::file(closed).config().cache_control.len(), 1);
 }
 
 #[test]

@@ -332,6 +332,100 @@ fn a_slow_body_has_its_own_time() {
 }
 
 #[test]
+fn what_a_rule_says_never_outlives_the_value() {
+    for engine in support::engines() {
+        for (rule, forever, short) in [
+            (
+                "public, max-age=600, stale-while-revalidate=6000",
+                "public, max-age=600, stale-while-revalidate=6000",
+                "public, max-age=99, stale-while-revalidate=0",
+            ),
+            (
+                "public, max-age=0, s-maxage=600, stale-if-error=6000",
+                "public, max-age=0, s-maxage=600, stale-if-error=6000",
+                "public, max-age=0, s-maxage=99, stale-if-error=0",
+            ),
+            (
+                "Public, stale-while-revalidate=6000",
+                "public, stale-while-revalidate=6000",
+                "public, stale-while-revalidate=99, max-age=0",
+            ),
+            ("max-age=600, immutable", "max-age=600, immutable", "max-age=99"),
+            ("public", "public", "public, max-age=0"),
+            ("no-store", "no-store", "no-store"),
+        ] {
+            let config =
+                format!("[auth]\npublic_read = \"a\"\n[[cache_control]]\nnamespace = \"a\"\nvalue = \"{rule}\"");
+            let server = Server::builder().engine(&engine).config(&config).start();
+            server.put("/api/v1/kv/a/b/forever", b"x").expect(201);
+            assert_eq!(server.get("/api/v1/kv/a/b/forever").header("Cache-Control"), Some(forever), "{rule}");
+            // However slow this test is: the seconds left are 99 at most, and what is said is at most that.
+            server.put("/api/v1/kv/a/b/short?ttl=99.999", b"x").expect(201);
+            let read = server.get("/api/v1/kv/a/b/short").expect(200);
+            let tag = read.header("ETag").expect("a tag").to_owned();
+            let same = server.send("GET", "/api/v1/kv/a/b/short", &[("If-None-Match", &tag)], b"").expect(304);
+            let head = server.send("HEAD", "/api/v1/kv/a/b/short", &[], b"").expect(200);
+            for answer in [read, same, head] {
+                let said = answer.header("Cache-Control").expect("Cache-Control");
+                let shape = |text: &str| text.replace(|c: char| c.is_ascii_digit(), "");
+                assert_eq!(shape(said), shape(short), "{rule}: {said}");
+                let seconds =
+                    |text: &str| text.split(['=', ',']).filter_map(|word| word.parse().ok()).collect::<Vec<u64>>();
+                assert!(seconds(said).iter().zip(seconds(short)).all(|(said, most)| *said <= most), "{rule}: {said}");
+            }
+        }
+    }
+}
+
+#[test]
+fn what_a_token_protects_is_kept_out_of_shared_caches() {
+    for engine in support::engines() {
+        let config = "[auth]\npublic_read = \"site\"\n[[cache_control]]\nvalue = \"max-age=60\"";
+        let server = Server::builder().engine(&engine).config(config).start();
+        for (path, said) in [(KEY, "private, max-age=60"), ("/api/v1/kv/site/b/c", "max-age=60")] {
+            server.put(path, b"x").expect(201);
+            let read = server.get(path).expect(200);
+            assert_eq!(read.header("Cache-Control"), Some(said), "{path}");
+            let tag = read.header("ETag").expect("a tag");
+            let same = server.send("GET", path, &[("If-None-Match", tag)], b"").expect(304);
+            assert_eq!(same.header("Cache-Control"), Some(said), "{path}");
+            let part = server.send("GET", path, &[("Range", "bytes=0-0")], b"").expect(206);
+            assert_eq!(part.header("Cache-Control"), Some(said), "{path}");
+            server.put(&format!("{path}?ttl=50"), b"x").expect(204);
+            let short = server.get(path).expect(200).header("Cache-Control").expect("Cache-Control").to_owned();
+            assert_eq!(short.starts_with("private, max-age="), path == KEY, "{short}");
+        }
+    }
+}
+
+#[test]
+fn only_what_asks_for_it_is_read_past_the_cache() {
+    on_every_engine(|server| {
+        server.put(KEY, b"x").expect(201);
+        server.get(KEY).expect(200);
+        for (lines, past) in [
+            (&["no-cache"][..], true),
+            (&["No-Cache"], true),
+            (&["max-age=0"], true),
+            (&["foo, no-cache=\"x\""], true),
+            (&["foo", "bar, no-cache"], true),
+            (&["x-no-cache-please"], false),
+            (&["no-cache-x"], false),
+            (&["foo=\"a, no-cache\""], false),
+            (&["max-age=10"], false),
+            (&["max-age=+0"], false),
+            (&["min-fresh=0, no-store"], false),
+        ] {
+            let hits = server.metric("larder_cache_hits_total");
+            let fields: Vec<_> = lines.iter().map(|line| ("Cache-Control", *line)).collect();
+            server.send("GET", KEY, &fields, b"").expect(200);
+            let hit = server.metric("larder_cache_hits_total") > hits;
+            assert_eq!(hit, !past, "{lines:?}");
+        }
+    });
+}
+
+#[test]
 fn an_error_of_a_value_is_never_cacheable() {
     let rules = "[[cache_control]]\nvalue = \"private, max-age=60\"";
     let server = Server::builder().config(rules).start();

@@ -5,7 +5,6 @@
 
 pub mod access;
 pub mod batch;
-pub mod cache_rules;
 pub mod cached;
 pub mod catalog;
 pub mod chores;
@@ -34,6 +33,7 @@ pub mod stats;
 pub mod streams;
 pub mod target;
 pub mod transfer;
+pub mod value_rules;
 pub mod whole;
 
 use std::sync::{Arc, OnceLock};
@@ -82,8 +82,8 @@ pub struct Api {
     pub rates: RateLimiter,
     /// From which web pages.
     pub cors: Cors,
-    /// Rules for `Cache-Control`.
-    pub cache_rules: cache_rules::CacheRules,
+    /// What the heads of values say by namespace and collection.
+    pub value_rules: value_rules::ValueRules,
     /// `Larder-Durability` of a relaxed write.
     pub max_loss: Arc<str>,
     /// Set when larder is stopping.
@@ -140,7 +140,7 @@ impl Api {
         Api {
             rates: RateLimiter::new(config.rate_per_second, config.rate_burst, &registry),
             cors: Cors::new(&config.cors_origins),
-            cache_rules: cache_rules::CacheRules::new(&config.cache_control),
+            value_rules: value_rules::ValueRules::new(&config),
             max_loss: format!("relaxed; max-loss={}s", kv::read::seconds(config.sync_interval.as_millis() as u64))
                 .into(),
             config,

@@ -5,15 +5,15 @@ use std::sync::Arc;
 use crate::cache::Cache;
 use crate::store::{CommitObserver, FullKey, Record};
 
-use super::cache_rules::CacheRules;
 use super::cached::Cached;
+use super::value_rules::ValueRules;
 
 /// Keeps the cache in step with the store.
 pub struct CacheKeeper {
     /// The cache.
     pub cache: Arc<Cache<Cached>>,
     /// The rules that prepared heads follow.
-    pub rules: CacheRules,
+    pub rules: ValueRules,
 }
 
 impl CommitObserver for CacheKeeper {
@@ -25,8 +25,7 @@ impl CommitObserver for CacheKeeper {
         // Most writes of most boards are of keys that nobody reads in between: those cost the committer no preparation.
         let value = record.filter(|_| self.cache.wants(key.as_bytes())).map(|record| {
             let (namespace, collection, _) = key.parts();
-            let rule = self.rules.fixed(namespace, collection, record.expires_ms != 0);
-            let cached = Cached::new(Record::clone(record), rule);
+            let cached = self.rules.prepare(namespace, collection, Record::clone(record));
             let cost_bytes = cached.cost_bytes();
             (cached, cost_bytes)
         });

@@ -106,7 +106,7 @@ fn attach(api: &Arc<Api>, opened: &Opened) -> Result<(), StoreError> {
             Arc::new(FjallStore::open_telling(&config.data_dir, options, &mut |found| note_recovery(api, found))?)
         }
     };
-    let observer = Arc::new(CacheKeeper { cache: api.cache.clone(), rules: api.cache_rules.clone() });
+    let observer = Arc::new(CacheKeeper { cache: api.cache.clone(), rules: api.value_rules.clone() });
     let db = Database::start(store.clone(), observer, &api.registry, database_options(config, expired_before))?;
     if config.store == StoreKind::Memory {
         db.follow(any_version(), Box::new(|_| {}));

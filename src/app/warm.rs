@@ -7,7 +7,6 @@ use std::time::Instant;
 use bytes::Bytes;
 
 use crate::api::Api;
-use crate::api::cached::Cached;
 use crate::cache::{self, Load};
 use crate::config::StoreKind;
 use crate::store::FullKey;
@@ -55,8 +54,7 @@ fn load(api: &Api, keys: Vec<Bytes>) {
         match db.view().read(&key) {
             Ok(Some(record)) if !db.clock().is_expired(&record) => {
                 let (namespace, collection, _) = key.parts();
-                let rule = api.cache_rules.fixed(namespace, collection, record.expires_ms != 0);
-                let cached = Cached::new(record, rule);
+                let cached = api.value_rules.prepare(namespace, collection, record);
                 let cost_bytes = cached.cost_bytes();
                 loaded += usize::from(ticket.fill(cached, cost_bytes));
             }

@@ -98,7 +98,7 @@ fn describe(loaded: &Loaded) -> String {
     for (index, rule) in config.cache_control.iter().enumerate() {
         let part = |name: &Option<String>| name.clone().unwrap_or_else(|| "*".to_owned());
         let name = format!("cache_control {}/{}", part(&rule.namespace), part(&rule.collection));
-        rows.push((name, rule.value.clone(), loaded.sources.rule(index).to_string()));
+        rows.push((name, rule.value.render(None), loaded.sources.rule(index).to_string()));
     }
     let width = |of: fn(&(String, String, String)) -> usize| rows.iter().map(of).max().unwrap_or(0);
     let (first, second) = (width(|row| row.0.len()), width(|row| row.1.chars().count()).min(40));

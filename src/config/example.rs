@@ -14,7 +14,8 @@ const HEAD: &str = "\
 
 const TAIL: &str = "
 # Cache-Control of values, by namespace and collection (without them: all); the first rule that fits counts.
-# `public` and `s-maxage` are refused where a token is needed.
+# No age outlives the value. Where a token is needed, `public`, `s-maxage`, `must-revalidate` and `proxy-revalidate` are
+# refused without `private`, and an age is sent with it.
 #[[cache_control]]
 #namespace = \"site\"
 #collection = \"pages\"

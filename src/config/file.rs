@@ -9,6 +9,7 @@ use super::error::{ConfigError, Source};
 use super::raw::Given;
 use super::settings::{SETTINGS, find};
 use super::{CacheControlRule, suggest};
+use crate::http::cache_control::{self, ResponseRule, RuleError};
 
 /// What a file says.
 #[derive(Debug, Default)]
@@ -119,14 +120,14 @@ impl Reader<'_> {
         let DeValue::Table(table) = rule.get_ref() else {
             return self.error(at, "cache_control is a list of tables: [[cache_control]]".to_owned());
         };
-        let mut read = CacheControlRule { namespace: None, collection: None, value: String::new() };
+        let (mut namespace, mut collection, mut rule) = (None, None, None);
         for (name, value) in table.iter() {
             let key = name.get_ref().as_ref();
             let text = value.get_ref().as_str().filter(|text| !text.is_empty()).map(str::to_owned);
             match (key, text) {
-                ("namespace", Some(text)) => read.namespace = Some(text),
-                ("collection", Some(text)) => read.collection = Some(text),
-                ("value", Some(text)) => read.value = text,
+                ("namespace", Some(text)) => namespace = Some(text),
+                ("collection", Some(text)) => collection = Some(text),
+                ("value", Some(text)) => rule = Some((text, value.span().start)),
                 (key, None) if RULE_KEYS.contains(&key) => {
                     self.error(name.span().start, format!("cache_control.{key}: expected text in quotes"));
                 }
@@ -136,12 +137,21 @@ impl Reader<'_> {
                 }
             }
         }
-        if read.value.is_empty() {
-            return self
-                .error(at, "a [[cache_control]] rule needs `value`, such as \"private, max-age=60\"".to_owned());
+        let Some((text, place)) = rule else {
+            let message = "a [[cache_control]] rule needs `value`, such as \"private, max-age=60\"";
+            return self.error(at, message.to_owned());
+        };
+        match ResponseRule::parse(&text) {
+            Ok(value) => {
+                let source = self.source(at);
+                self.found.cache_control.push((CacheControlRule { namespace, collection, value }, source));
+            }
+            Err(RuleError::Wrong(message)) => self.error(place, format!("cache_control.value: {message}")),
+            Err(RuleError::Unknown(name)) => {
+                let hint = suggest::hint(&name, cache_control::directives());
+                self.error(place, format!("cache_control.value: `{name}` is no directive of Cache-Control{hint}"));
+            }
         }
-        let source = self.source(at);
-        self.found.cache_control.push((read, source));
     }
 }
 

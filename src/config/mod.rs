@@ -21,6 +21,7 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::http::cache_control::ResponseRule;
 use crate::limits::Limits;
 use crate::store::Durability;
 
@@ -83,7 +84,7 @@ pub struct CacheControlRule {
     /// The collection it is for; `None` is any.
     pub collection: Option<String>,
     /// The header's value.
-    pub value: String,
+    pub value: ResponseRule,
 }
 
 /// All settings.

@@ -12,7 +12,7 @@ use larder::api::transfer::line::{self, EndLine, NextLine};
 use larder::api::{batch, cursor, names};
 use larder::config::settings::SETTINGS;
 use larder::config::{Config, file, units};
-use larder::http::cache_control::{RequestDirectives, ResponseRule};
+use larder::http::cache_control::{ResponseRule, asks_past_the_cache};
 use larder::http::conditional::{self, Conditions, Current};
 use larder::http::epoll::chunked::{ChunkError, Chunked};
 use larder::http::epoll::parse::{self, BodyFraming, HeadScan};
@@ -258,8 +258,7 @@ fn fields(data: &[u8]) {
             assert!(start <= end_inclusive && end_inclusive < length);
         }
     }
-    let _ =
-        (RequestDirectives::parse(&head), encoding::accept_encoding(&head), media::accepts_explicitly(&head, "a/b"));
+    let _ = (asks_past_the_cache(&head), encoding::accept_encoding(&head), media::accepts_explicitly(&head, "a/b"));
     let _ = media::stored_type(&head, "a/b").map(|kind| assert!(is_field_value(kind.as_bytes())));
     if let Ok(rule) = ResponseRule::parse(&String::from_utf8_lossy(data)) {
         assert!(ResponseRule::parse(&rule.render(None)).is_ok(), "a rule reads what it wrote");

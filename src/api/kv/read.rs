@@ -9,6 +9,7 @@ use std::time::Instant;
 use bytes::Bytes;
 
 use crate::cache::Load;
+use crate::http::cache_control::asks_past_the_cache;
 use crate::http::conditional::{self, Conditions, Current, Verdict};
 use crate::http::encoding::{self, Coding};
 use crate::http::etag::write_etag;
@@ -22,7 +23,7 @@ use super::super::{Api, error};
 
 /// Answers from the cache, if the value is there in the form that is asked for.
 pub fn quick(api: &Api, request: &Request, target: &ValueTarget<'_>) -> Option<Response> {
-    if asks_for_the_store(request) {
+    if asks_past_the_cache(&request.head) {
         return None;
     }
     let cached = api.cache.get(target.bytes())?;
@@ -31,7 +32,7 @@ pub fn quick(api: &Api, request: &Request, target: &ValueTarget<'_>) -> Option<R
 
 /// Answers from the store, filling the cache on the way.
 pub fn full(api: &Api, db: &Database, request: &Request, trace: &mut Trace, target: &ValueTarget<'_>) -> Response {
-    let found = if asks_for_the_store(request) {
+    let found = if asks_past_the_cache(&request.head) {
         read_store(api, db, trace, target)
     } else {
         read_through(api, db, trace, target)
@@ -44,10 +45,6 @@ pub fn full(api: &Api, db: &Database, request: &Request, trace: &mut Trace, targ
         Ok(None) => error::not_found().into(),
         Err(failure) => error::read_error(&failure),
     }
-}
-
-fn asks_for_the_store(request: &Request) -> bool {
-    request.head.all(HeaderName::CacheControl).any(|value| value.to_ascii_lowercase().contains("no-cache"))
 }
 
 fn read_through(
@@ -88,8 +85,7 @@ fn read_store(
 
 /// Makes a record ready for the cache.
 pub fn prepare(api: &Api, target: &ValueTarget<'_>, record: Record) -> Arc<Cached> {
-    let rule = api.cache_rules.fixed(target.namespace, target.collection, record.expires_ms != 0);
-    Cached::new(record, rule)
+    api.value_rules.prepare(target.namespace, target.collection, record)
 }
 
 /// Whether an answer may take the time to compress.
@@ -147,12 +143,12 @@ fn decorate(api: &Api, target: &ValueTarget<'_>, record: &Record, ttl_ms: Option
     {
         response.push_field("Larder-Ttl", seconds(ttl_ms).as_bytes());
     }
-    let fixed = api.cache_rules.fixed(target.namespace, target.collection, record.expires_ms != 0);
+    let fixed = api.value_rules.fixed(target.namespace, target.collection, record.expires_ms != 0);
     match fixed {
         Some(value) if not_modified => response.push_field("Cache-Control", value.as_bytes()),
         Some(_) => {}
         None => {
-            let value = api.cache_rules.bounded(target.namespace, target.collection, ttl_ms.unwrap_or(u64::MAX) / 1000);
+            let value = api.value_rules.bounded(target.namespace, target.collection, ttl_ms.unwrap_or(u64::MAX) / 1000);
             response.push_field("Cache-Control", value.as_bytes());
         }
     }
