@@ -96,7 +96,6 @@ fn a_file_is_answered_with_everything_a_browser_wants_to_know() {
     assert_eq!(response.get("Content-Type"), Some("text/html; charset=utf-8"));
     assert_eq!(response.get("Last-Modified"), Some(LONG_AGO_DATE));
     assert_eq!(response.get("Cache-Control"), Some("public, max-age=86400"));
-    assert_eq!(response.get("X-Content-Type-Options"), Some("nosniff"));
     assert_eq!(response.get("Accept-Ranges"), Some("bytes"));
     assert_eq!(response.get("Vary"), Some("Accept-Encoding"));
     let tag = response.get("ETag").unwrap();

@@ -99,6 +99,88 @@ fn navigations_of_a_single_page_get_its_index() {
 }
 
 #[test]
+fn stored_pages_run_no_script_on_the_origin_of_the_files() {
+    let fill = |root: &Path| fs::write(root.join("index.html"), "<script>run()</script>").unwrap();
+    let settings = "public = true\n[[unsandboxed]]\nnamespace = \"site\"\ncollection = \"pages\"\n\
+                    [[cache_control]]\nnamespace = \"aged\"\nvalue = \"max-age=60\"";
+    on_every_engine(settings, fill, |server| {
+        let policy = "Content-Security-Policy";
+        let page = "<script>run()</script>".repeat(100);
+        for (content_type, scripts) in [
+            ("text/html", true),
+            ("TEXT/HTML; charset=utf-8", true),
+            ("text/html;", true),
+            ("application/xhtml+xml", true),
+            ("image/svg+xml", true),
+            ("application/xml", true),
+            ("text/xml", true),
+            ("application/atom+xml", true),
+            ("multipart/x-mixed-replace; boundary=x", true),
+            ("text/plain", false),
+            ("application/json", false),
+            ("", false),
+            ("image/png", false),
+            ("text/javascript", false),
+            ("foo/bar", false),
+        ] {
+            for (path, lifted) in [
+                ("/api/v1/kv/home/pages/x", false),
+                ("/api/v1/kv/aged/pages/x?ttl=100", false),
+                ("/api/v1/kv/site/other/x", false),
+                ("/api/v1/kv/site/pages/x", true),
+            ] {
+                server.send("PUT", path, &[("Content-Type", content_type)], page.as_bytes());
+                let path = path.split('?').next().unwrap();
+                let tag = server.get(path).expect(200).header("ETag").unwrap().to_owned();
+                for (method, fields, status) in [
+                    ("GET", &[][..], 200),
+                    ("HEAD", &[], 200),
+                    ("GET", &[("Cache-Control", "no-cache")], 200),
+                    ("GET", &[("Accept-Encoding", "gzip")], 200),
+                    ("GET", &[("Range", "bytes=0-7")], 206),
+                    ("GET", &[("If-None-Match", tag.as_str())], 304),
+                ] {
+                    let answer = server.send(method, path, fields, b"").expect(status);
+                    let expected = (scripts && !lifted).then_some("sandbox");
+                    assert_eq!(answer.header(policy), expected, "{content_type} {path} {method} {fields:?}");
+                    let lines = answer.headers.iter().filter(|(name, _)| name == "X-Content-Type-Options");
+                    assert_eq!(lines.map(|(_, value)| value.as_str()).collect::<Vec<_>>(), ["nosniff"]);
+                }
+            }
+        }
+        assert_eq!(server.get("/").expect(200).header(policy), None, "the files are the owner's own");
+    });
+}
+
+#[test]
+fn no_answer_leaves_its_type_to_be_guessed() {
+    let fill = |root: &Path| fs::write(root.join("index.html"), "<p>").unwrap();
+    on_every_engine("public = true\n", fill, |server| {
+        for (method, path) in [
+            ("GET", "/"),
+            ("GET", "/nothing"),
+            ("GET", "/health"),
+            ("GET", "/openapi.json"),
+            ("GET", "/metrics"),
+            ("GET", "/api/v1/kv/a/b"),
+            ("GET", "/api/v1/kv/a/b/none"),
+            ("GET", "/api/v1/export"),
+            ("PUT", "/api/v1/kv/_/b/c"),
+            ("PUT", "/api/v1/kv/a/b/c"),
+            ("POST", "/api/v1/batch"),
+            ("POST", "/health"),
+            ("OPTIONS", "/health"),
+        ] {
+            let answer = server.send(method, path, &[], b"");
+            assert_eq!(answer.header("X-Content-Type-Options"), Some("nosniff"), "{method} {path}: {answer:?}");
+        }
+        let mut connection = server.connect();
+        connection.write(b"GET / HTTP/1.1\r\nHost: a b\r\n\r\n");
+        assert_eq!(connection.read(false).expect(400).header("X-Content-Type-Options"), Some("nosniff"));
+    });
+}
+
+#[test]
 fn a_folder_that_is_not_there_stops_the_start() {
     let outcome = Server::builder().config("[www]\ndir = \"/nonexistent/folder\"\n").try_start();
     let reason = outcome.err().expect("larder must not start");

@@ -7,6 +7,8 @@ use bytes::Bytes;
 use crate::http::{encoding, etag, wire};
 use crate::store::Record;
 
+/// What makes a browser give a page an origin that is nobody's, and run no script in it.
+pub const SANDBOX: (&str, &[u8]) = ("Content-Security-Policy", b"sandbox");
 /// Larger values are compressed anew for each answer: their gzip form would push out many small ones.
 const KEPT_GZIP_VALUE_BYTES_MAX: usize = 256 * 1024;
 
@@ -14,7 +16,7 @@ const KEPT_GZIP_VALUE_BYTES_MAX: usize = 256 * 1024;
 pub struct Cached {
     /// The record.
     pub record: Record,
-    /// `Content-Type`, `Last-Modified`, `Cache-Control`, `Vary`: what a 200 carries in any form; then what it carries in
+    /// `Content-Type`, `Last-Modified`, `Cache-Control`, `Vary`, perhaps a sandbox: what a 200 carries in any form; then what it carries in
     /// the identity form, so that the common answer is one copy.
     identity_head: Bytes,
     /// How long the first part is.
@@ -32,8 +34,9 @@ pub struct Gzip {
 }
 
 impl Cached {
-    /// Prepares a record. `cache_control` is given where the rule does not depend on the time left.
-    pub fn new(record: Record, cache_control: Option<&str>) -> Arc<Cached> {
+    /// Prepares a record. `cache_control` is given where the rule does not depend on the time left; `sandbox` keeps
+    /// scripts in the value from larder's own origin.
+    pub fn new(record: Record, cache_control: Option<&str>, sandbox: bool) -> Arc<Cached> {
         let mut head = Vec::with_capacity(256);
         line(&mut head, "Content-Type", &record.content_type);
         if wire::clock_is_trusted() {
@@ -43,6 +46,9 @@ impl Cached {
             line(&mut head, "Cache-Control", value.as_bytes());
         }
         line(&mut head, "Vary", b"Accept-Encoding");
+        if sandbox {
+            line(&mut head, SANDBOX.0, SANDBOX.1);
+        }
         let common_bytes = head.len();
         line(&mut head, "Accept-Ranges", b"bytes");
         line(&mut head, "ETag", etag::write_etag(record.version).as_bytes());

@@ -1,12 +1,15 @@
-//! What the heads of values say by namespace and collection: for how long they may be kept elsewhere.
+//! What the heads of values say by namespace and collection: for how long they may be kept elsewhere, and whether scripts
+//! in them may run on larder's own origin, which is that of `www.dir`.
 //!
 //! Without a rule it is `no-cache`: clients may keep a value but must ask whether it still holds. A rule may allow more,
-//! but never longer than the value lives, and never to shared caches what needs a token.
+//! but never longer than the value lives, and never to shared caches what needs a token. Scripts run only where
+//! `[[unsandboxed]]` says so.
 
 use std::sync::Arc;
 
-use crate::config::{AuthMode, Config};
+use crate::config::{AuthMode, Config, Place};
 use crate::http::cache_control::ResponseRule;
+use crate::http::media;
 use crate::store::Record;
 
 use super::cached::Cached;
@@ -14,9 +17,15 @@ use super::cached::Cached;
 /// What values say when no rule is for them.
 const DEFAULT: &str = "no-cache";
 
-/// All rules; the first that fits counts.
+/// All rules, shared.
 #[derive(Clone)]
-pub struct ValueRules(Arc<[Rule]>);
+pub struct ValueRules(Arc<Rules>);
+
+struct Rules {
+    /// The first that fits counts.
+    cache_control: Vec<Rule>,
+    unsandboxed: Vec<Place>,
+}
 
 struct Rule {
     namespace: Option<String>,
@@ -49,11 +58,11 @@ impl ValueRules {
                 namespace => push(namespace.as_ref(), given.value.clone()),
             }
         }
-        ValueRules(rules.into())
+        ValueRules(Arc::new(Rules { cache_control: rules, unsandboxed: config.unsandboxed.clone() }))
     }
 
     fn find(&self, namespace: &str, collection: &str) -> Option<&Rule> {
-        self.0.iter().find(|rule| {
+        self.0.cache_control.iter().find(|rule| {
             rule.namespace.as_deref().is_none_or(|name| name == namespace)
                 && rule.collection.as_deref().is_none_or(|name| name == collection)
         })
@@ -72,10 +81,19 @@ impl ValueRules {
         self.find(namespace, collection).map_or_else(|| DEFAULT.to_owned(), |rule| rule.rule.render(Some(left_s)))
     }
 
+    /// Whether values of this type are sent with a policy under which their scripts do not run.
+    pub fn sandboxes(&self, namespace: &str, collection: &str, content_type: &[u8]) -> bool {
+        let lifted = |place: &Place| {
+            place.namespace == namespace && place.collection.as_deref().is_none_or(|name| name == collection)
+        };
+        media::can_run_scripts(content_type) && !self.0.unsandboxed.iter().any(lifted)
+    }
+
     /// Makes a record ready for the cache.
     pub fn prepare(&self, namespace: &str, collection: &str, record: Record) -> Arc<Cached> {
         let fixed = self.fixed(namespace, collection, record.expires_ms != 0);
-        Cached::new(record, fixed)
+        let sandbox = self.sandboxes(namespace, collection, &record.content_type);
+        Cached::new(record, fixed, sandbox)
     }
 }
 
@@ -125,6 +143,21 @@ mod tests {
             assert_eq!(rules.fixed("www", "c", false), Some(public));
             assert_eq!(rules.bounded("other", "c", 7), other.replace("60", "7"));
             assert_eq!(rules.fixed("www", "d", true), Some("no-cache"));
+        }
+    }
+
+    #[test]
+    fn a_sandbox_is_lifted_where_that_was_chosen_and_nowhere_else() {
+        let place =
+            |collection: Option<&str>| Place { namespace: "www".into(), collection: collection.map(str::to_owned) };
+        for (unsandboxed, pages, other) in
+            [(vec![], true, true), (vec![place(Some("pages"))], false, true), (vec![place(None)], false, false)]
+        {
+            let rules = ValueRules::new(&Config { unsandboxed, ..Config::defaults(512 << 20, 1) });
+            assert_eq!(rules.sandboxes("www", "pages", b"text/html"), pages);
+            assert_eq!(rules.sandboxes("www", "page", b"image/svg+xml"), other);
+            assert!(rules.sandboxes("ww", "pages", b"text/html"));
+            assert!(!rules.sandboxes("ww", "pages", b"text/plain"));
         }
     }
 

@@ -100,6 +100,11 @@ fn describe(loaded: &Loaded) -> String {
         let name = format!("cache_control {}/{}", part(&rule.namespace), part(&rule.collection));
         rows.push((name, rule.value.render(None), loaded.sources.rule(index).to_string()));
     }
+    for (index, place) in config.unsandboxed.iter().enumerate() {
+        let collection = place.collection.as_deref().unwrap_or("*");
+        let source = loaded.sources.unsandboxed(index).to_string();
+        rows.push((format!("unsandboxed {}/{collection}", place.namespace), "scripts run".to_owned(), source));
+    }
     let width = |of: fn(&(String, String, String)) -> usize| rows.iter().map(of).max().unwrap_or(0);
     let (first, second) = (width(|row| row.0.len()), width(|row| row.1.chars().count()).min(40));
     let mut text = match &loaded.file {

@@ -46,8 +46,10 @@ pub fn read(environment: &[(OsString, OsString)], errors: &mut Vec<ConfigError>)
 }
 
 fn unknown(name: &str) -> String {
-    if name.starts_with("LARDER_CACHE_CONTROL") {
-        return "[[cache_control]] rules stand in the configuration file only".to_owned();
+    for (prefix, table) in [("LARDER_CACHE_CONTROL", "cache_control"), ("LARDER_UNSANDBOXED", "unsandboxed")] {
+        if name.starts_with(prefix) {
+            return format!("[[{table}]] stands in the configuration file only");
+        }
     }
     let long: Vec<String> = SETTINGS.iter().map(|setting| setting.variable()).collect();
     let short = SETTINGS.iter().filter_map(|setting| setting.short);

@@ -20,6 +20,12 @@ const TAIL: &str = "
 #namespace = \"site\"
 #collection = \"pages\"
 #value = \"private, max-age=60\"
+
+# Stored HTML, SVG and XML are sent with `Content-Security-Policy: sandbox`, so that no script in them runs on larder's own
+# origin, which is that of www.dir. These collections (without `collection`: the whole namespace) are sent without.
+#[[unsandboxed]]
+#namespace = \"site\"
+#collection = \"pages\"
 ";
 
 /// Where the packaged service keeps its data: root's `larder token add` must find the same folder.

@@ -7,8 +7,8 @@ use toml::de::{DeTable, DeValue};
 
 use super::error::{ConfigError, Source};
 use super::raw::Given;
-use super::settings::{SETTINGS, find};
-use super::{CacheControlRule, suggest};
+use super::settings::{SETTINGS, find, is_name};
+use super::{CacheControlRule, Place, suggest};
 use crate::http::cache_control::{self, ResponseRule, RuleError};
 
 /// What a file says.
@@ -18,10 +18,12 @@ pub struct FileSettings {
     pub given: Vec<(usize, Given, Source)>,
     /// The rules of `[[cache_control]]`.
     pub cache_control: Vec<(CacheControlRule, Source)>,
+    /// The entries of `[[unsandboxed]]`.
+    pub unsandboxed: Vec<(Place, Source)>,
 }
 
 const CACHE_CONTROL: &str = "cache_control";
-const RULE_KEYS: &[&str] = &["namespace", "collection", "value"];
+const UNSANDBOXED: &str = "unsandboxed";
 
 /// Reads a file. A file that cannot be read is an error, not an empty file.
 pub fn read(path: &Path, errors: &mut Vec<ConfigError>) -> FileSettings {
@@ -70,13 +72,12 @@ impl Reader<'_> {
         for (name, value) in root.iter() {
             let (at, section) = (name.span().start, name.get_ref().as_ref());
             match value.get_ref() {
-                DeValue::Array(rules) if section == CACHE_CONTROL => {
-                    for rule in rules.iter() {
-                        self.rule(rule);
-                    }
+                DeValue::Array(rules) if section == CACHE_CONTROL => rules.iter().for_each(|rule| self.rule(rule)),
+                DeValue::Array(places) if section == UNSANDBOXED => {
+                    places.iter().for_each(|place| self.unsandboxed(place));
                 }
-                _ if section == CACHE_CONTROL => {
-                    self.error(at, "cache_control is a list: [[cache_control]]".to_owned())
+                _ if [CACHE_CONTROL, UNSANDBOXED].contains(&section) => {
+                    self.error(at, format!("{section} is a list: [[{section}]]"));
                 }
                 DeValue::Table(table) if SETTINGS.iter().any(|setting| setting.section == section) => {
                     self.section(section, table);
@@ -116,28 +117,14 @@ impl Reader<'_> {
     }
 
     fn rule(&mut self, rule: &Spanned<DeValue<'_>>) {
-        let at = rule.span().start;
-        let DeValue::Table(table) = rule.get_ref() else {
-            return self.error(at, "cache_control is a list of tables: [[cache_control]]".to_owned());
+        let Some([namespace, collection, value]) =
+            self.texts(CACHE_CONTROL, rule, ["namespace", "collection", "value"])
+        else {
+            return;
         };
-        let (mut namespace, mut collection, mut rule) = (None, None, None);
-        for (name, value) in table.iter() {
-            let key = name.get_ref().as_ref();
-            let text = value.get_ref().as_str().filter(|text| !text.is_empty()).map(str::to_owned);
-            match (key, text) {
-                ("namespace", Some(text)) => namespace = Some(text),
-                ("collection", Some(text)) => collection = Some(text),
-                ("value", Some(text)) => rule = Some((text, value.span().start)),
-                (key, None) if RULE_KEYS.contains(&key) => {
-                    self.error(name.span().start, format!("cache_control.{key}: expected text in quotes"));
-                }
-                (key, _) => {
-                    let hint = suggest::hint(key, RULE_KEYS.iter().copied());
-                    self.error(name.span().start, format!("cache_control.{key} is not a setting{hint}"));
-                }
-            }
-        }
-        let Some((text, place)) = rule else {
+        let (namespace, collection) = (namespace.map(|(text, _)| text), collection.map(|(text, _)| text));
+        let at = rule.span().start;
+        let Some((text, place)) = value else {
             let message = "a [[cache_control]] rule needs `value`, such as \"private, max-age=60\"";
             return self.error(at, message.to_owned());
         };
@@ -153,10 +140,55 @@ impl Reader<'_> {
             }
         }
     }
+
+    fn unsandboxed(&mut self, entry: &Spanned<DeValue<'_>>) {
+        let Some([namespace, collection]) = self.texts(UNSANDBOXED, entry, ["namespace", "collection"]) else { return };
+        for (what, given) in [("namespace", &namespace), ("collection", &collection)] {
+            if let Some((name, place)) = given.as_ref().filter(|(name, _)| !is_name(name)) {
+                self.error(*place, format!("unsandboxed.{what}: `{name}` cannot be the name of a {what}"));
+            }
+        }
+        let at = entry.span().start;
+        match namespace {
+            Some((namespace, _)) => {
+                let place = Place { namespace, collection: collection.map(|(name, _)| name) };
+                let source = self.source(at);
+                self.found.unsandboxed.push((place, source));
+            }
+            None => self.error(at, "an [[unsandboxed]] entry needs `namespace`".to_owned()),
+        }
+    }
+
+    /// The texts of a table in a list of tables, each with its offset.
+    fn texts<const N: usize>(
+        &mut self,
+        list: &str,
+        entry: &Spanned<DeValue<'_>>,
+        keys: [&'static str; N],
+    ) -> Option<[Option<(String, usize)>; N]> {
+        let DeValue::Table(table) = entry.get_ref() else {
+            self.error(entry.span().start, format!("{list} is a list of tables: [[{list}]]"));
+            return None;
+        };
+        let mut found = [const { None }; N];
+        for (name, value) in table.iter() {
+            let (at, key) = (name.span().start, name.get_ref().as_ref());
+            let Some(index) = keys.iter().position(|known| *known == key) else {
+                let hint = suggest::hint(key, keys);
+                self.error(at, format!("{list}.{key} is not a setting{hint}"));
+                continue;
+            };
+            match value.get_ref().as_str().filter(|text| !text.is_empty()) {
+                Some(text) => found[index] = Some((text.to_owned(), value.span().start)),
+                None => self.error(at, format!("{list}.{key}: expected text in quotes")),
+            }
+        }
+        Some(found)
+    }
 }
 
 fn sections() -> impl Iterator<Item = &'static str> {
-    SETTINGS.iter().map(|setting| setting.section).chain([CACHE_CONTROL])
+    SETTINGS.iter().map(|setting| setting.section).chain([CACHE_CONTROL, UNSANDBOXED])
 }
 
 /// The message for a setting that does not exist: the nearest in its section, or its right section.
@@ -223,6 +255,20 @@ mod tests {
             ("workers = 1", "l.toml:1: `workers` stands outside of any section; it belongs below [server]"),
             ("[cache]\ndir = \"x\"", "l.toml:2: `cache.dir` is not a setting; did you mean `store.dir`?"),
             ("server = 1", "l.toml:1: `server` is a section: [server]"),
+            (
+                "[[unsandboxed]]\nnamespace = \"a\"\ncolection = \"x\"",
+                "l.toml:3: unsandboxed.colection is not a setting; did you mean `collection`?",
+            ),
+            (
+                "[[unsandboxd]]\nnamespace = \"a\"",
+                "l.toml:1: `unsandboxd` stands outside of any section; did you mean `unsandboxed`?",
+            ),
+            ("[unsandboxed]\nnamespace = \"a\"", "l.toml:1: unsandboxed is a list: [[unsandboxed]]"),
+            ("[[unsandboxed]]\ncollection = \"a\"", "l.toml:1: an [[unsandboxed]] entry needs `namespace`"),
+            (
+                "[[unsandboxed]]\nnamespace = \"a/b\"",
+                "l.toml:2: unsandboxed.namespace: `a/b` cannot be the name of a namespace",
+            ),
             ("[[cache_control]]\nvalu = \"x\"", "l.toml:2: cache_control.valu is not a setting; did you mean `value`?"),
             (
                 "[compress]\nthreshold = 1",

@@ -56,22 +56,31 @@ pub struct Loaded {
 
 /// Where each setting came from, in the order of [`SETTINGS`].
 #[derive(Clone, Debug)]
-pub struct Sources(Vec<Source>, Vec<Source>);
+pub struct Sources {
+    rows: Vec<Source>,
+    rules: Vec<Source>,
+    unsandboxed: Vec<Source>,
+}
 
 impl Sources {
     /// Where a setting came from, by its row.
     pub fn of_row(&self, index: usize) -> &Source {
-        &self.0[index]
+        &self.rows[index]
     }
 
     /// Where a setting came from, by its name. An unknown name has no source, like a default.
     pub fn of(&self, section: &str, key: &str) -> &Source {
-        find(section, key).map_or(&Source::Default, |index| &self.0[index])
+        find(section, key).map_or(&Source::Default, |index| &self.rows[index])
     }
 
     /// Where the rules of `[[cache_control]]` stand.
     pub fn rule(&self, index: usize) -> &Source {
-        self.1.get(index).unwrap_or(&Source::Default)
+        self.rules.get(index).unwrap_or(&Source::Default)
+    }
+
+    /// Where the entries of `[[unsandboxed]]` stand.
+    pub fn unsandboxed(&self, index: usize) -> &Source {
+        self.unsandboxed.get(index).unwrap_or(&Source::Default)
     }
 }
 
@@ -79,7 +88,8 @@ impl Sources {
 pub fn load(inputs: &Inputs) -> Result<Loaded, Vec<ConfigError>> {
     let mut errors = Vec::new();
     let mut config = Config::defaults(inputs.board.ram_bytes, inputs.board.cores);
-    let mut sources = Sources(vec![Source::Default; SETTINGS.len()], Vec::new());
+    let mut sources =
+        Sources { rows: vec![Source::Default; SETTINGS.len()], rules: Vec::new(), unsandboxed: Vec::new() };
     let path = file_to_read(inputs);
 
     let from_file = path.as_deref().map(|path| file::read(path, &mut errors)).unwrap_or_default();
@@ -91,13 +101,17 @@ pub fn load(inputs: &Inputs) -> Result<Loaded, Vec<ConfigError>> {
     set_state_directory(&mut config, &mut sources, &inputs.environment);
     for (index, given, source) in from_file.given.into_iter().chain(from_environment).chain(from_flags) {
         match SETTINGS[index].field.set(&mut config, &given) {
-            Ok(()) => sources.0[index] = source,
+            Ok(()) => sources.rows[index] = source,
             Err(message) => errors.push(ConfigError::at(&source, format!("{}: {message}", SETTINGS[index].name()))),
         }
     }
     for (rule, source) in from_file.cache_control {
         config.cache_control.push(rule);
-        sources.1.push(source);
+        sources.rules.push(source);
+    }
+    for (place, source) in from_file.unsandboxed {
+        config.unsandboxed.push(place);
+        sources.unsandboxed.push(source);
     }
     scale_to_engine(&mut config, &sources);
     config.inputs = inputs.clone();
@@ -125,7 +139,7 @@ fn set_state_directory(config: &mut Config, sources: &mut Sources, environment: 
     let first = named.and_then(|value| value.split(':').next()).filter(|first| !first.is_empty());
     if let (Some(directory), Some(index)) = (first, find("store", "dir")) {
         config.data_dir = PathBuf::from(directory);
-        sources.0[index] = Source::Environment("STATE_DIRECTORY".to_owned());
+        sources.rows[index] = Source::Environment("STATE_DIRECTORY".to_owned());
     }
 }
 
@@ -166,6 +180,9 @@ pub fn reload(old: &Config) -> Result<Reloaded, Vec<ConfigError>> {
         .collect();
     if old.cache_control != new.cache_control {
         needs_restart.push("cache_control".to_owned());
+    }
+    if old.unsandboxed != new.unsandboxed {
+        needs_restart.push("unsandboxed".to_owned());
     }
     Ok(Reloaded { log_level: new.log_level, limits: new.limits, needs_restart })
 }

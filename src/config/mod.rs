@@ -87,6 +87,15 @@ pub struct CacheControlRule {
     pub value: ResponseRule,
 }
 
+/// An entry of `[[unsandboxed]]`: where stored HTML, SVG and XML may run scripts on larder's own origin.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Place {
+    /// The namespace.
+    pub namespace: String,
+    /// The collection; `None` is all of them.
+    pub collection: Option<String>,
+}
+
 /// All settings.
 #[derive(Clone, Debug, PartialEq)]
 #[allow(missing_docs)]
@@ -127,6 +136,8 @@ pub struct Config {
     pub compress_threshold_bytes: usize,
     // [[cache_control]]
     pub cache_control: Vec<CacheControlRule>,
+    // [[unsandboxed]]
+    pub unsandboxed: Vec<Place>,
     // [metrics]
     pub metrics_public: bool,
     // [log]
@@ -169,6 +180,7 @@ impl Config {
             www_spa: false,
             compress_threshold_bytes: 1024,
             cache_control: Vec::new(),
+            unsandboxed: Vec::new(),
             metrics_public: false,
             log_level: log::LevelFilter::Info,
             slow_request: Duration::from_secs(1),

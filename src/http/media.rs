@@ -85,6 +85,26 @@ pub fn essence(content_type: &[u8]) -> &[u8] {
     content_type.split(|&byte| byte == b';').next().unwrap_or_default().trim_ascii()
 }
 
+/// Whether a browser that shows bytes of this type runs the scripts in them: HTML and all of XML (with SVG), and what is
+/// made of parts that have types of their own. What has not the form of a type counts too: nobody knows what a browser
+/// makes of it. A PDF does not: its viewer has an origin of its own, and shows nothing in a sandbox.
+pub fn can_run_scripts(content_type: &[u8]) -> bool {
+    let Some((kind, subtype)) = std::str::from_utf8(essence(content_type)).ok().and_then(|text| text.split_once('/'))
+    else {
+        return true;
+    };
+    let ends = |suffix: &str| {
+        subtype
+            .len()
+            .checked_sub(suffix.len())
+            .is_some_and(|at| subtype.as_bytes()[at..].eq_ignore_ascii_case(suffix.as_bytes()))
+    };
+    !is_token(kind)
+        || !is_token(subtype)
+        || ["html", "xml", "xsl"].into_iter().any(ends)
+        || ["multipart", "message"].into_iter().any(|made| kind.eq_ignore_ascii_case(made))
+}
+
 /// Whether a content type says JSON: `application/json` or a `+json` suffix.
 pub fn is_json(content_type: &[u8]) -> bool {
     let essence = essence(content_type);
@@ -255,6 +275,51 @@ mod tests {
         }
         for value in ["text/json5", "application/jsonx", "+json", "application/json-seq", ""] {
             assert!(!is_json(value.as_bytes()), "{value}");
+        }
+    }
+
+    #[test]
+    fn types_that_run_scripts_are_told_however_they_are_written() {
+        for value in [
+            "text/html",
+            "TEXT/HTML; charset=utf-8",
+            "text/html;",
+            " text/html ;x=y",
+            "text/html, foo",
+            "application/xhtml+xml",
+            "image/svg+xml",
+            "Image/SVG+XML;a=\"b\"",
+            "text/xml",
+            "application/xml",
+            "application/atom+xml",
+            "text/xsl",
+            "multipart/x-mixed-replace; boundary=x",
+            "message/rfc822",
+            "",
+            "text",
+            "html",
+            "/html",
+            "text/",
+            "te xt/plain",
+            "text/plain/x",
+            "text/pl\u{e4}in",
+        ] {
+            assert!(can_run_scripts(value.as_bytes()), "{value}");
+        }
+        assert!(can_run_scripts(b"text/\xff"));
+        for value in [
+            "text/plain",
+            "text/plain; x=\"text/html\"",
+            "text/css",
+            "text/javascript",
+            "application/json",
+            "application/octet-stream",
+            "application/pdf",
+            "image/png",
+            "application/vnd.openxmlformats-officedocument.wordprocessingml.document",
+            "application/htmlx",
+        ] {
+            assert!(!can_run_scripts(value.as_bytes()), "{value}");
         }
     }
 

@@ -89,7 +89,7 @@ impl StaticFiles {
         if response.status == 503 {
             response.push_field("Retry-After", b"1");
         }
-        response.field("X-Content-Type-Options", "nosniff")
+        response
     }
 
     fn answer(&self, request: &Request) -> Result<Response, Problem> {

@@ -9,7 +9,9 @@ use super::message::{Body, Response};
 use super::method::Method;
 use super::problem::reason;
 
-const SERVER_LINE: &str = concat!("Server: larder/", env!("CARGO_PKG_VERSION"), "\r\n");
+/// What every answer says. SECURITY: no browser is to take bytes for something else than they are said to be.
+const COMMON_LINES: &str =
+    concat!("Server: larder/", env!("CARGO_PKG_VERSION"), "\r\nX-Content-Type-Options: nosniff\r\n");
 
 /// How the body of an answer is framed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -42,7 +44,7 @@ pub fn write_head(out: &mut Vec<u8>, response: &Response, context: HeadContext) 
     out.push(b' ');
     out.extend_from_slice(reason(response.status).as_bytes());
     out.extend_from_slice(b"\r\n");
-    out.extend_from_slice(SERVER_LINE.as_bytes());
+    out.extend_from_slice(COMMON_LINES.as_bytes());
     push_date(out);
     if let Some(prepared) = &response.prepared {
         out.extend_from_slice(prepared);

@@ -17,7 +17,7 @@ use crate::http::range::{self, RangeTarget, RangeVerdict};
 use crate::http::{Body, HeaderName, Method, Problem, Request, Response, Trace, wire};
 use crate::store::{Database, Record, StoreError};
 
-use super::super::cached::{Cached, http_date};
+use super::super::cached::{Cached, SANDBOX, http_date};
 use super::super::target::ValueTarget;
 use super::super::{Api, error};
 
@@ -154,6 +154,10 @@ fn decorate(api: &Api, target: &ValueTarget<'_>, record: &Record, ttl_ms: Option
     }
     if not_modified {
         response.push_field("Vary", b"Accept-Encoding");
+        // What the client holds may be from before the policy.
+        if api.value_rules.sandboxes(target.namespace, target.collection, &record.content_type) {
+            response.push_field(SANDBOX.0, SANDBOX.1);
+        }
     }
 }
 

@@ -22,7 +22,7 @@ const PARTS: [&str; 7] = [
 ];
 
 /// The header lines that any answer may carry.
-const ECHOED: [&str; 3] = ["X-Request-Id", "traceparent", "Access-Control-Allow-Origin"];
+const ECHOED: [&str; 4] = ["X-Request-Id", "traceparent", "Access-Control-Allow-Origin", "X-Content-Type-Options"];
 
 /// The document.
 pub fn build() -> Value {
