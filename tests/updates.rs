@@ -275,3 +275,118 @@ fn a_batch_of_which_nothing_was_written_names_no_durability() {
         assert_eq!(answer.json()["results"], json!([refused]));
     }
 }
+
+const KEY: &str = "/api/v1/kv/a/b/c";
+const COLLECTION: &str = "/api/v1/kv/a/b";
+
+/// Sends a write that must be refused, and looks whether anything was changed.
+fn refuse_unchanged(server: &Server, method: &str, path: &str, fields: &[(&str, &str)]) {
+    let before = server.get(COLLECTION).expect(200).text();
+    let body: &[u8] = match (method, path) {
+        ("DELETE" | "GET", _) => b"",
+        (_, "/api/v1/batch") => br#"{"operations":[{"op":"delete","namespace":"a","collection":"b","key":"c"}]}"#,
+        (_, "/api/v1/import") => b"{\"end\":true,\"items\":0,\"version\":1}\n",
+        ("PATCH", _) => b"{}",
+        _ => b"7",
+    };
+    let answer = server.send(method, path, fields, body).expect(400);
+    assert_eq!(answer.code(), "BAD_REQUEST", "{method} {path} {fields:?}");
+    assert_eq!(server.get(COLLECTION).expect(200).text(), before, "{method} {path} {fields:?}");
+}
+
+#[test]
+fn what_a_write_does_not_heed_is_refused_and_nothing_is_written() {
+    on_every_engine(|server| {
+        server.put(KEY, b"the whole value").expect(201);
+        let incr = format!("{KEY}/incr");
+        let writes = [
+            ("PUT", KEY),
+            ("PATCH", KEY),
+            ("DELETE", KEY),
+            ("POST", &incr),
+            ("POST", COLLECTION),
+            ("DELETE", COLLECTION),
+            ("POST", "/api/v1/batch"),
+            ("POST", "/api/v1/import"),
+        ];
+        for (method, path) in writes {
+            for field in [
+                ("Content-Range", "bytes 5-8/9"),
+                ("content-range", "bytes */9"),
+                ("X-HTTP-Method-Override", "HEAD"),
+                ("X-HTTP-Method", "LINK"),
+                ("x-method-override", ""),
+                ("Upload-Offset", "3"),
+                ("If", "([\"5\"])"),
+                ("Overwrite", "F"),
+                ("Larder-Ttl", "60"),
+                ("Content-Transfer-Encoding", "base64"),
+                ("Content-MD5", "AAAAAAAAAAAAAAAAAAAAAA=="),
+            ] {
+                refuse_unchanged(server, method, path, &[field]);
+            }
+            if !path.starts_with(KEY) {
+                for field in [("If-Match", "\"1\""), ("If-None-Match", "*"), ("If-Unmodified-Since", "x")] {
+                    refuse_unchanged(server, method, path, &[field]);
+                }
+            }
+        }
+        refuse_unchanged(server, "GET", KEY, &[("X-HTTP-Method-Override", "PUT")]);
+        assert_eq!(
+            server.send("POST", &format!("{COLLECTION}?_method=DELETE"), &[], b"").expect(400).code(),
+            "INVALID_QUERY"
+        );
+        for field in [
+            ("X-HTTP-Method-Override", "PUT"),
+            ("x-http-method", "put"),
+            ("Content-Transfer-Encoding", "binary"),
+            ("Range", "bytes=0-1"),
+            ("Prefer", "return=minimal"),
+        ] {
+            server.send("PUT", KEY, &[field], b"new").expect(204);
+        }
+        server.send("GET", KEY, &[("Content-Range", "bytes 0-1/2"), ("Content-MD5", "x")], b"").expect(200);
+    });
+}
+
+#[test]
+fn a_body_that_contradicts_its_digest_is_not_stored() {
+    use base64::Engine as _;
+    use sha2::Digest as _;
+    let encode = |bytes: &[u8]| base64::prelude::BASE64_STANDARD.encode(bytes);
+    let sha_256 = |body: &[u8]| encode(&sha2::Sha256::digest(body));
+    let sha_512 = |body: &[u8]| encode(&sha2::Sha512::digest(body));
+    on_every_engine(|server| {
+        server.put(KEY, b"6").expect(201);
+        let incr = format!("{KEY}/incr");
+        for (method, path) in
+            [("PUT", KEY), ("POST", &incr), ("POST", COLLECTION), ("POST", "/api/v1/batch"), ("PATCH", KEY)]
+        {
+            for field in [
+                ("Content-Digest", format!("sha-256=:{}:", sha_256(b"other"))),
+                ("Repr-Digest", format!("sha-512=:{}:", sha_512(b"other"))),
+                ("Digest", format!("SHA-256={}", sha_256(b"other"))),
+                ("Content-Digest", "sha-256=:nonsense".to_owned()),
+                ("Content-Digest", "md5=:AAAAAAAAAAAAAAAAAAAAAA==:".to_owned()),
+            ] {
+                refuse_unchanged(server, method, path, &[(field.0, &field.1)]);
+            }
+        }
+        let import = format!("sha-256=:{}:", sha_256(b"{\"end\":true,\"items\":0,\"version\":1}\n"));
+        refuse_unchanged(server, "POST", "/api/v1/import", &[("Content-Digest", &import)]);
+        let large = b"all work and no play ".repeat(10_000);
+        for field in [
+            ("Content-Digest", format!("sha-256=:{}:", sha_256(&large))),
+            ("Repr-Digest", format!("sha-512=:{}:, sha-256=:{}:", sha_512(&large), sha_256(&large))),
+            ("Digest", format!("md5=AAAA, sha-256={}", sha_256(&large))),
+        ] {
+            server.send("PUT", KEY, &[(field.0, &field.1)], &large).expect(204);
+        }
+        let zipped = larder::http::encoding::gzip(&large);
+        let digest = format!("sha-256=:{}:", sha_256(&zipped));
+        server.send("PUT", KEY, &[("Content-Encoding", "gzip"), ("Content-Digest", &digest)], &zipped).expect(204);
+        assert!(server.get(KEY).body == large);
+        let digest = format!("sha-256=:{}:", sha_256(&large));
+        refuse_unchanged(server, "PUT", KEY, &[("Content-Encoding", "gzip"), ("Content-Digest", &digest)]);
+    });
+}
