@@ -6,7 +6,7 @@ mod support;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use support::{Answer, Card, CardOptions, Fault, Server, eventually};
+use support::{Answer, Card, CardOptions, Failure, Fault, Op, Server, eventually};
 
 fn journal(data: &Path) -> PathBuf {
     let journals = fs::read_dir(data.join("fjall")).unwrap().map(|entry| entry.unwrap().path());
@@ -111,6 +111,33 @@ fn a_supervised_server_leaves_once_after_a_failed_write_and_then_stays_for_its_r
         assert_eq!(server.get("/api/v1/kv/n/c/a").expect(200).text(), "kept");
         server.kill();
         card.set_fault(Fault::None);
+    }
+}
+
+#[test]
+fn an_import_whose_own_copy_cannot_be_read_is_not_blamed_on_the_client() {
+    for (nth, failure) in [(1, Failure::Io), (2, Failure::Io), (4, Failure::Io), (1, Failure::NoSpace)] {
+        let backing = tempfile::tempdir().unwrap();
+        let card = match Card::mount(backing.path(), CardOptions::default()) {
+            Ok(card) => card,
+            Err(error) => return support::skipped(&format!("no FUSE here: {error}")),
+        };
+        let server = start(&card.path().join("data"));
+        let value = "a".repeat(99_999);
+        let line = |n| format!(r#"{{"namespace":"n","collection":"c","key":"{n}","value":"{value}"}}"#);
+        let mut lines: String = (0..30).map(|n| line(n) + "\n").collect();
+        lines.push_str("{\"end\":true,\"items\":30}\n");
+        card.fail_at(Op::Read, nth, failure, true);
+        let ndjson = ("Content-Type", "application/x-ndjson");
+        let answer = server.send("POST", "/api/v1/import", &[ndjson], lines.as_bytes());
+        card.disarm();
+        assert_eq!(answer.clone().expect(504).code(), "OUTCOME_UNKNOWN");
+        let said = answer.json();
+        assert_eq!(said["written"], "unknown");
+        for n in 0..said["imported"].as_u64().unwrap() {
+            server.get(&format!("/api/v1/kv/n/c/{n}")).expect(200);
+        }
+        server.get("/health").expect(200);
     }
 }
 

@@ -3,7 +3,6 @@
 pub mod body_budget;
 pub mod cache_control;
 pub mod conditional;
-pub mod digest;
 pub mod encoding;
 pub mod engine;
 pub mod epoll;
@@ -21,7 +20,6 @@ pub mod responder;
 pub mod router;
 pub mod static_files;
 pub mod tiny;
-pub mod unheeded;
 pub mod wire;
 
 pub use engine::{Admission, DrainSignal, Ended, Engine, EngineOptions, Handler};

@@ -64,12 +64,12 @@ fn run(api: &Api, db: &Arc<Database>, request: Request) -> Result<Value, Problem
     let mut lines = BufReader::with_capacity(64 * 1024, encoding::decode_reader(&request.head, body)?);
     let mut import = Import::new(api, db, durability);
     if partial {
-        import.apply_all(&mut lines)?;
+        import.apply_all(&mut lines, &|_, failure| broken(failure))?;
     } else {
         let (spool, version) = spool_whole(api, db, &mut lines)?;
         import.follow(version)?;
         let reader = spool.into_reader().map_err(|failure| spool_failed(&failure))?;
-        import.apply_all(&mut BufReader::new(reader))?;
+        import.apply_all(&mut BufReader::new(reader), &|import, failure| import.stopped(&spool_failed(failure)))?;
     }
     Ok(import.report())
 }
@@ -193,11 +193,21 @@ impl<'a> Import<'a> {
         }
     }
 
-    fn apply_all(&mut self, lines: &mut impl BufRead) -> Result<(), Problem> {
+    /// `unread` says what it means that the lines end with an error.
+    fn apply_all(
+        &mut self,
+        lines: &mut impl BufRead,
+        unread: &dyn Fn(&Import, &io::Error) -> Problem,
+    ) -> Result<(), Problem> {
         let mut buffer = Vec::new();
         let line_bytes_max = line::line_bytes_max(self.value_bytes_max);
         for number in 1.. {
-            match line::next_line(lines, &mut buffer, line_bytes_max).map_err(|failure| broken(&failure))? {
+            let next = line::next_line(lines, &mut buffer, line_bytes_max).or_else(|failure| {
+                // What is on its way belongs to what was imported.
+                self.settle()?;
+                Err(unread(self, &failure))
+            })?;
+            match next {
                 NextLine::End => break,
                 NextLine::TooLong => {
                     let message = format!("a line holds at most {line_bytes_max} bytes");
