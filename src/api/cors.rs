@@ -6,7 +6,7 @@
 use crate::http::{Head, HeaderName, Response, Trace};
 
 const EXPOSED: &str = "ETag, Location, Retry-After, Content-Range, Accept-Ranges, Larder-Version, Larder-Durability, Larder-Ttl, Larder-Since, X-Request-Id";
-const ALLOWED_FIELDS: &str = "Authorization, Content-Type, Content-Encoding, Accept, Cache-Control, Range, If-Match, If-None-Match, If-Modified-Since, If-Unmodified-Since, If-Range, Last-Event-ID, X-Request-Id, X-No-Compression, traceparent";
+const ALLOWED_FIELDS: &str = "Authorization, Content-Type, Content-Encoding, Content-Digest, Accept, Cache-Control, Range, If-Match, If-None-Match, If-Modified-Since, If-Unmodified-Since, If-Range, Last-Event-ID, X-Request-Id, X-No-Compression, traceparent";
 /// How long a browser may remember a preflight, in seconds.
 const MAX_AGE: &str = "3600";
 

@@ -3,7 +3,9 @@
 use std::time::Instant;
 
 use crate::http::router::{self, Match};
-use crate::http::{Admission, Handler, HeaderName, Method, Outcome, Problem, Request, Responder, Response, Trace};
+use crate::http::{
+    Admission, Handler, HeaderName, Method, Outcome, Problem, Request, Responder, Response, Trace, digest, unheeded,
+};
 
 use super::access::Grant;
 use super::ratelimit::RateKey;
@@ -82,6 +84,9 @@ impl Handler for Api {
         let Some(db) = self.store() else {
             return responder.send(error::store_unavailable(request.method.is_write()));
         };
+        if let Err(problem) = check_digest(endpoint, &request) {
+            return responder.send(problem.into());
+        }
         let mut responder = self.on_the_clock(endpoint, responder);
         match endpoint {
             Endpoint::Value => match ValueTarget::parse(found.parameters) {
@@ -142,7 +147,7 @@ impl Api {
         self.deadlines.watch(responder, deadline)
     }
 
-    /// identify → route → guard → rate: what stands before every handler, once a request.
+    /// identify → route → guard → rate → nothing unheeded: what stands before every handler, once a request.
     fn enter<'a>(&self, request: &'a Request, trace: &mut Trace) -> Result<Match<'a>, Problem> {
         trace.admitted = true;
         identify::identify(request, trace);
@@ -153,6 +158,8 @@ impl Api {
             self.rate(request, &found, &granted)?;
             granted?;
         }
+        let has_tag = matches!(Endpoint::of(found.route.id), Endpoint::Value | Endpoint::Incr);
+        unheeded::refuse(&request.head, request.method, has_tag)?;
         Ok(found)
     }
 
@@ -249,6 +256,15 @@ fn takes_no_query(found: &Match<'_>, request: &Request) -> Result<(), Problem> {
         crate::http::query::Query::parse(query, &[])?;
     }
     Ok(())
+}
+
+/// A write is not begun with a body that contradicts the digest sent with it.
+fn check_digest(endpoint: Endpoint, request: &Request) -> Result<(), Problem> {
+    match endpoint {
+        _ if !request.method.is_write() => Ok(()),
+        Endpoint::Import => digest::refuse(&request.head),
+        _ => digest::check(&request.head, request.body.bytes()),
+    }
 }
 
 /// A value without a length is most often a body that somebody forgot: it is not stored as an empty one.

@@ -3,6 +3,7 @@
 pub mod body_budget;
 pub mod cache_control;
 pub mod conditional;
+pub mod digest;
 pub mod encoding;
 pub mod engine;
 pub mod epoll;
@@ -20,6 +21,7 @@ pub mod responder;
 pub mod router;
 pub mod static_files;
 pub mod tiny;
+pub mod unheeded;
 pub mod wire;
 
 pub use engine::{Admission, DrainSignal, Ended, Engine, EngineOptions, Handler};
