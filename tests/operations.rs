@@ -126,28 +126,116 @@ fn check_says_of_folders_what_serve_would() {
         let text = String::from_utf8([output.stdout, output.stderr].concat()).unwrap();
         (output.status.code(), text)
     };
-    let (code, text) = check(&["--data", "new"], ".", "1MiB");
+    fs::create_dir(folder.path().join("www")).unwrap();
+    let (code, text) = check(&["--data", "new"], "www", "1MiB");
     assert!(code == Some(0) && text.contains("\nnote: new is not there yet and will be made\n"), "{text}");
     let (code, text) = check(&["--data", "new"], "none", "1MiB");
     assert!(code == Some(1) && text.contains("www.dir none cannot be opened by uid "), "{text}");
-    let (code, text) = check(&["--data", "new"], ".", "1000000GiB");
+    let (code, text) = check(&["--data", "new"], "www", "1000000GiB");
     assert!(
         code == Some(0) && text.contains("store.reserve is 1000000GiB: writes and deletes would get 507"),
         "{text}"
     );
-    assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0, "check makes nothing");
+    assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1, "check makes nothing");
 
     let data = folder.path().join("used");
     let server = Server::builder().data(&data).start();
-    let (code, text) = check(&["--data", "used"], ".", "1MiB");
+    let (code, text) = check(&["--data", "used"], "www", "1MiB");
     assert!(code == Some(0) && text.contains("note: a larder is running with used"), "{text}");
     set_mode(&data, 0o755);
-    let (code, text) = check(&["--data", "used"], ".", "1MiB");
+    let (code, text) = check(&["--data", "used"], "www", "1MiB");
     assert!(code == Some(0) && text.contains("warning: other users of this machine may look into used"), "{text}");
     server.put("/api/v1/kv/n/c/k", b"x").expect(201);
     assert!(server.stop().success());
     let server = Server::builder().data(&data).start();
     eventually("the warning", || server.log().contains("other users of this machine may look into "));
+}
+
+#[test]
+fn check_and_serve_refuse_a_data_folder_among_the_files_and_files_in_the_data_folder() {
+    let folder = tempfile::tempdir().unwrap();
+    for name in ["www/sub", "data/www", "elsewhere", "linked", "part"] {
+        fs::create_dir_all(folder.path().join(name)).unwrap();
+    }
+    for (target, link) in [
+        ("www", "link"),
+        ("www/later", "dangling"),
+        ("../elsewhere", "www/out"),
+        ("../www/database", "linked/fjall"),
+        ("../elsewhere", "part/fjall"),
+    ] {
+        std::os::unix::fs::symlink(target, folder.path().join(link)).unwrap();
+    }
+    let run = |command: &str, www: &str, data: &str, more: (&str, &str)| {
+        let mut larder = Command::new(env!("CARGO_BIN_EXE_larder"));
+        larder.args([command, "--data", data]).current_dir(folder.path()).env_clear().env("LARDER_WWW_DIR", www);
+        let output = larder.env("LARDER_LISTEN", "127.0.0.1:0").env(more.0, more.1).output().unwrap();
+        (output.status.code(), String::from_utf8(output.stderr).unwrap())
+    };
+    let none = ("LARDER_STORE_RESERVE", "1MiB");
+    for (www, data) in [
+        ("www", "www"),
+        ("www", "www/data"),
+        ("www", "www/none/deeper"),
+        (".", "larder-data"),
+        ("www", "www/sub/../data"),
+        ("www", "elsewhere/../www/data"),
+        ("link", "www/data"),
+        ("www", "link/data"),
+        ("www", "dangling"),
+        ("www", "linked"),
+        ("www/out", "elsewhere/data"),
+        ("data", "data"),
+        ("data/www", "data"),
+        ("data/www/../www", "data"),
+    ] {
+        for command in ["check", "serve"] {
+            let (code, err) = run(command, www, data, none);
+            assert_eq!(code, Some(78), "{command} {www} {data}: {err}");
+            let told = err.starts_with("larder: environment LARDER_WWW_DIR: www.dir ")
+                && [www, data].iter().all(|path| err.contains(&format!(" {path}")));
+            assert!(told, "{command} {www} {data}: {err}");
+        }
+    }
+    for (www, data) in [("www", "data"), ("www", "www-data"), ("www", "part"), ("www", "www/../data"), ("link", "data")]
+    {
+        let (code, err) = run("check", www, data, none);
+        assert_eq!(code, Some(0), "{www} {data}: {err}");
+    }
+    let (code, err) = run("check", "www", "www/data", ("LARDER_STORE_KIND", "memory"));
+    assert_eq!(code, Some(0), "nothing is stored there: {err}");
+}
+
+#[test]
+fn a_data_folder_that_is_mounted_among_the_files_is_refused_too() {
+    let possible = Command::new("unshare").args(["--mount", "mount", "--bind", "/tmp", "/tmp"]).output();
+    if !possible.is_ok_and(|output| output.status.success()) {
+        return skipped("this user may not mount");
+    }
+    let folder = tempfile::tempdir().unwrap();
+    for name in ["www/a mount", "outer/data"] {
+        fs::create_dir_all(folder.path().join(name)).unwrap();
+    }
+    for mounted in ["outer", "outer/data"] {
+        let script = r#"mount --bind "$MOUNTED" "www/a mount" && exec "$@""#;
+        let mut command = Command::new("unshare");
+        command.args([
+            "--mount",
+            "sh",
+            "-c",
+            script,
+            "sh",
+            env!("CARGO_BIN_EXE_larder"),
+            "check",
+            "--data",
+            "outer/data",
+        ]);
+        command.current_dir(folder.path()).env("MOUNTED", mounted).env("LARDER_WWW_DIR", "www");
+        let output = command.output().unwrap();
+        let err = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(78), "{err}");
+        assert!(err.contains("www.dir www holds store.dir outer/data"), "{err}");
+    }
 }
 
 #[test]

@@ -98,6 +98,110 @@ fn navigations_of_a_single_page_get_its_index() {
     });
 }
 
+/// Every file beneath a folder, as a path from there.
+fn files_in(folder: &Path, below: &str, found: &mut Vec<String>) {
+    for entry in fs::read_dir(folder).unwrap().map(Result::unwrap) {
+        let name = format!("{below}/{}", entry.file_name().to_str().unwrap());
+        match entry.file_type().unwrap().is_dir() {
+            true => files_in(&entry.path(), &name, found),
+            false => found.push(name),
+        }
+    }
+}
+
+#[test]
+fn what_is_larders_own_is_never_a_file_however_it_came_there() {
+    use std::os::unix::fs::symlink;
+    for engine in support::engines() {
+        let outer = tempfile::tempdir().unwrap();
+        let path = |name: &str| outer.path().join(name);
+        fs::create_dir(path("www")).unwrap();
+        fs::write(path("www/page"), "page").unwrap();
+        symlink("www", path("current")).unwrap();
+        let added = std::process::Command::new(env!("CARGO_BIN_EXE_larder"))
+            .args(["token", "add", "one", "--scope", "admin"])
+            .env("LARDER_AUTH_TOKENS_FILE", path("www/tokens.jsonl"))
+            .output()
+            .unwrap();
+        let token = format!("Bearer {}", String::from_utf8(added.stdout).unwrap().trim());
+        let config = format!(
+            "[auth]\ntokens_file = {:?}\n[www]\ndir = {:?}\npublic = true\nspa = true",
+            path("www/tokens.jsonl"),
+            path("current")
+        );
+        let server = Server::builder().engine(&engine).config(&config).start();
+        server.send("PUT", "/api/v1/kv/a/b/c", &[("Authorization", &token)], b"secret").expect(201);
+        let folder = server.data().parent().unwrap();
+        fs::hard_link(path("www/tokens.jsonl"), path("www/copy.jsonl")).unwrap();
+        symlink("copy.jsonl", path("www/link.jsonl")).unwrap();
+        fs::write(path("www/tokens.jsonl.new"), "left by a crash").unwrap();
+        fs::hard_link(folder.join("larder.toml"), path("www/copy.toml")).unwrap();
+        let _socket = std::os::unix::net::UnixListener::bind(path("www/socket")).unwrap();
+        server.get("/page").expect(200);
+        for name in ["tokens.jsonl", "copy.jsonl", "link.jsonl", "tokens.jsonl.new", "copy.toml", "socket"] {
+            for (method, fields) in [
+                ("GET", &[][..]),
+                ("HEAD", &[]),
+                ("GET", &[("Range", "bytes=0-1")]),
+                ("GET", &[("If-None-Match", "*")]),
+            ] {
+                server.send(method, &format!("/{name}"), fields, b"").expect(404);
+            }
+        }
+        // The link that a deploy moves may come to point anywhere.
+        let turn_to = |target: &Path| {
+            symlink(target, path("next")).unwrap();
+            fs::rename(path("next"), path("current")).unwrap();
+        };
+        let mut stored = Vec::new();
+        files_in(server.data(), "", &mut stored);
+        assert!(stored.iter().any(|name| name.ends_with(".jnl")), "{stored:?}");
+        for (target, below) in [(server.data().to_owned(), ""), (folder.to_owned(), "/data")] {
+            fs::write(folder.join("page"), "page").unwrap();
+            turn_to(&target);
+            for name in &stored {
+                server.get(&format!("{below}{name}")).expect(404);
+            }
+            server.get(&format!("{below}/")).expect(404);
+        }
+        server.get("/page").expect(200);
+        server.get("/larder.toml").expect(404);
+        turn_to(&path("www"));
+        server.get("/page").expect(200);
+    }
+}
+
+#[test]
+fn what_is_stored_is_no_file_of_a_folder_that_it_is_mounted_in() {
+    let possible = std::process::Command::new("unshare").args(["--mount", "mount", "--bind", "/tmp", "/tmp"]).output();
+    if !possible.is_ok_and(|output| output.status.success()) {
+        return support::skipped("this user may not mount");
+    }
+    let outer = tempfile::tempdir().unwrap();
+    let (www, data) = (outer.path().join("www"), outer.path().join("data"));
+    fs::create_dir_all(www.join("in")).unwrap();
+    fs::create_dir(&data).unwrap();
+    fs::write(www.join("page"), "page").unwrap();
+    for engine in support::engines() {
+        // The mount comes once larder is there: `check` and `serve` refuse one that they find.
+        let config = format!("[www]\ndir = {www:?}\npublic = true");
+        let server =
+            Server::builder().engine(&engine).config(&config).data(&data).wrapper(&["unshare", "--mount"]).start();
+        let namespace = format!("--mount=/proc/{}/ns/mnt", server.pid());
+        let mut mount = std::process::Command::new("nsenter");
+        mount.arg(namespace).args(["mount", "--bind"]).args([&data, &www.join("in")]);
+        assert!(mount.status().unwrap().success());
+        let mut stored = Vec::new();
+        files_in(&data, "/in", &mut stored);
+        for name in &stored {
+            server.get(name).expect(404);
+        }
+        assert!(stored.len() > 3, "{stored:?}");
+        server.get("/page").expect(200);
+        assert!(server.stop().success());
+    }
+}
+
 #[test]
 fn stored_pages_run_no_script_on_the_origin_of_the_files() {
     let fill = |root: &Path| fs::write(root.join("index.html"), "<script>run()</script>").unwrap();

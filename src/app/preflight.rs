@@ -5,10 +5,13 @@
 
 use std::path::PathBuf;
 
+use crate::api::access::file as tokens;
 use crate::board::folder::{self, Obstacle, Usable, check_writable, user};
+use crate::board::overlap::lies_in;
+use crate::config::load::file_to_read;
 use crate::config::units::show_size;
 use crate::config::{Config, StoreKind};
-use crate::http::static_files::{StaticFiles, StaticOptions};
+use crate::http::static_files::{Closed, StaticFiles, StaticOptions};
 use crate::store::fjall::layout;
 use crate::store::space::{Allowed, SpaceWatch};
 
@@ -37,6 +40,20 @@ pub fn refusal(config: &Config) -> Option<String> {
         Obstacle::NotAFolder(_) | Obstacle::Denied(_) => Some(format!("store.dir: {obstacle}")),
         Obstacle::ReadOnly(_) | Obstacle::Unknown(..) => None,
     }
+}
+
+/// Why what is stored would lie among the files that are served, if so: one of the two folders is in the other.
+pub fn overlap(config: &Config) -> Option<String> {
+    let www = config.www_dir.as_ref().filter(|_| config.store == StoreKind::Fjall)?;
+    let (data, served) = (config.data_dir.display(), www.display());
+    let how = if layout::folders(&config.data_dir).iter().any(|folder| lies_in(folder, www)) {
+        "holds"
+    } else if lies_in(www, &config.data_dir) {
+        "lies in"
+    } else {
+        return None;
+    };
+    Some(format!("www.dir {served} {how} store.dir {data}: what is stored would be served as files; keep them apart"))
 }
 
 /// What stands in the way, in words that may be shown to everyone: without paths.
@@ -102,6 +119,10 @@ pub fn files(config: &Config) -> Result<Option<StaticFiles>, String> {
         public: config.www_public,
         single_page: config.www_spa,
         compress_from_bytes: Some(config.compress_threshold_bytes as u64),
+        closed: Closed {
+            folders: layout::folders(&config.data_dir).into(),
+            files: tokens::names(&config.tokens_path()).into_iter().chain(file_to_read(&config.inputs)).collect(),
+        },
         ..StaticOptions::default()
     };
     let opened = StaticFiles::open(dir, options);

@@ -9,6 +9,7 @@ pub mod disk;
 pub mod folder;
 pub mod memory;
 pub mod notify;
+pub mod overlap;
 pub mod process;
 pub mod watchdog;
 

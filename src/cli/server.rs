@@ -49,6 +49,9 @@ fn load_for_serving(invocation: &Invocation) -> Result<Loaded, Failure> {
     if let Some(reason) = preflight::refusal(&loaded.config) {
         return Err(failure(vec![ConfigError::at(loaded.sources.of("store", "dir"), reason)]));
     }
+    if let Some(reason) = preflight::overlap(&loaded.config) {
+        return Err(failure(vec![ConfigError::at(loaded.sources.of("www", "dir"), reason)]));
+    }
     let access = Access::open(&loaded.config, &Registry::default()).map_err(|error| failure(vec![error]))?;
     let exposures = rules::exposures(&loaded.config, &loaded.sources, access.has_tokens());
     if exposures.is_empty() { Ok(loaded) } else { Err(failure(exposures)) }

@@ -122,7 +122,7 @@ pub fn load(inputs: &Inputs) -> Result<Loaded, Vec<ConfigError>> {
 }
 
 /// The file named by a flag, else by the environment, else the usual one if it is there.
-fn file_to_read(inputs: &Inputs) -> Option<PathBuf> {
+pub fn file_to_read(inputs: &Inputs) -> Option<PathBuf> {
     let named = inputs.environment.iter().find(|(name, _)| name == env::CONFIG).map(|(_, value)| PathBuf::from(value));
     let usual = || inputs.default_file.as_deref().filter(|path| may_exist(path)).map(Path::to_owned);
     inputs.file.clone().or(named).or_else(usual)

@@ -112,7 +112,7 @@ pub static SETTINGS: &[Setting] = &[
         "Web pages that may use larder from a browser: [\"https://app.example\"], or [\"*\"] for all (with a token, or with auth.mode = \"open\")."),
 
     row("www", "dir", Field::PathOrNone(|c| &mut c.www_dir),
-        "A folder of static files to serve at /. Without it / is 404."),
+        "A folder of static files to serve at /; neither in store.dir nor around it. Without it / is 404."),
     row("www", "public", Field::Switch(|c| &mut c.www_public),
         "Whether the files need no token."),
     row("www", "spa", Field::Switch(|c| &mut c.www_spa),

@@ -6,10 +6,11 @@
 //! another (as `mv`, `rsync` and every deploy tool do it), or changed in place, unless that kept the size and happened
 //! within one tick of the kernel's clock (at most 10 ms) after an answer.
 //!
-//! Invariant: what is sent comes from a regular file beneath the folder ([`beneath`]), and an answer is never longer or
+//! Invariant: what is sent comes from a regular file beneath the folder ([`beneath`]) that is not [`closed`], and an answer is never longer or
 //! shorter than its `Content-Length`: a file that shrinks while it is sent ends the connection.
 
 mod beneath;
+mod closed;
 mod name;
 
 use std::fs::File;
@@ -21,6 +22,7 @@ use rustix::fs::Stat;
 use rustix::io::Errno;
 
 use self::beneath::{Entry, Folder, OpenFile};
+pub use self::closed::Closed;
 use self::name::{BadPath, FilePath, has_content_hash};
 use super::conditional::{Conditions, Current, CurrentTag, Verdict, evaluate_read, write_date};
 use super::encoding::{self, Weights};
@@ -49,11 +51,19 @@ pub struct StaticOptions {
     pub max_age_s: u64,
     /// Text-like files of so many bytes and more are gzipped while they are sent, if no `.gz` lies beside them. `None`: never.
     pub compress_from_bytes: Option<u64>,
+    /// What is never served, wherever it lies.
+    pub closed: Closed,
 }
 
 impl Default for StaticOptions {
     fn default() -> StaticOptions {
-        StaticOptions { public: true, single_page: false, max_age_s: 86_400, compress_from_bytes: Some(1024) }
+        StaticOptions {
+            public: true,
+            single_page: false,
+            max_age_s: 86_400,
+            compress_from_bytes: Some(1024),
+            closed: Closed::default(),
+        }
     }
 }
 
@@ -76,7 +86,7 @@ struct Form {
 impl StaticFiles {
     /// Serves the files beneath `dir`. An error if it is no folder that can be opened.
     pub fn open(dir: &Path, options: StaticOptions) -> io::Result<StaticFiles> {
-        Ok(StaticFiles { folder: Folder::open(dir)?, options })
+        Ok(StaticFiles { folder: Folder::open(dir, options.closed.clone())?, options })
     }
 
     /// Answers a request by its path; the query is ignored (pages use it to get around caches). Reads the disk.

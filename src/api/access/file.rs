@@ -96,6 +96,11 @@ fn replace(path: &Path, tokens: &[Token]) -> io::Result<()> {
     fs::rename(&temporary, path)
 }
 
+/// The file and the one that takes its place at a change.
+pub fn names(path: &Path) -> [PathBuf; 2] {
+    [path.to_owned(), temporary(path)]
+}
+
 fn temporary(path: &Path) -> PathBuf {
     let mut name = path.file_name().unwrap_or_default().to_owned();
     name.push(".new");

@@ -15,12 +15,15 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use rustix::fs::{FileType, Mode, OFlags, ResolveFlags, Stat};
 use rustix::io::Errno;
 
+use super::closed::Closed;
+
 /// How often the kernel's `EAGAIN` (a rename during the walk) is answered with another try.
 const WALK_TRIES: usize = 8;
 
 /// The folder. Its path is followed anew for each look, so that a release can be put in place by moving a link.
 pub struct Folder {
     path: PathBuf,
+    closed: Closed,
     /// Whether to ask the kernel; cleared once it has said that it cannot.
     kernel_walks: AtomicBool,
 }
@@ -39,14 +42,14 @@ pub enum Entry {
     File(OpenFile),
     /// A folder.
     Folder,
-    /// Nothing that may be served: absent, leading out, not readable, or no regular file.
+    /// Nothing that may be served: absent, leading out, closed, not readable, or no regular file.
     Nothing,
 }
 
 impl Folder {
     /// Checks that the folder is there.
-    pub fn open(path: &Path) -> std::io::Result<Folder> {
-        let folder = Folder { path: std::path::absolute(path)?, kernel_walks: AtomicBool::new(true) };
+    pub fn open(path: &Path, closed: Closed) -> std::io::Result<Folder> {
+        let folder = Folder { path: std::path::absolute(path)?, closed, kernel_walks: AtomicBool::new(true) };
         folder.root()?;
         Ok(folder)
     }
@@ -76,7 +79,9 @@ impl Folder {
         let file = self.walk(&root, path, OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY)?;
         let stat = rustix::fs::fstat(&file)?;
         match FileType::from_raw_mode(stat.st_mode) {
-            FileType::RegularFile => Ok(Entry::File(OpenFile { file: File::from(file), stat })),
+            FileType::RegularFile if !self.closed.holds(&file, &stat) => {
+                Ok(Entry::File(OpenFile { file: File::from(file), stat }))
+            }
             _ => Ok(Entry::Nothing),
         }
     }
@@ -154,7 +159,7 @@ mod tests {
         symlink(outer.path(), root.join("out_folder")).unwrap();
         symlink("../sub/deep/a", root.join("sub/in")).unwrap();
         symlink("loop", root.join("loop")).unwrap();
-        let folder = Folder::open(&root).unwrap();
+        let folder = Folder::open(&root, Closed::default()).unwrap();
         folder.kernel_walks.store(kernel_walks, Ordering::Relaxed);
         (outer, folder)
     }
@@ -210,7 +215,7 @@ mod tests {
             std::fs::write(outer.path().join(release).join("a"), release).unwrap();
         }
         symlink("1", outer.path().join("current")).unwrap();
-        let folder = Folder::open(&outer.path().join("current")).unwrap();
+        let folder = Folder::open(&outer.path().join("current"), Closed::default()).unwrap();
         assert_eq!(read(&folder, "a").as_deref(), Some("1"));
         symlink("2", outer.path().join("next")).unwrap();
         std::fs::rename(outer.path().join("next"), outer.path().join("current")).unwrap();
@@ -219,7 +224,7 @@ mod tests {
 
     #[test]
     fn a_folder_that_is_not_there_is_an_error_at_the_start() {
-        assert!(Folder::open(Path::new("/nonexistent/folder")).is_err());
-        assert!(Folder::open(Path::new("/etc/passwd")).is_err());
+        assert!(Folder::open(Path::new("/nonexistent/folder"), Closed::default()).is_err());
+        assert!(Folder::open(Path::new("/etc/passwd"), Closed::default()).is_err());
     }
 }

@@ -29,6 +29,11 @@ pub fn is_in_use(dir: &Path) -> bool {
     File::open(dir.join(LOCK_FILE)).is_ok_and(|file| matches!(file.try_lock_shared(), Err(TryLockError::WouldBlock)))
 }
 
+/// The folder itself, and that of the database, which may be a link to elsewhere.
+pub fn folders(dir: &Path) -> [PathBuf; 2] {
+    [dir.to_owned(), dir.join(DATABASE_DIR)]
+}
+
 /// What is there of the files that a start writes to, journals included.
 pub fn written_at_start(dir: &Path) -> Vec<PathBuf> {
     let database = dir.join(DATABASE_DIR);
