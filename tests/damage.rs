@@ -121,14 +121,13 @@ fn with_a_damaged_table(test: impl Fn(&Server)) {
 #[test]
 fn a_damaged_block_hides_its_own_records_and_no_others() {
     with_a_damaged_table(|server| {
-        let page = server.get(&format!("{BASE}?limit=1000&values=false")).expect(200).json();
+        let page = server.list(&format!("{BASE}?limit=1000&values=false"));
         let seen = keys(&page);
         let hidden: Vec<String> = (0..400).map(|n| format!("{n:03}")).filter(|key| !seen.contains(&&**key)).collect();
         assert!((1..100).contains(&hidden.len()), "{hidden:?}");
         let before = seen[seen.partition_point(|key| **key < *hidden[0]) - 1];
         assert_eq!(page["damaged"], json!([{"after": before}]));
-        assert!(page["next"].is_null());
-        let back = server.get(&format!("{BASE}?limit=1000&values=false&reverse=true")).expect(200).json();
+        let back = server.list(&format!("{BASE}?limit=1000&values=false&reverse=true"));
         assert!(keys(&back).iter().rev().eq(seen.iter()));
 
         let export = server.get("/api/v1/export").expect(200);

@@ -82,6 +82,44 @@ fn damage_is_told_also_while_the_store_cannot_be_opened() {
 }
 
 #[test]
+fn what_is_acknowledged_after_a_part_of_the_store_was_lost_is_never_cut() {
+    // What a power cut can take back of a disturbed first start, on a file system that promises no more than it must.
+    let rows: [(&[&str], bool); 5] = [
+        (&["keyspaces/2"], false),
+        (&["keyspaces/1"], false),
+        (&["keyspaces/0"], false),
+        (&["keyspaces"], false),
+        (&["keyspaces/1"], true),
+    ];
+    for (gone, has_stored) in rows {
+        let folder = tempfile::tempdir().unwrap();
+        let data = folder.path().join("data");
+        let server = start(&data);
+        if has_stored {
+            server.put("/api/v1/kv/n/c/before", b"kept in the journal").expect(201);
+        }
+        server.kill();
+        gone.iter().for_each(|part| fs::remove_dir_all(data.join("fjall").join(part)).unwrap());
+        let server = start(&data);
+        let health = server.get("/health");
+        assert_eq!(health.status, if has_stored { 503 } else { 200 }, "{gone:?}: {}", health.text());
+        for n in 0..300 {
+            let answer = server.put(&format!("/api/v1/kv/n/c/{n}"), format!("{n}").as_bytes()).expect(201);
+            assert_eq!(answer.header("Larder-Durability"), Some("synced"));
+        }
+        server.kill();
+        let server = start(&data);
+        server.get("/health").expect(200);
+        for n in 0..300 {
+            assert_eq!(server.get(&format!("/api/v1/kv/n/c/{n}")).expect(200).text(), format!("{n}"), "{gone:?}");
+        }
+        if has_stored {
+            assert_eq!(server.get("/api/v1/kv/n/c/before").expect(200).text(), "kept in the journal");
+        }
+    }
+}
+
+#[test]
 fn a_supervised_server_leaves_once_after_a_failed_write_and_then_stays_for_its_readers() {
     for fault in [Fault::SyncFails, Fault::WriteFindsNoSpace] {
         let backing = tempfile::tempdir().unwrap();

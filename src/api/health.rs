@@ -33,6 +33,7 @@ pub fn health(api: &Api) -> Response {
     document["reason"] = reason.into();
     if let Some(report) = recovery {
         document["batches_lost"] = report.batches_lost.into();
+        document["changes_rescued"] = report.changes_rescued.into();
     }
     let (code, message) = if draining {
         ("DRAINING", "larder is stopping; it will be back after its restart")
@@ -65,10 +66,23 @@ pub fn store_reason(api: &Api) -> Option<String> {
 /// What a start that found damage says until the next one. What is gone stays gone, and only a person can judge what that
 /// means.
 fn damage(report: &RecoveryReport) -> String {
+    let mut losses = Vec::new();
+    if !report.damaged.is_empty() {
+        losses.push(format!("the journal was damaged, and at most {} groups of writes were lost", report.batches_lost));
+    }
+    if report.journals_missing > 0 {
+        losses.push(format!("{} journals were missing, with whatever was in no table yet", report.journals_missing));
+    }
+    if report.records_lost {
+        losses.push(format!(
+            "the folder of the records was gone, and {} changes were taken from the journals",
+            report.changes_rescued
+        ));
+    }
     format!(
-        "the journal was damaged when larder started: at most {} groups of writes were lost; the log says where the \
-         damaged journal is kept, and this stands until larder is restarted after reading it",
-        report.batches_lost
+        "when larder started {}; the log says more, and where a damaged journal is kept. This stands until larder is \
+         restarted after reading it",
+        losses.join("; ")
     )
 }
 

@@ -128,12 +128,13 @@ fn any_version() -> u64 {
     u64::from_le_bytes(bytes) % (IMPORT_END / 2)
 }
 
-/// Keeps what the start found where `/health` and `/metrics` show it. Of several tries to open the store, the one that
-/// found damage counts: the next one finds the journals repaired.
+/// Keeps what the start found where `/health` and `/metrics` show it, of several tries to open the store together: a later
+/// one finds repaired what an earlier one has repaired.
 fn note_recovery(api: &Api, report: &RecoveryReport) {
-    if api.recovery().is_some_and(|earlier| earlier.found_damage()) {
-        return;
-    }
+    let report = &match api.recovery() {
+        Some(earlier) => report.clone().after(earlier),
+        None => report.clone(),
+    };
     api.note_recovery(report);
     let gauge = |name, help, value: u64| {
         api.registry.gauge(name, help, &[]).set(value);
@@ -142,8 +143,15 @@ fn note_recovery(api: &Api, report: &RecoveryReport) {
     gauge("larder_recovery_batches_lost", help, report.batches_lost);
     let help = "Bytes of an unsynced tail of the journal cut at this start; no durable write was among them.";
     gauge("larder_recovery_tail_bytes_cut", help, report.tail_bytes_cut);
+    let help = "Whole groups of relaxed writes in that tail, behind a torn one.";
+    gauge("larder_recovery_relaxed_batches_cut", help, report.relaxed_batches_cut);
     let help = "Damaged journals found at this start.";
     gauge("larder_recovery_damaged_journals", help, report.damaged.len() as u64);
+    let help =
+        "1 if this start made the database anew from its parts, because one was lost or numbers were used twice.";
+    gauge("larder_recovery_rebuilt", help, report.rebuilt.into());
+    let help = "Changes that this start took from the journals because the folder of the records was gone.";
+    gauge("larder_recovery_changes_rescued", help, report.changes_rescued);
 }
 
 fn database_options(config: &Config, expired_before: Arc<AtomicU64>) -> DatabaseOptions {

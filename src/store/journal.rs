@@ -1,5 +1,5 @@
-//! The journal format of fjall 3.1, read independently of fjall: where does a journal stop being good, and is there
-//! anything good behind that spot?
+//! The journal format of fjall 3.1, read independently of fjall: where does a journal stop being good, is there anything
+//! good behind that spot, and what do its batches say?
 //!
 //! It never writes, and it judges bytes, not policy: what to do about a bad spot is for [`super::recovery`].
 //! Invariant: memory stays at one window of 64 KiB whatever the journal holds, and time is bounded also for a journal
@@ -18,6 +18,7 @@ use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
 
+use bytes::Bytes;
 use rustix::fs::SeekFrom;
 use rustix::io::Errno;
 use xxhash_rust::xxh3::Xxh3;
@@ -47,8 +48,12 @@ const SEQNO_MAX: u64 = 1 << 56;
 pub(super) struct Scan {
     /// Where the last batch of the good beginning ends.
     pub(super) good_bytes: u64,
-    /// Batches in the good beginning.
-    pub(super) batches: u64,
+    /// The sequence number of its first batch; `None`: there is none.
+    pub(super) first_seqno: Option<u64>,
+    /// The highest sequence number in the good beginning.
+    pub(super) last_seqno: Option<u64>,
+    /// Whether the sequence numbers of the good beginning only grow, as fjall needs them to.
+    pub(super) ordered: bool,
     /// What follows it.
     pub(super) rest: Rest,
 }
@@ -72,28 +77,67 @@ pub(super) enum Rest {
     },
 }
 
+impl Rest {
+    /// Bytes up to the last one that is not zero, and whole batches among them.
+    pub(super) fn extent(&self) -> (u64, u64) {
+        match *self {
+            Rest::Empty => (0, 0),
+            Rest::Torn { bytes } => (bytes, 0),
+            Rest::Damaged { bytes, batches_behind } => (bytes, batches_behind),
+        }
+    }
+}
+
 /// Reads a whole journal and says where it stops being good.
 pub(super) fn scan(file: &File) -> io::Result<Scan> {
     let mut reader = Reader::open(file)?;
     let mut good_bytes = 0;
-    let mut batches = 0;
-    let mut last_seqno = None;
-    while let Some(batch) = reader.batch(good_bytes)?.filter(|batch| batch.follows(last_seqno)) {
+    let (mut first_seqno, mut last_seqno) = (None, None);
+    let mut ordered = true;
+    // A whole batch that begins just where the one before ends is real, whatever its number: the number stands under no
+    // checksum, and a store that lost a keyspace has given some out twice.
+    while let Some(batch) = reader.batch(good_bytes)? {
         good_bytes = batch.end;
-        last_seqno = Some(batch.seqno);
-        batches += 1;
+        ordered &= batch.follows(last_seqno);
+        first_seqno.get_or_insert(batch.seqno);
+        last_seqno = last_seqno.max(Some(batch.seqno));
     }
     let Some(last_set) = reader.last_nonzero(good_bytes)? else {
-        return Ok(Scan { good_bytes, batches, rest: Rest::Empty });
+        return Ok(Scan { good_bytes, first_seqno, last_seqno, ordered, rest: Rest::Empty });
     };
     let bytes = last_set + 1 - good_bytes;
-    let (batches_behind, searched_all) = reader.search(good_bytes + 1, last_set, last_seqno)?;
+    let after_seqno = last_seqno.filter(|_| ordered);
+    let (batches_behind, searched_all) = reader.search(good_bytes + 1, last_set, after_seqno)?;
     let rest = if batches_behind == 0 && searched_all {
         Rest::Torn { bytes }
     } else {
         Rest::Damaged { bytes, batches_behind }
     };
-    Ok(Scan { good_bytes, batches, rest })
+    Ok(Scan { good_bytes, first_seqno, last_seqno, ordered, rest })
+}
+
+/// One change of a batch.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Item {
+    /// fjall's number of the keyspace.
+    pub(super) keyspace: u64,
+    pub(super) key: Bytes,
+    /// `None`: removed.
+    pub(super) value: Option<Bytes>,
+}
+
+/// Gives the batches of a journal's good beginning in their order, each with all its changes.
+pub(super) fn for_each_batch<E: From<io::Error>>(
+    file: &File,
+    mut each: impl FnMut(Vec<Item>) -> Result<(), E>,
+) -> Result<(), E> {
+    let mut reader = Reader::open(file)?;
+    let mut at = 0;
+    while let Some(batch) = reader.batch(at)? {
+        each(reader.items(&batch)?)?;
+        at = batch.end;
+    }
+    Ok(())
 }
 
 /// A batch that is whole: its structure holds, and once verified its checksum too.
@@ -142,7 +186,7 @@ impl<'a> Reader<'a> {
         if at < self.window_start || at + count as u64 > held_end {
             self.fill(at)?;
         }
-        let skip = ((at - self.window_start) as usize).min(self.window.len());
+        let skip = (at - self.window_start).min(self.window.len() as u64) as usize;
         Ok(&self.window[skip..])
     }
 
@@ -218,12 +262,48 @@ impl<'a> Reader<'a> {
         Ok((at + bytes <= self.length).then_some(bytes))
     }
 
+    /// The changes of a batch that [`Reader::batch`] has found whole.
+    fn items(&mut self, batch: &Batch) -> io::Result<Vec<Item>> {
+        let mut items = Vec::new();
+        let mut at = batch.items_start;
+        while at < batch.items_end {
+            let (Some(head), Some(bytes)) = (self.array::<{ ITEM_HEAD_BYTES as usize }>(at)?, self.item_bytes(at)?)
+            else {
+                return Err(unknown("an item that is none"));
+            };
+            if head[0] != TAG_ITEM || head[2] != 0 {
+                return Err(unknown("a compressed value or a cleared keyspace, which larder never writes"));
+            }
+            let key_bytes = u64::from(u16::from_le_bytes([head[11], head[12]]));
+            let key_start = at + ITEM_HEAD_BYTES;
+            let key = self.copy(key_start, key_start + key_bytes)?;
+            let value = self.copy(key_start + key_bytes, at + bytes)?;
+            items.push(Item { keyspace: u64_at(&head, 3), key, value: (head[1] == 0).then_some(value) });
+            at += bytes;
+        }
+        Ok(items)
+    }
+
+    fn copy(&mut self, mut at: u64, end: u64) -> io::Result<Bytes> {
+        let mut copied = Vec::with_capacity((end - at) as usize);
+        while at < end {
+            let bytes = self.bytes_at(at)?;
+            let count = (bytes.len() as u64).min(end - at) as usize;
+            if count == 0 {
+                return Err(io::ErrorKind::UnexpectedEof.into());
+            }
+            copied.extend_from_slice(&bytes[..count]);
+            at += count as u64;
+        }
+        Ok(copied.into())
+    }
+
     fn hash(&mut self, start: u64, end: u64) -> io::Result<u64> {
         let mut hasher = Xxh3::new();
         let mut at = start;
         while at < end {
             let bytes = self.bytes_at(at)?;
-            let count = bytes.len().min((end - at) as usize);
+            let count = (bytes.len() as u64).min(end - at) as usize;
             if count == 0 {
                 return Err(io::ErrorKind::UnexpectedEof.into());
             }
@@ -291,6 +371,10 @@ impl<'a> Reader<'a> {
         }
         Ok((found, true))
     }
+}
+
+fn unknown(what: &str) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, format!("the journal holds {what}"))
 }
 
 fn u32_at(bytes: &[u8], at: usize) -> u32 {

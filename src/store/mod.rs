@@ -10,6 +10,7 @@ mod keeper;
 pub mod memory;
 pub mod record;
 pub mod recovery;
+mod relaxed;
 #[cfg(test)]
 pub(crate) mod scripts;
 pub mod space;

@@ -8,6 +8,7 @@ mod blocks;
 mod contract;
 mod fixture;
 mod load;
+mod lost;
 mod recovery;
 mod space;
 mod support;

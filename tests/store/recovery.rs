@@ -129,9 +129,9 @@ fn a_last_batch_zeroed_from_any_byte_is_an_unsynced_tail() {
 #[test]
 fn a_last_batch_with_any_byte_flipped_is_an_unsynced_tail() {
     let scene = Scene::small(4);
-    // The sequence number is not under fjall's checksum: with its low bytes changed the batch is still a whole one.
-    let low_seqno = scene.start_of_last() + 5..scene.start_of_last() + 9;
-    for place in (scene.start_of_last()..scene.journal.len()).filter(|place| !low_seqno.contains(place)) {
+    // The sequence number is not under fjall's checksum: with it changed the batch is still a whole one.
+    let seqno = scene.start_of_last() + 5..scene.start_of_last() + 13;
+    for place in (scene.start_of_last()..scene.journal.len()).filter(|place| !seqno.contains(place)) {
         let mut journal = scene.journal.clone();
         journal[place] ^= 0xff;
         scene.check_tail(&journal, 3, &format!("flipped at {place}"));
@@ -221,18 +221,49 @@ fn values_made_to_look_like_endless_batches_do_not_hold_up_the_start() {
 }
 
 #[test]
-fn at_most_eight_copies_of_damaged_journals_are_kept_and_a_full_folder_stops_nothing() {
+fn the_eight_newest_copies_of_damaged_journals_are_kept() {
     let scene = Scene::small(5);
     let mut journal = scene.journal.clone();
     journal[scene.ends[1]] = 0xee;
     let (dir, store) = scene.open_with(&journal);
     drop(store);
-    for n in 2..=9 {
+    let kept = || {
+        let names = fs::read_dir(dir.path()).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
+        let mut copies: Vec<u32> =
+            names.filter_map(|name| name.strip_prefix("damaged-")?.strip_suffix(".jnl")?.parse().ok()).collect();
+        copies.sort();
+        copies
+    };
+    for n in 2..=12 {
         fs::write(journal_path(dir.path()), &journal).unwrap();
         let store = open(dir.path());
         let report = store.recovery();
         assert_eq!(report.damaged.len(), 1);
-        assert_eq!(report.damaged[0].copy.is_some(), n <= 8, "copy {n}");
+        let copy = report.damaged[0].copy.clone().unwrap();
+        assert_eq!(fs::read(copy).unwrap(), journal, "copy {n}");
+        assert_eq!(kept(), (n.max(8) - 7..=n).collect::<Vec<u32>>());
+    }
+}
+
+#[test]
+fn a_sequence_number_that_was_changed_or_used_twice_loses_no_batch() {
+    let scene = Scene::small(6);
+    for (what, number) in [("lower", 1u64), ("the same again", 6), ("far too high", 1 << 40), ("absurd", u64::MAX / 3)]
+    {
+        for batch in [1, 3, 5] {
+            let mut journal = scene.journal.clone();
+            let start = scene.ends[batch - 1];
+            journal[start + 5..start + 13].copy_from_slice(&number.to_le_bytes());
+            let (dir, store) = scene.open_with(&journal);
+            let what = format!("{what}, batch {batch}");
+            assert_eq!(key_names(&store).len(), 6, "{what}");
+            assert!(!store.recovery().found_damage() && store.recovery().rebuilt, "{what}: {:?}", store.recovery());
+            store.commit(vec![put("key-000", "anew"), put("after", "1")], true).unwrap();
+            drop(store);
+            let store = open(dir.path());
+            assert_eq!(get(&store, "key-000"), Some(Bytes::from("anew")), "{what}");
+            assert_eq!((all(&store, Space::Data).len(), store.recovery().rebuilt), (7, false), "{what}");
+        }
     }
 }
 
@@ -278,4 +309,86 @@ fn batches_of_many_items_removals_and_large_values_are_read_as_fjall_writes_them
     let whole = RecoveryReport { journals_checked: 1, ..RecoveryReport::default() };
     assert_eq!(store.recovery(), &whole);
     assert_eq!(all(&store, Space::Data), before);
+}
+
+/// Three durable batches, then five relaxed ones of which nothing was synced, and where each ends.
+fn relaxed_scene() -> Scene {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path());
+    let mut ends = Vec::new();
+    for n in 0..8u64 {
+        store.commit(vec![put(format!("key-{n:03}"), noise(n, 30))], n < 3).unwrap();
+        ends.push(used_bytes(&journal_path(dir.path())));
+    }
+    drop(store);
+    let mut journal = fs::read(journal_path(dir.path())).unwrap();
+    journal.truncate(*ends.last().unwrap());
+    Scene { dir, journal, ends }
+}
+
+#[test]
+fn whole_relaxed_batches_behind_a_torn_one_are_what_a_power_cut_leaves() {
+    let scene = relaxed_scene();
+    for torn in 3..7 {
+        for (what, place) in [("start tag", 0), ("item tag", 13), ("value", 60)] {
+            let mut journal = scene.journal.clone();
+            journal[scene.ends[torn - 1] + place] ^= 0xff;
+            let report = scene.check_tail(&journal, torn, &format!("{what} of {torn}"));
+            assert_eq!(report.relaxed_batches_cut, 7 - torn as u64, "{what} of {torn}");
+        }
+    }
+    // A page of several batches that never came to the card, with others behind it.
+    let mut journal = scene.journal.clone();
+    journal[scene.ends[2]..scene.ends[5]].fill(0);
+    assert_eq!(scene.check_tail(&journal, 3, "a hole").relaxed_batches_cut, 2);
+}
+
+#[test]
+fn relaxed_writes_do_not_hide_damage_of_what_was_synced_before() {
+    let scene = relaxed_scene();
+    for damaged in 0..3 {
+        let mut journal = scene.journal.clone();
+        let start = if damaged == 0 { 0 } else { scene.ends[damaged - 1] };
+        // The edges stand before the first batch; their journal place is not ours to know, so its value is hit.
+        let value = scene.ends[damaged] - 13 - 20;
+        assert!(value > start);
+        journal[value] ^= 0xff;
+        let (_dir, store) = scene.open_with(&journal);
+        let report = store.recovery();
+        assert!(report.found_damage() && report.batches_lost == 7 - damaged as u64, "batch {damaged}: {report:?}");
+        assert_eq!(key_names(&store).len(), damaged);
+    }
+}
+
+#[test]
+fn without_the_note_of_relaxed_writes_a_bad_spot_is_damage() {
+    let scene = relaxed_scene();
+    let mut journal = scene.journal.clone();
+    journal[scene.ends[4]] ^= 0xff;
+    for note in [None, Some("not a note")] {
+        let dir = tempfile::tempdir().unwrap();
+        copy_dir(scene.dir.path(), dir.path());
+        fs::write(journal_path(dir.path()), &journal).unwrap();
+        match note {
+            None => fs::remove_file(dir.path().join("larder.relaxed")).unwrap(),
+            Some(text) => fs::write(dir.path().join("larder.relaxed"), text).unwrap(),
+        }
+        let store = open(dir.path());
+        assert!(store.recovery().found_damage(), "{note:?}: {:?}", store.recovery());
+        assert!(!dir.path().join("larder.relaxed").exists(), "heeded once");
+    }
+}
+
+#[test]
+fn purely_durable_traffic_leaves_no_note_and_a_clean_stop_removes_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let note = dir.path().join("larder.relaxed");
+    let store = open(dir.path());
+    store.commit(vec![put("a", "1")], true).unwrap();
+    store.maintain().unwrap();
+    assert!(!note.exists());
+    store.commit(vec![put("a", "2")], false).unwrap();
+    assert!(note.exists());
+    store.close().unwrap();
+    assert!(!note.exists());
 }

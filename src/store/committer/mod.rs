@@ -411,11 +411,19 @@ impl Committer {
                 Err(error) => self.give_up("a sync of the storage device failed", &error),
             }
         }
-        if now >= self.renewal.due() && self.renewal.look(now, &self.store.figures()) {
-            match self.store.snapshot() {
-                Ok(snapshot) => self.shared.view.set(View { snapshot, instant: self.instant }),
-                Err(error) => log::warn!("the idle snapshot could not be renewed: {error}"),
+        if now >= self.renewal.due() {
+            self.maintain();
+            if self.renewal.look(now, &self.store.figures()) {
+                self.renew();
             }
+        }
+    }
+
+    /// Opens the snapshot of an idle store anew.
+    fn renew(&mut self) {
+        match self.store.snapshot() {
+            Ok(snapshot) => self.shared.view.set(View { snapshot, instant: self.instant }),
+            Err(error) => log::warn!("the idle snapshot could not be renewed: {error}"),
         }
     }
 

@@ -8,7 +8,7 @@
 use std::ops::Bound;
 use std::time::{Duration, Instant};
 
-use fjall::{AbstractTree, Keyspace};
+use fjall::{AbstractTree, Database, Keyspace, PersistMode};
 
 use super::error::from_fjall;
 use crate::store::StoreError;
@@ -42,12 +42,13 @@ pub(super) fn within<'a>(range: (Bound<&'a [u8]>, Bound<&'a [u8]>)) -> (Bound<&'
 
 /// Stores the entries where they are missing, each in a table of its own, which fjall then moves about without
 /// rewriting what lies between. Only while the keyspace is being opened.
-pub(super) fn plant(keyspace: &Keyspace) -> Result<(), StoreError> {
+pub(super) fn plant(db: &Database, keyspace: &Keyspace) -> Result<(), StoreError> {
     for edge in [LOWER, UPPER] {
         if keyspace.get(edge).map_err(from_fjall)?.is_some() {
             continue;
         }
         keyspace.insert(edge, []).map_err(from_fjall)?;
+        db.persist(PersistMode::SyncData).map_err(from_fjall)?;
         keyspace.rotate_memtable().map_err(from_fjall)?;
         let deadline = Instant::now() + FLUSH_MAX;
         while keyspace.tree.sealed_memtable_count() > 0 && Instant::now() < deadline {
@@ -61,10 +62,11 @@ pub(super) fn plant(keyspace: &Keyspace) -> Result<(), StoreError> {
 ///
 /// At a start fjall skips what the journals hold below the highest sequence number in the tables. Merging tombstones
 /// away lowers that number, and the start would take all of them from the journals into memory again. An entry that
-/// is never merged away keeps it up, once it is flushed. It carries nothing, so it needs no order with the commits and
-/// no sync.
-pub(super) fn renew(keyspace: &Keyspace) -> fjall::Result<()> {
-    keyspace.insert(LOWER, [])
+/// is never merged away keeps it up, once it is flushed. It carries nothing, so it needs no order with the commits; it is
+/// synced because a batch that is not, with others behind it, would look like damage after a power cut.
+pub(super) fn renew(db: &Database, keyspace: &Keyspace) -> fjall::Result<()> {
+    keyspace.insert(LOWER, [])?;
+    db.persist(PersistMode::SyncData)
 }
 
 #[cfg(test)]

@@ -28,17 +28,6 @@ pub(super) fn from_lsm(error: fjall::LsmError) -> StoreError {
     }
 }
 
-/// Whether repairing the journals may help.
-pub(super) fn is_journal_damage(error: &fjall::Error) -> bool {
-    matches!(
-        error,
-        fjall::Error::JournalRecovery(_)
-            | fjall::Error::InvalidTag(_)
-            | fjall::Error::InvalidTrailer
-            | fjall::Error::Decompress(_)
-    )
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

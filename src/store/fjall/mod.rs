@@ -16,8 +16,11 @@ mod error;
 mod gaps;
 pub mod layout;
 mod memtables;
+mod open;
 mod options;
+mod parts;
 mod point;
+mod rebuild;
 mod reclaim;
 mod snapshot;
 mod views;
@@ -28,17 +31,17 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use ::fjall::compaction::filter::Factory;
 use ::fjall::{AbstractTree, Database, Keyspace, OwnedWriteBatch, PersistMode};
 
-use crate::board::folder::make_private;
+use parking_lot::Mutex;
 
-use super::recovery::{self, LastStop, RecoveryReport};
-use super::ttl_filter::TtlFilterFactory;
+use super::recovery::{self, RecoveryReport};
+use super::relaxed::RelaxedNote;
 use super::{Change, Snapshot, Space, Store, StoreError, StoreFigures};
-use error::{from_fjall, from_io, from_lsm, is_journal_damage};
+use error::{from_fjall, from_io, from_lsm};
 use layout::DATABASE_DIR;
 use memtables::Memtables;
+use open::{make_dir, open_database};
 pub use options::FjallOptions;
 use reclaim::Reclaimer;
 use snapshot::FjallSnapshot;
@@ -111,68 +114,52 @@ pub struct FjallStore {
     memtable_bytes: u64,
     report: RecoveryReport,
     closed: AtomicBool,
-    /// Whether there may be commits that are not on the card.
-    unsynced: AtomicBool,
+    /// How far what was committed is on the card. Only the committer's thread asks.
+    progress: Mutex<Progress>,
     /// Held until all of the above is gone.
     _lock: File,
 }
 
-impl FjallStore {
-    /// Opens the folder, making it if there is none, and repairing its journals after an unclean stop: torn or damaged
-    /// journals never make this fail, see [`FjallStore::recovery`].
-    pub fn open(dir: &Path, options: FjallOptions) -> Result<FjallStore, StoreError> {
-        FjallStore::open_telling(dir, options, &mut |_| {})
-    }
+/// How far what was committed is on the card.
+struct Progress {
+    note: RelaxedNote,
+    /// The last batch has at least this number, and whatever is below it was committed before.
+    last: Option<u64>,
+    /// The same of the last batch that is on the card.
+    synced: Option<u64>,
+    /// Whether there may be commits that are not on the card.
+    unsynced: bool,
+}
 
-    /// As [`FjallStore::open`]. Tells what was found and repaired as soon as that is done: an opening that fails
-    /// afterwards leaves repaired journals, in which the next one finds nothing.
-    pub fn open_telling(
+impl Progress {
+    fn synced(&mut self) {
+        (self.synced, self.unsynced) = (self.last, false);
+    }
+}
+
+impl FjallStore {
+    /// `last_seqno`: the highest in the journals, if they were read. fjall syncs what it has read.
+    fn new(
         dir: &Path,
-        options: FjallOptions,
-        tell: &mut dyn FnMut(&RecoveryReport),
-    ) -> Result<FjallStore, StoreError> {
-        make_dir(dir)?;
-        let lock = layout::lock(dir)?;
-        let database_dir = dir.join(DATABASE_DIR);
-        recovery::clear_unborn(&database_dir).map_err(from_io)?;
-        let is_new = !database_dir.exists();
-        make_dir(&database_dir)?;
-        let last_stop = if is_new { LastStop::Clean } else { recovery::take_marker(dir).map_err(from_io)? };
-        let mut report = repair(dir, &database_dir, last_stop)?;
-        tell(&report);
-        let db = match open_database(&database_dir, &options) {
-            // The marker promised whole journals and the card did not keep it.
-            Err(error) if report.clean_stop && is_journal_damage(&error) => {
-                log::error!("the journals are damaged although the last stop was clean: {error}");
-                report = repair(dir, &database_dir, LastStop::Unclean)?;
-                tell(&report);
-                open_database(&database_dir, &options)
-            }
-            opened => opened,
-        }
-        .map_err(from_fjall)?;
-        let open_keyspace = |name: &str| db.keyspace(name, || options.keyspace()).map_err(from_fjall);
-        let keyspaces = Keyspaces::new(open_keyspace(DATA_KEYSPACE)?, open_keyspace(LOG_KEYSPACE)?);
-        for keyspace in keyspaces.both() {
-            edges::plant(keyspace)?;
-        }
-        keyspaces.look();
-        if is_new {
-            sync_folders(&database_dir).map_err(from_io)?;
-        }
+        (db, keyspaces): (Database, Keyspaces),
+        options: &FjallOptions,
+        last_seqno: Option<u64>,
+        lock: File,
+    ) -> FjallStore {
+        let note = RelaxedNote::new(dir);
         let views = Arc::new(Views::default());
-        Ok(FjallStore {
+        FjallStore {
             reclaimer: Reclaimer::new(db.clone(), keyspaces.clone(), views.clone()),
             keyspaces,
             views,
             db,
             dir: dir.to_path_buf(),
             memtable_bytes: options.memtable_bytes,
-            report,
+            report: RecoveryReport::default(),
             closed: AtomicBool::new(false),
-            unsynced: AtomicBool::new(false),
+            progress: Mutex::new(Progress { note, last: last_seqno, synced: last_seqno, unsynced: false }),
             _lock: lock,
-        })
+        }
     }
 
     /// What the start found and repaired.
@@ -183,6 +170,47 @@ impl FjallStore {
     /// Whether space is being given back at the moment.
     pub fn is_reclaiming(&self) -> bool {
         self.reclaimer.is_running()
+    }
+
+    /// Writes a batch, with or without waiting for the card.
+    fn write(&self, changes: Vec<Change>, sync: bool) -> Result<(), StoreError> {
+        // fdatasync is enough also when the journal grows: it writes the file's size along, as POSIX asks.
+        let mode = if sync { PersistMode::SyncData } else { PersistMode::Buffer };
+        let mut batch = OwnedWriteBatch::with_capacity(self.db.clone(), changes.len()).durability(Some(mode));
+        for (space, key, value) in changes {
+            match value {
+                Some(value) => batch.insert(self.keyspaces.of(space), key, value),
+                None => batch.remove(self.keyspaces.of(space), key),
+            }
+        }
+        let mut progress = self.progress.lock();
+        progress.last = Some(self.db.seqno());
+        batch.commit().map_err(from_fjall)?;
+        if sync {
+            progress.synced();
+        } else {
+            progress.unsynced = true;
+        }
+        Ok(())
+    }
+
+    /// Notes that relaxed writes are under way, before the first of them. `false` if that cannot be done: then they are
+    /// to be synced.
+    fn note_relaxed(&self) -> bool {
+        let mut progress = self.progress.lock();
+        let synced = progress.synced;
+        let noted = progress.note.before_write(synced, Instant::now());
+        noted.inspect_err(|error| log::warn!("a relaxed write is synced at once: {error}")).is_ok()
+    }
+
+    /// Removes the note of relaxed writes some time after the last one.
+    fn end_note(&self) {
+        let mut progress = self.progress.lock();
+        if !progress.unsynced
+            && let Err(error) = progress.note.after_sync(Instant::now())
+        {
+            log::warn!("the note of relaxed writes could not be removed: {error}");
+        }
     }
 
     /// Whether fjall refuses writes after a failed write, sync, flush or compaction. Only a new start clears that.
@@ -252,23 +280,14 @@ impl Store for FjallStore {
         for (_, key, value) in &changes {
             check_change(key, value.as_deref())?;
         }
-        // fdatasync is enough also when the journal grows: it writes the file's size along, as POSIX asks.
-        let mode = if sync { PersistMode::SyncData } else { PersistMode::Buffer };
-        let mut batch = OwnedWriteBatch::with_capacity(self.db.clone(), changes.len()).durability(Some(mode));
-        for (space, key, value) in changes {
-            match value {
-                Some(value) => batch.insert(self.keyspaces.of(space), key, value),
-                None => batch.remove(self.keyspaces.of(space), key),
-            }
-        }
-        batch.commit().map_err(from_fjall)?;
-        self.unsynced.store(!sync, Ordering::Release);
-        Ok(())
+        let sync = sync || !self.note_relaxed();
+        self.write(changes, sync)
     }
 
     fn sync(&self) -> Result<(), StoreError> {
+        let mut progress = self.progress.lock();
         self.db.persist(PersistMode::SyncData).map_err(from_fjall)?;
-        self.unsynced.store(false, Ordering::Release);
+        progress.synced();
         Ok(())
     }
 
@@ -276,13 +295,14 @@ impl Store for FjallStore {
         self.free_memory()?;
         if self.memtable_over_limit() {
             // The wait has no bound, and the promise of when a relaxed write is on the card has one.
-            if self.unsynced.load(Ordering::Acquire) {
+            if self.progress.lock().unsynced {
                 self.sync()?;
             }
             self.wait_for_room()?;
             self.keyspaces.rotate().map_err(from_fjall)?;
         }
         self.reclaimer.start_if_worthwhile();
+        self.end_note();
         Ok(())
     }
 
@@ -297,6 +317,7 @@ impl Store for FjallStore {
         self.reclaimer.ask_to_stop();
         self.sync()?;
         let flushed = self.flush()?;
+        self.progress.lock().note.remove().map_err(from_io)?;
         // IMPORTANT: the marker comes last, when everything it promises is on the card.
         recovery::write_marker(&self.dir, flushed).map_err(from_io)
     }
@@ -341,49 +362,6 @@ fn check_change(key: &[u8], value: Option<&[u8]>) -> Result<(), StoreError> {
     Ok(())
 }
 
-/// Makes the folder, for this user alone, and the name it goes by durable.
-fn make_dir(dir: &Path) -> Result<(), StoreError> {
-    if !dir.is_dir() {
-        make_private(dir).map_err(from_io)?;
-        let parent = dir.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        recovery::sync_dir(parent).map_err(from_io)?;
-    }
-    Ok(())
-}
-
-/// Makes the names of new files and folders durable. fjall syncs what it writes, but not every folder it makes: a power
-/// cut soon after the first start could take a keyspace away, on file systems that promise no more than they must.
-fn sync_folders(dir: &Path) -> std::io::Result<()> {
-    for entry in fs::read_dir(dir)? {
-        let entry = entry?;
-        if entry.file_type()?.is_dir() {
-            sync_folders(&entry.path())?;
-        }
-    }
-    recovery::sync_dir(dir)
-}
-
-fn repair(dir: &Path, database_dir: &Path, last_stop: LastStop) -> Result<RecoveryReport, StoreError> {
-    match last_stop {
-        LastStop::Unclean => recovery::inspect(database_dir, dir),
-        LastStop::Clean => Ok(RecoveryReport { clean_stop: true, ..RecoveryReport::default() }),
-        LastStop::Flushed => recovery::empty_journals(database_dir)
-            .map(|()| RecoveryReport { clean_stop: true, ..RecoveryReport::default() }),
-    }
-    .map_err(from_io)
-}
-
-fn open_database(database_dir: &Path, options: &FjallOptions) -> ::fjall::Result<Database> {
-    let expire_before_ms = options.expire_before_ms.clone();
-    options
-        .database(database_dir)
-        .with_compaction_filter_factories(Arc::new(move |keyspace| {
-            let filter = TtlFilterFactory { expire_before_ms: expire_before_ms.clone() };
-            (keyspace == DATA_KEYSPACE).then(|| Arc::new(filter) as Arc<dyn Factory>)
-        }))
-        .open()
-}
-
 /// What the journals take on the card: they are sparse, so this is not their length.
 fn journal_bytes(database_dir: &Path) -> u64 {
     use std::os::unix::fs::MetadataExt;
@@ -420,7 +398,7 @@ mod tests {
             let change = (Space::Data, bytes::Bytes::from_static(b"\x01k"), Some(vec![1; bytes].into()));
             store.commit(vec![change], false).unwrap();
             store.maintain().unwrap();
-            store.unsynced.load(Ordering::Acquire)
+            store.progress.lock().unsynced
         };
         assert!(commit(10), "a small write waits for its turn");
         assert!(!commit(128 * 1024), "a full memtable may have to wait for the card");

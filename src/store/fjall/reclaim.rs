@@ -170,7 +170,7 @@ impl Shared {
 
     fn flush(&self) -> fjall::Result<()> {
         for keyspace in self.keyspaces.both() {
-            edges::renew(keyspace)?;
+            edges::renew(&self.db, keyspace)?;
         }
         self.keyspaces.rotate()?;
         let deadline = Instant::now() + FLUSH_MAX;
