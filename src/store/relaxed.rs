@@ -51,7 +51,7 @@ impl RelaxedNote {
             Some(written) => written.last_write = now,
             None => {
                 let number = synced.unwrap_or(0);
-                write_synced(&self.dir, RELAXED_FILE, &format!("{number} {number}\n"))?;
+                write_synced(&self.dir, RELAXED_FILE, format!("{number} {number}\n"))?;
                 self.written = Some(Written { at: now, synced, last_write: now });
             }
         }

@@ -89,7 +89,7 @@ impl Versions {
             return Err(StoreError::Corrupt("the versions are used up".into()));
         }
         if let Some(dir) = &self.dir {
-            write_synced(dir, CEILING_FILE, &format!("{ceiling} {ceiling}\n"))
+            write_synced(dir, CEILING_FILE, format!("{ceiling} {ceiling}\n"))
                 .map_err(|error| StoreError::Io(format!("{CEILING_FILE}: {error}")))?;
         }
         changes.push(number(CEILING_KEY, ceiling));

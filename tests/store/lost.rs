@@ -183,7 +183,8 @@ fn a_first_start_that_was_cut_off_is_begun_again_without_a_word_of_damage() {
 fn a_rebuilding_that_was_cut_off_begins_again() {
     let scene = scene();
     let old = |dir: &Path| dir.join("fjall.old");
-    let states: [(&str, fn(&Path)); 4] = [
+    type Make = fn(&Path);
+    let states: [(&str, Make); 4] = [
         ("set aside, nothing made", |_| {}),
         ("half made", |dir| {
             fs::create_dir_all(dir.join("fjall/keyspaces/1")).unwrap();
