@@ -84,8 +84,6 @@ pub struct Api {
     pub cors: Cors,
     /// What the heads of values say by namespace and collection.
     pub value_rules: value_rules::ValueRules,
-    /// `Larder-Durability` of a relaxed write.
-    pub max_loss: Arc<str>,
     /// Set when larder is stopping.
     pub drain: DrainSignal,
     /// When larder started.
@@ -141,8 +139,6 @@ impl Api {
             rates: RateLimiter::new(config.rate_per_second, config.rate_burst, &registry),
             cors: Cors::new(&config.cors_origins),
             value_rules: value_rules::ValueRules::new(&config),
-            max_loss: format!("relaxed; max-loss={}s", kv::read::seconds(config.sync_interval.as_millis() as u64))
-                .into(),
             config,
             limits,
             cache,

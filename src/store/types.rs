@@ -264,8 +264,20 @@ pub struct WriteOutcome {
     pub results: Vec<OpOutcome>,
     /// The operation that made an atomic request fail; then nothing of it was applied.
     pub failed: Option<usize>,
-    /// What was really done: `Sync` also for relaxed writes that shared a synced group.
-    pub durability: Durability,
+    /// What was really done.
+    pub promise: Promise,
+}
+
+/// What is promised of a write that was answered. The worse of two is the greater.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Promise {
+    /// It is on the card: also a relaxed write that shared a synced group.
+    Synced,
+    /// It will be, as long as syncs take no longer than of late.
+    Relaxed {
+        /// The most that a power cut can take: what was written in this time before it.
+        max_loss: Duration,
+    },
 }
 
 /// Why a write request has no outcome.

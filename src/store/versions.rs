@@ -59,13 +59,17 @@ impl Versions {
         Ok(Versions { next: ceiling, ceiling, imported, dir: dir.map(Path::to_path_buf) })
     }
 
-    /// Makes sure that `count` versions can be taken, writing and syncing a higher ceiling if need be.
-    pub fn reserve(&mut self, count: usize, store: &dyn Store) -> Result<(), StoreError> {
+    /// To raise the ceiling takes so many syncs, if it has a second copy.
+    pub const RAISE_SYNCS: u32 = 3;
+
+    /// Makes sure that `count` versions can be taken, writing and syncing a higher ceiling if need be; `true` if it was.
+    pub fn reserve(&mut self, count: usize, store: &dyn Store) -> Result<bool, StoreError> {
         let wanted = self.next.saturating_add(count as u64);
         if wanted <= self.ceiling {
-            return Ok(());
+            return Ok(false);
         }
-        self.raise(wanted.saturating_add(CEILING_STEP), Vec::new(), store)
+        self.raise(wanted.saturating_add(CEILING_STEP), Vec::new(), store)?;
+        Ok(true)
     }
 
     /// Begins the import of a file that goes up to this version, which is below [`IMPORT_END`]: goes on far above it, if

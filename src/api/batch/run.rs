@@ -7,7 +7,7 @@ use std::time::Instant;
 use crate::http::{Problem, Request, Responder, Response, encoding, media};
 use crate::limits::{CHUNK_OPERATIONS, Limits};
 use crate::store::{
-    Action, Database, Durability, FullKey, OpOutcome, Precondition, Preread, Ttl, VersionSet, View, WriteOp,
+    Action, Database, Durability, FullKey, OpOutcome, Precondition, Preread, Promise, Ttl, VersionSet, View, WriteOp,
     WriteOutcome, WriteRequest,
 };
 
@@ -159,11 +159,10 @@ struct Progress {
     results: Results,
     durability: Durability,
     /// What the chunks that were carried out can promise together; `None` if none was.
-    done: Option<Durability>,
+    done: Option<Promise>,
     deadline: Instant,
     submitted_at: Instant,
     value_bytes_max: u64,
-    max_loss: Arc<str>,
 }
 
 fn in_chunks(api: &Api, db: &Arc<Database>, mut responder: Responder, ops: Vec<WriteOp>, durability: Durability) {
@@ -179,7 +178,6 @@ fn in_chunks(api: &Api, db: &Arc<Database>, mut responder: Responder, ops: Vec<W
         deadline,
         submitted_at: Instant::now(),
         value_bytes_max: limits.value_bytes_max,
-        max_loss: api.max_loss.clone(),
     };
     progress.next();
 }
@@ -196,9 +194,7 @@ impl Progress {
         let reply = Box::new(move |outcome: Result<WriteOutcome, _>| {
             match outcome {
                 Ok(outcome) => {
-                    if self.done != Some(Durability::Relaxed) {
-                        self.done = Some(outcome.durability);
-                    }
+                    self.done = self.done.max(Some(outcome.promise));
                     outcome.results.iter().for_each(|result| self.results.push(result, self.value_bytes_max));
                 }
                 Err(failure) => self.results.push_error(&failure, count),
@@ -213,8 +209,7 @@ impl Progress {
         let response = self.results.finish();
         self.responder.send(match self.done {
             None => response,
-            Some(Durability::Sync) => response.field("Larder-Durability", "synced"),
-            Some(Durability::Relaxed) => response.field("Larder-Durability", &self.max_loss),
+            Some(promise) => response.field("Larder-Durability", &write::promised(promise)),
         });
     }
 }

@@ -21,11 +21,12 @@ use crate::http::{Body, DrainSignal, Problem, Request, Responder, Response, Writ
 use crate::limits::{CHUNK_OPERATIONS, GROUP_BYTES_MAX};
 use crate::store::bounds::KeyRange;
 use crate::store::{
-    Action, Database, Durability, OpOutcome, Precondition, Preread, StoreError, WriteError, WriteOp, WriteOutcome,
-    WriteRequest,
+    Action, Database, Durability, OpOutcome, Precondition, Preread, Promise, StoreError, WriteError, WriteOp,
+    WriteOutcome, WriteRequest,
 };
 
 use super::super::damage::{self, Found};
+use super::super::kv::write::promised;
 use super::super::listing::{ListQuery, is_expired, walk};
 use super::super::{Api, error};
 
@@ -45,7 +46,6 @@ pub fn remove(api: &Api, db: &Arc<Database>, request: &Request, mut responder: R
         drain: api.drain.clone(),
         range,
         durability,
-        max_loss: api.max_loss.clone(),
         // A third of the time is left for the last step and the answer.
         stop_at: ready_at + timeout * 2 / 3,
         give_up_at: ready_at + timeout,
@@ -89,7 +89,6 @@ struct Removal {
     drain: DrainSignal,
     range: KeyRange,
     durability: Durability,
-    max_loss: Arc<str>,
     /// No step begins after this.
     stop_at: Instant,
     /// No answer comes after this.
@@ -107,7 +106,7 @@ struct Step {
 
 impl Removal {
     fn run(mut self) -> Response {
-        let (mut deleted, mut done, mut unreadable) = (0, Durability::Sync, 0);
+        let (mut deleted, mut done, mut unreadable) = (0, Promise::Synced, 0);
         while Instant::now() < self.stop_at && !self.drain.is_set() {
             let step = match self.next_step() {
                 Ok(Some(step)) => step,
@@ -118,9 +117,7 @@ impl Removal {
             match self.submit(step.ops) {
                 Ok(outcome) => {
                     deleted += outcome.results.iter().filter(|end| matches!(end, OpOutcome::Deleted { .. })).count();
-                    if outcome.durability == Durability::Relaxed {
-                        done = Durability::Relaxed;
-                    }
+                    done = done.max(outcome.promise);
                     unreadable += step.unreadable;
                     match step.last {
                         Some(last) => self.range.0 = Bound::Excluded(last),
@@ -172,7 +169,7 @@ impl Removal {
 
     fn submit(&self, ops: Vec<WriteOp>) -> Result<WriteOutcome, WriteError> {
         if ops.is_empty() {
-            return Ok(WriteOutcome { results: Vec::new(), failed: None, durability: Durability::Sync });
+            return Ok(WriteOutcome { results: Vec::new(), failed: None, promise: Promise::Synced });
         }
         let (sender, receiver) = bounded(1);
         let reply = Box::new(move |outcome| {
@@ -187,14 +184,10 @@ impl Removal {
         }
     }
 
-    fn answer(&self, deleted: usize, complete: bool, unreadable: u64, done: Durability) -> Response {
+    fn answer(&self, deleted: usize, complete: bool, unreadable: u64, done: Promise) -> Response {
         let unreadable = if unreadable > 0 { format!(",\"unreadable\":{unreadable}") } else { String::new() };
         let json = format!("{{\"deleted\":{deleted},\"complete\":{complete}{unreadable}}}");
-        let durability = match done {
-            Durability::Sync => "synced",
-            Durability::Relaxed => &self.max_loss,
-        };
-        Response::with_body(200, "application/json", json).field("Larder-Durability", durability)
+        Response::with_body(200, "application/json", json).field("Larder-Durability", &promised(done))
     }
 }
 
@@ -240,7 +233,6 @@ mod tests {
             drain: DrainSignal::default(),
             range,
             durability: Durability::Sync,
-            max_loss: "relaxed".into(),
             stop_at: now + time,
             give_up_at: now + Duration::from_secs(60),
         }

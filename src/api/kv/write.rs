@@ -1,5 +1,6 @@
 //! PUT and DELETE of a value, and what all writes of one key share: query, conditions, pre-read, hand-over, reply.
 
+use std::borrow::Cow;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -10,8 +11,8 @@ use crate::http::query::Query;
 use crate::http::responder::unanswered;
 use crate::http::{Method, Problem, Request, Responder, Response, Written, encoding, media};
 use crate::store::{
-    Action, Database, Durability, FullKey, OpOutcome, Precondition, Preread, Record, Ttl, VersionSet, WriteError,
-    WriteOp, WriteOutcome, WriteRequest,
+    Action, Database, Durability, FullKey, OpOutcome, Precondition, Preread, Promise, Record, Ttl, VersionSet,
+    WriteError, WriteOp, WriteOutcome, WriteRequest,
 };
 
 use super::super::target::ValueTarget;
@@ -192,19 +193,15 @@ pub fn submit(
     let trace = responder.trace();
     let deadline = trace.ready_at + api.limits.get().request_timeout;
     let submitted_at = Instant::now();
-    let max_loss = api.max_loss.clone();
     let reply = Box::new(move |outcome: Result<WriteOutcome, WriteError>| {
         responder.trace().commit = submitted_at.elapsed();
         let response = match outcome {
             Err(failure) => error::write_error(&failure),
             Ok(outcome) => {
-                let done = outcome.durability;
+                let promise = outcome.promise;
                 let mut response = answer(outcome);
                 if response.status < 300 {
-                    match done {
-                        Durability::Sync => response.push_field("Larder-Durability", b"synced"),
-                        Durability::Relaxed => response.push_field("Larder-Durability", max_loss.as_bytes()),
-                    }
+                    response.push_field("Larder-Durability", promised(promise).as_bytes());
                 }
                 response
             }
@@ -212,6 +209,16 @@ pub fn submit(
         responder.send(response);
     });
     db.submit(WriteRequest { ops, atomic, durability, deadline: Some(deadline), reply });
+}
+
+/// What `Larder-Durability` says.
+pub fn promised(promise: Promise) -> Cow<'static, str> {
+    match promise {
+        Promise::Synced => "synced".into(),
+        Promise::Relaxed { max_loss } => {
+            format!("relaxed; max-loss={}s", super::read::seconds(max_loss.as_millis() as u64)).into()
+        }
+    }
 }
 
 /// The answer to a write of one key; `updated` makes that of an update.

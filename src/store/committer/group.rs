@@ -1,11 +1,11 @@
 //! What is committed together, from the queue to the replies.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::overlay::Overlay;
 use super::queue::{Answer, Pending};
 use crate::limits::{GROUP_BYTES_MAX, GROUP_OPERATIONS_MAX};
-use crate::store::{Durability, OpOutcome, WriteError, WriteOutcome};
+use crate::store::{Durability, OpOutcome, Promise, WriteError, WriteOutcome};
 
 /// Requests that will be committed together. The first may be of any size; others join within the bounds.
 #[derive(Default)]
@@ -56,10 +56,11 @@ impl Computed {
     }
 
     /// Hands out the replies. `synced`: the whole group is on the card, whatever was asked.
-    pub(super) fn answer(self, synced: bool) {
+    pub(super) fn answer(self, synced: bool, max_loss: Duration) {
         for Held { answer, durability, outcome } in self.held {
-            let durability = if synced { Durability::Sync } else { durability };
-            answer.give(outcome.map(|(results, failed)| WriteOutcome { results, failed, durability }));
+            let relaxed = !synced && durability == Durability::Relaxed;
+            let promise = if relaxed { Promise::Relaxed { max_loss } } else { Promise::Synced };
+            answer.give(outcome.map(|(results, failed)| WriteOutcome { results, failed, promise }));
         }
     }
 

@@ -9,6 +9,7 @@ mod gather;
 mod group;
 mod metrics;
 mod overlay;
+mod pace;
 mod provisional;
 mod queue;
 mod recent;
@@ -30,6 +31,7 @@ use gather::Gather;
 use group::{Computed, Group, Held, is_late};
 use metrics::CommitMetrics;
 use overlay::Overlay;
+use pace::Pace;
 use provisional::Provisional;
 pub(in crate::store) use queue::WriteQueue;
 use queue::{Next, Pending, WriteSource, write_queue};
@@ -71,6 +73,7 @@ pub(super) struct Committer {
     announced: Vec<FullKey>,
     /// The number of the last commit.
     instant: u64,
+    pace: Pace,
     /// Since when relaxed writes wait for their sync.
     unsynced_since: Option<Instant>,
     renewal: Renewal,
@@ -107,6 +110,7 @@ pub(super) fn committer(
         in_hand: VecDeque::new(),
         announced: Vec::new(),
         instant: 0,
+        pace: Pace::default(),
         unsynced_since: None,
         renewal: Renewal::new(Instant::now()),
         provisional,
@@ -188,7 +192,7 @@ impl Committer {
     /// cache for as long as the card syncs, for nothing: until the swap all readers see the old value anyway.
     fn carry_out(&mut self, computed: Computed) {
         if computed.overlay.is_empty() {
-            return computed.answer(false);
+            return computed.answer(false, self.pace.loss_max(self.sync_interval));
         }
         self.in_hand.extend(computed.overlay.changes().map(|(key, _)| key.clone()));
         match self.commit(&computed).and_then(|()| self.store.snapshot()) {
@@ -291,7 +295,12 @@ impl Committer {
             // Readers see all up to here: the group in hand has taken none yet.
             self.shared.last_version.store(self.versions.last(), Ordering::Release);
         }
-        self.versions.reserve(operations, &*self.store)
+        let began = Instant::now();
+        if self.versions.reserve(operations, &*self.store)? {
+            // The first syncs after a start: all that is known of the card.
+            self.pace.note(began.elapsed() / Versions::RAISE_SYNCS);
+        }
+        Ok(())
     }
 
     /// Tells the cache which keys the next snapshot changes.
@@ -357,7 +366,8 @@ impl Committer {
         let (requests, synced) = (computed.held.len(), computed.wants_sync());
         // Counted before the replies: who is back before the last reply is handed out is part of those awaited.
         let waited = self.source.waiting();
-        wake::together(|| computed.answer(synced));
+        let max_loss = self.pace.loss_max(self.sync_interval);
+        wake::together(|| computed.answer(synced, max_loss));
         if synced {
             self.gather.answered(requests, waited);
         }
@@ -373,6 +383,7 @@ impl Committer {
     fn synced(&mut self, took: Duration) {
         self.unsynced_since = None;
         self.gather.synced(took);
+        self.pace.note(took);
         self.metrics.sync_seconds.record_duration(took);
     }
 
@@ -397,15 +408,19 @@ impl Committer {
         self.unsynced_since = None;
     }
 
+    /// When the sync of relaxed writes must begin.
+    fn sync_due(&self) -> Option<Instant> {
+        self.unsynced_since.map(|since| since + self.pace.wait_max(self.sync_interval))
+    }
+
     /// When the thread must act though no request comes.
     fn next_duty(&self) -> Instant {
-        let sync_due = self.unsynced_since.map(|since| since + self.sync_interval);
-        sync_due.map_or(self.renewal.due(), |due| due.min(self.renewal.due()))
+        self.sync_due().map_or(self.renewal.due(), |due| due.min(self.renewal.due()))
     }
 
     fn do_duties(&mut self) {
         let now = Instant::now();
-        if self.unsynced_since.is_some_and(|since| now >= since + self.sync_interval) {
+        if self.sync_due().is_some_and(|due| now >= due) {
             match self.store.sync() {
                 Ok(()) => self.synced(now.elapsed()),
                 Err(error) => self.give_up("a sync of the storage device failed", &error),

@@ -1,5 +1,7 @@
 //! The order of commit, announcement, snapshot, publication and reply.
 
+use std::time::Duration;
+
 use super::scene::{Event, Scene};
 use super::support::*;
 use crate::store::memory::faults::Failure;
@@ -129,14 +131,24 @@ fn a_held_commit_shows_nothing_to_readers() {
 #[test]
 fn relaxed_writes_are_answered_unsynced_and_synced_in_time() {
     let scene = Scene::new();
-    let interval = std::time::Duration::from_millis(20);
+    let interval = Duration::from_millis(20);
     let database = scene.start(DatabaseOptions { sync_interval: interval, ..options() });
     let outcome = end(send_relaxed(&database, vec![put("a", "1")])).unwrap();
-    assert_eq!(outcome.durability, Durability::Relaxed);
+    assert!(matches!(outcome.promise, Promise::Relaxed { max_loss } if max_loss >= interval));
     assert_eq!(read(&database, "a").as_deref(), Some("1"));
     eventually("the sync", || scene.take().contains(&Event::Sync));
     let after = start(scene.memory.crash(), options());
     assert_eq!(read(&after, "a").as_deref(), Some("1"));
+}
+
+#[test]
+fn a_relaxed_write_says_what_can_be_lost_where_a_sync_takes_longer_than_the_interval() {
+    let (interval, sync) = (Duration::from_millis(10), Duration::from_millis(60));
+    let store = MemoryStore::with_sync_delay(sync);
+    let database = start(store, DatabaseOptions { sync_interval: interval, ..options() });
+    end(send(&database, vec![put("a", "1")])).unwrap();
+    let outcome = end(send_relaxed(&database, vec![put("a", "2")])).unwrap();
+    assert!(matches!(outcome.promise, Promise::Relaxed { max_loss } if max_loss >= sync), "{:?}", outcome.promise);
 }
 
 #[test]
@@ -148,8 +160,8 @@ fn a_mixed_group_is_synced_and_says_so_to_all() {
     let durable = send(&database, vec![put("b", "1")]);
     scene.open_gate();
     end(first).unwrap();
-    assert_eq!(end(relaxed).unwrap().durability, Durability::Sync);
-    assert_eq!(end(durable).unwrap().durability, Durability::Sync);
+    assert_eq!(end(relaxed).unwrap().promise, Promise::Synced);
+    assert_eq!(end(durable).unwrap().promise, Promise::Synced);
     assert!(scene.take().contains(&Event::Commit(2, true)));
 }
 
