@@ -31,9 +31,15 @@ pub struct Limits {
     pub value_bytes_max: u64,
     /// Bytes of any other body, decoded: more is 413 `BODY_TOO_LARGE`.
     pub body_bytes_max: u64,
-    /// Bytes set aside for request bodies over all connections, from before their first byte to their answer; further
-    /// bodies wait unread, for `request_timeout`, and are then 503 `OVERLOADED`. Those up to 16 KiB are not counted.
+    /// Bytes held of request bodies over all connections, until their answer; what does not fit waits unread, for
+    /// `request_timeout`, and is then 503 `OVERLOADED`. Those up to 16 KiB are counted with the heads.
     pub bodies_bytes_max: u64,
+    /// Bytes held of heads that have not come whole, and of requests with bodies up to 16 KiB (epoll; on tiny_http of
+    /// heads that wait behind an unanswered one): beyond it those that came longest ago end with 408.
+    pub heads_bytes_max: u64,
+    /// Bytes held of answers that their clients do not take. While three quarters are held, large answers are 503
+    /// `OVERLOADED`, and those who take nothing are cut.
+    pub answers_bytes_max: u64,
     /// Operations in one batch: more is 400 `BATCH_SIZE_EXCEEDED`.
     pub batch_operations_max: usize,
     /// Requests of one connection that wait behind an unanswered one; one more ends the connection.
@@ -74,6 +80,8 @@ impl Default for Limits {
             value_bytes_max: MIB as u64,
             body_bytes_max: 4 * MIB as u64,
             bodies_bytes_max: 32 * MIB as u64,
+            heads_bytes_max: 8 * MIB as u64,
+            answers_bytes_max: 32 * MIB as u64,
             batch_operations_max: 1000,
             pipelined_requests_max: 16,
             queued_requests_max: 1024,
@@ -114,6 +122,10 @@ pub const GROUP_BYTES_MAX: usize = MIB;
 pub const CHUNK_OPERATIONS: usize = 100;
 /// Bodies up to this many bytes are read where the head was read.
 pub const SMALL_BODY_BYTES: usize = KIB;
+/// Bytes of a body where the request needs none, or next to none.
+pub const SPARE_BODY_BYTES: u64 = 4 * KIB as u64;
+/// Bytes of values that one page, or one batch, answers with; a single value may exceed it alone.
+pub const PAGE_BYTES: usize = MIB;
 
 const _: () = {
     assert!(CHUNK_OPERATIONS <= GROUP_OPERATIONS_MAX);

@@ -4,6 +4,8 @@
 mod support;
 
 use std::sync::Barrier;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use support::{Connection, Server, engines, eventually};
 
@@ -17,6 +19,17 @@ fn start(engine: &str, request_timeout: &str) -> Server {
 
 fn put_head(n: usize, fields: &str) -> Vec<u8> {
     format!("PUT /api/v1/kv/n/c/{n} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {MIB}\r\n{fields}\r\n").into_bytes()
+}
+
+/// Keeps bodies coming, a byte at a time: those that stand still would make way for others. Returns the bytes sent.
+fn trickle(connections: &mut [Connection], until: &AtomicBool) -> usize {
+    let mut sent = 0;
+    while !until.load(Ordering::SeqCst) {
+        connections.iter_mut().for_each(|connection| connection.write(b"x"));
+        sent += 1;
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    sent
 }
 
 /// A connection that has sent half of a body of 1 MiB.
@@ -39,9 +52,9 @@ fn many_stalled_bodies_hold_no_more_than_the_budget_and_all_are_stored_once_they
         let server = start(&engine, "60s");
         server.put("/api/v1/kv/n/c/first", b"x").expect(201);
         let before = resident_bytes(&server);
-        let (half, whole) = (Barrier::new(CLIENTS + 1), Barrier::new(CLIENTS + 1));
+        let (half, go_on) = (Barrier::new(CLIENTS + 1), AtomicBool::new(false));
         std::thread::scope(|scope| {
-            let (server, half, whole) = (&server, &half, &whole);
+            let (server, half, go_on) = (&server, &half, &go_on);
             let clients: Vec<_> = (0..CLIENTS)
                 .map(|n| {
                     scope.spawn(move || {
@@ -49,9 +62,10 @@ fn many_stalled_bodies_hold_no_more_than_the_budget_and_all_are_stored_once_they
                         connection.write(&put_head(n, ""));
                         half.wait();
                         connection.write(&vec![b'x'; MIB / 2]);
-                        whole.wait();
-                        connection.write(&vec![b'y'; MIB / 2]);
-                        connection.read(false).expect(201);
+                        let mut connection = [connection];
+                        let sent = trickle(&mut connection, go_on);
+                        connection[0].write(&vec![b'y'; MIB / 2 - sent]);
+                        connection[0].read(false).expect(201);
                     })
                 })
                 .collect();
@@ -63,7 +77,7 @@ fn many_stalled_bodies_hold_no_more_than_the_budget_and_all_are_stored_once_they
             server.put("/api/v1/kv/n/c/small", b"small ones go past").expect(201);
             let grown = resident_bytes(server).saturating_sub(before);
             assert!(grown < 16 * MIB, "{engine}: {grown} bytes for {CLIENTS} halves of 1 MiB");
-            whole.wait();
+            go_on.store(true, Ordering::SeqCst);
             for client in clients {
                 client.join().unwrap();
             }
@@ -82,23 +96,33 @@ fn a_body_that_waits_in_vain_is_503_and_not_asked_for_and_room_comes_back() {
         let server = start(&engine, "1s");
         let mut holders: Vec<Connection> = (0..BUDGET / MIB).map(|n| stalled(&server, n)).collect();
         eventually("all is taken", || server.metric("larder_http_bodies_bytes") == BUDGET as f64);
-        for fields in ["", "Expect: 100-continue\r\n", "Content-Encoding: gzip\r\n"] {
+        let enough = AtomicBool::new(false);
+        let sent = std::thread::scope(|scope| {
+            let (holders, enough) = (&mut holders, &enough);
+            let trickling = scope.spawn(move || trickle(holders, enough));
+            for (fields, body) in [("", 64), ("Expect: 100-continue\r\n", 0), ("Content-Encoding: gzip\r\n", 64)] {
+                let mut late = server.connect();
+                late.write(&[put_head(9, fields), vec![b'x'; body * 1024]].concat());
+                let (status, _) = late.read_head().unwrap();
+                assert_eq!(status, 503, "{engine}: no 100 before there is room");
+            }
             let mut late = server.connect();
-            late.write(&put_head(9, fields));
-            let (status, _) = late.read_head().unwrap();
-            assert_eq!(status, 503, "{engine}: no 100 before there is room");
-        }
-        let mut late = server.connect();
-        late.write(b"POST /api/v1/batch HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n");
-        let refused = late.read(false).expect(503);
-        assert_eq!((refused.code().as_str(), refused.json()["written"].as_str()), ("OVERLOADED", Some("no")));
-        assert_eq!(refused.header("Retry-After"), Some("1"));
+            late.write(
+                b"POST /api/v1/batch HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n10000\r\n",
+            );
+            late.write(&[b' '; 64 * 1024]);
+            let refused = late.read(false).expect(503);
+            assert_eq!((refused.code().as_str(), refused.json()["written"].as_str()), ("OVERLOADED", Some("no")));
+            assert_eq!(refused.header("Retry-After"), Some("1"));
+            enough.store(true, Ordering::SeqCst);
+            trickling.join().unwrap()
+        });
         assert_eq!(server.metric("larder_http_bodies_refused_total"), 4.0, "{engine}");
 
         // One that leaves and one that ends make room for two.
         drop(holders.pop());
         let mut ends = holders.remove(0);
-        ends.write(&[b'y'; MIB / 2]);
+        ends.write(&vec![b'y'; MIB / 2 - sent]);
         ends.read(false).expect(201);
         for n in [10, 11] {
             let mut next = server.connect();
@@ -110,6 +134,22 @@ fn a_body_that_waits_in_vain_is_503_and_not_asked_for_and_room_comes_back() {
         }
         drop(holders);
         eventually("all is given back", || server.metric("larder_http_bodies_bytes") == 0.0);
+    }
+}
+
+#[test]
+fn a_body_that_stands_still_makes_way_for_one_that_waits() {
+    for engine in engines() {
+        let server = start(&engine, "60s");
+        let mut holders: Vec<Connection> = (0..BUDGET / MIB).map(|n| stalled(&server, n)).collect();
+        eventually("all is taken", || server.metric("larder_http_bodies_bytes") == BUDGET as f64);
+        assert_eq!(server.put("/api/v1/kv/n/c/big", &vec![b'x'; MIB]).status, 201, "{engine}");
+        assert!(server.metric("larder_http_bodies_evicted_total") >= 1.0, "{engine}");
+        let ended = holders.iter_mut().filter_map(|holder| {
+            holder.stream().set_read_timeout(Some(Duration::from_millis(200))).unwrap();
+            holder.try_read(false).ok()
+        });
+        assert!(ended.map(|answer| answer.code()).any(|code| code == "REQUEST_TIMEOUT"), "{engine}");
     }
 }
 

@@ -74,7 +74,7 @@ fn body(response: Response) -> Vec<u8> {
         Body::Empty => Vec::new(),
         Body::Bytes(bytes) => bytes.to_vec(),
         Body::Problem(problem) => problem.render(None),
-        Body::Pull { length, mut pull } => {
+        Body::Pull { length, mut pull, .. } => {
             let mut out = Vec::new();
             while pull(&mut out).unwrap() {}
             assert!(length.is_none_or(|length| length == out.len() as u64));
@@ -440,7 +440,7 @@ fn a_single_page_answers_navigations_and_nothing_else() {
 fn a_file_that_shrinks_while_it_is_sent_ends_the_connection() {
     let site = Site::new();
     site.put("a.bin", vec![7; 300_000]);
-    let Body::Pull { length: Some(300_000), mut pull } = site.get("/a.bin", &[]).body else { panic!() };
+    let Body::Pull { length: Some(300_000), mut pull, .. } = site.get("/a.bin", &[]).body else { panic!() };
     let mut out = Vec::new();
     assert!(pull(&mut out).unwrap());
     File::options().write(true).open(site.root().join("a.bin")).unwrap().set_len(100_000).unwrap();
@@ -475,7 +475,7 @@ fn a_gibibyte_streams_in_constant_memory() {
     const GIB: u64 = 1 << 30;
     let site = Site::new();
     File::create(site.root().join("large.bin")).unwrap().set_len(GIB).unwrap();
-    let Body::Pull { length: Some(GIB), mut pull } = site.get("/large.bin", &[]).body else { panic!() };
+    let Body::Pull { length: Some(GIB), mut pull, .. } = site.get("/large.bin", &[]).body else { panic!() };
     let before_kib = rss_kib();
     let (mut sent, mut piece, mut most_kib) = (0u64, Vec::new(), 0);
     loop {

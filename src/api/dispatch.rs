@@ -6,6 +6,7 @@ use crate::http::router::{self, Match};
 use crate::http::{
     Admission, Handler, HeaderName, Method, Outcome, Problem, Request, Responder, Response, Trace, digest, unheeded,
 };
+use crate::limits::SPARE_BODY_BYTES;
 
 use super::access::Grant;
 use super::ratelimit::RateKey;
@@ -21,11 +22,13 @@ impl Handler for Api {
         };
         let limits = self.limits.get();
         match (Endpoint::of(found.route.id), request.method) {
-            (Endpoint::Value, Method::Put) | (Endpoint::Collection, Method::Post) => {
+            (Endpoint::Value, Method::Put | Method::Patch) | (Endpoint::Collection, Method::Post) => {
                 Admission::Read { bytes_max: limits.value_bytes_max, value: true }
             }
+            (Endpoint::Batch, Method::Post) => Admission::Read { bytes_max: limits.body_bytes_max, value: false },
             (Endpoint::Import, Method::Post) => Admission::Stream,
-            _ => Admission::Read { bytes_max: limits.body_bytes_max, value: false },
+            // Nothing is done with it but for an increment, which is small.
+            _ => Admission::Read { bytes_max: SPARE_BODY_BYTES, value: false },
         }
     }
 
@@ -156,7 +159,7 @@ impl Api {
         if request.method != Method::Options {
             let granted = self.guard(request, &found);
             self.rate(request, &found, &granted)?;
-            granted?;
+            trace.client = self.access.client(&request.head, request.peer, &granted?);
         }
         let has_tag = matches!(Endpoint::of(found.route.id), Endpoint::Value | Endpoint::Incr);
         unheeded::refuse(&request.head, request.method, has_tag)?;

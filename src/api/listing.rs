@@ -10,6 +10,7 @@
 
 use std::io;
 use std::ops::Bound;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -17,7 +18,7 @@ use bytes::Bytes;
 use crate::http::Problem;
 use crate::http::query::Query;
 use crate::http::wire::push_decimal;
-use crate::limits::{LIST_ITEMS_DEFAULT, LIST_ITEMS_MAX, MIB};
+use crate::limits::{LIST_ITEMS_DEFAULT, LIST_ITEMS_MAX, PAGE_BYTES};
 use crate::store::bounds::{self, KeyRange};
 use crate::store::{FullKey, Pair, Record, Snapshot, Space, StoreError};
 
@@ -29,6 +30,8 @@ use super::item::{ItemForm, ItemOptions, push_text, write_item};
 const PIECE_BYTES: usize = 64 * 1024;
 /// Records that a stream passes over between two looks at the clock.
 const SKIPPED_BETWEEN_LOOKS: usize = 64;
+/// Behind a value of this size a stream lets go of the store's blocks: the next ones are as large.
+const LARGE_VALUE_BYTES: usize = 16 * 1024;
 /// What makes a piece end before its bytes: whoever pulls waits a moment after a piece of nothing, and lets others run.
 const SKIPPING: PageBudget =
     PageBudget { bytes_max: PIECE_BYTES, skipped_max: 16_384, time_max: Duration::from_millis(25) };
@@ -127,6 +130,45 @@ pub fn walk(
     snapshot.range(Space::Data, bounds::borrowed(range), reverse)
 }
 
+/// A walk that can be left and taken up again: a stream that waits for its client holds no blocks of the store.
+pub struct Walk {
+    snapshot: Arc<dyn Snapshot>,
+    /// What is left to walk; `None`: nothing.
+    range: Option<KeyRange>,
+    reverse: bool,
+    pairs: Option<Box<dyn Iterator<Item = Result<Pair, StoreError>> + Send>>,
+    /// Where it stands, if it may be left there.
+    at: Option<Bytes>,
+}
+
+impl Walk {
+    /// A walk through this range; through nothing if there is none.
+    pub fn new(snapshot: Arc<dyn Snapshot>, range: Option<KeyRange>, reverse: bool) -> Walk {
+        Walk { snapshot, range, reverse, pairs: None, at: None }
+    }
+
+    /// Lets go of the blocks at which it stands; the next step finds them again. Behind damage it cannot be left.
+    fn rest(&mut self) {
+        if let (Some(at), Some((low, high))) = (self.at.take(), &mut self.range) {
+            let end = if self.reverse { high } else { low };
+            *end = Bound::Excluded(at);
+            self.pairs = None;
+        }
+    }
+}
+
+impl Iterator for Walk {
+    type Item = Result<Pair, StoreError>;
+
+    fn next(&mut self) -> Option<Result<Pair, StoreError>> {
+        let range = self.range.as_ref().filter(|range| !bounds::is_empty(bounds::borrowed(range)))?;
+        let pairs = self.pairs.get_or_insert_with(|| walk(&*self.snapshot, range, self.reverse));
+        let pair = pairs.next();
+        self.at = pair.as_ref().and_then(|pair| pair.as_ref().ok()).map(|(key, _)| key.clone());
+        pair
+    }
+}
+
 /// Whether a record counts as absent at this moment of the expiry clock.
 pub fn is_expired(expires_ms: u64, now_ms: u64) -> bool {
     expires_ms != 0 && expires_ms <= now_ms
@@ -145,7 +187,7 @@ pub struct PageBudget {
 
 impl Default for PageBudget {
     fn default() -> PageBudget {
-        PageBudget { bytes_max: MIB, skipped_max: 10_000, time_max: Duration::from_millis(50) }
+        PageBudget { bytes_max: PAGE_BYTES, skipped_max: 10_000, time_max: Duration::from_millis(50) }
     }
 }
 
@@ -184,12 +226,18 @@ pub fn page(
             last = Some(key);
             continue;
         }
+        // A value that does not fit is not written first.
+        let value_bytes = if query.values { record.value.len() } else { 0 };
+        if items == query.limit || (items > 0 && out.len() + value_bytes > budget.bytes_max) {
+            more = true;
+            break;
+        }
         let before = out.len();
         if items > 0 {
             out.push(b',');
         }
         write_item(&mut out, None, key.parts().2, &record, options);
-        if items == query.limit || (items > 0 && out.len() > budget.bytes_max) {
+        if items > 0 && out.len() > budget.bytes_max {
             out.truncate(before);
             more = true;
             break;
@@ -224,7 +272,7 @@ pub struct LineOptions {
 
 /// All records of a range as NDJSON, made piece by piece, with the end line behind them.
 pub struct Lines {
-    pairs: Box<dyn Iterator<Item = Result<Pair, StoreError>> + Send>,
+    pairs: Walk,
     now_ms: Box<dyn Fn() -> u64 + Send>,
     options: LineOptions,
     damage: Damage,
@@ -234,12 +282,7 @@ pub struct Lines {
 impl Lines {
     /// Streams a walk. `now_ms` tells the expiry clock: what expires while the stream runs does not show. `damage` is
     /// told by the end line.
-    pub fn new(
-        pairs: Box<dyn Iterator<Item = Result<Pair, StoreError>> + Send>,
-        now_ms: Box<dyn Fn() -> u64 + Send>,
-        options: LineOptions,
-        damage: Damage,
-    ) -> Lines {
+    pub fn new(pairs: Walk, now_ms: Box<dyn Fn() -> u64 + Send>, options: LineOptions, damage: Damage) -> Lines {
         Lines { pairs, now_ms, options, damage, items: 0 }
     }
 
@@ -251,7 +294,7 @@ impl Lines {
         }
         let (full, now_ms) = (out.len() + SKIPPING.bytes_max, (self.now_ms)());
         let options = ItemOptions { form: ItemForm::Line, values: self.options.values };
-        let mut skipped = 0;
+        let (mut skipped, mut is_large) = (0, false);
         while out.len() < full {
             let Some(pair) = self.pairs.next() else {
                 self.push_end(out);
@@ -274,6 +317,10 @@ impl Lines {
             write_item(out, self.options.paths.then_some((namespace, collection)), name, &record, options);
             out.push(b'\n');
             self.items += 1;
+            is_large = record.value.len() >= LARGE_VALUE_BYTES;
+        }
+        if is_large {
+            self.pairs.rest();
         }
         Ok(true)
     }

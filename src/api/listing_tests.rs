@@ -14,7 +14,8 @@ use crate::store::{Store, record};
 const NOW_MS: u64 = 1000;
 const EXPIRED_MS: u64 = NOW_MS;
 const WHERE: (&str, &str) = ("home", "sensors");
-const PATIENT: PageBudget = PageBudget { bytes_max: MIB, skipped_max: 10_000, time_max: Duration::from_secs(3600) };
+const PATIENT: PageBudget =
+    PageBudget { bytes_max: PAGE_BYTES, skipped_max: 10_000, time_max: Duration::from_secs(3600) };
 
 fn record(value: &str, expires_ms: u64) -> Record {
     let content_type = Bytes::from_static(b"text/plain");
@@ -132,7 +133,7 @@ fn bad_parameters_are_refused() {
 
 fn lines(records: &BTreeMap<String, Record>, options: LineOptions) -> Lines {
     let range = ListQuery::default().bounds(WHERE.0, WHERE.1).unwrap();
-    Lines::new(walk(&*snapshot(records), &range, false), Box::new(|| NOW_MS), options, no_damage())
+    Lines::new(Walk::new(snapshot(records), Some(range), false), Box::new(|| NOW_MS), options, no_damage())
 }
 
 fn line_options() -> LineOptions {
@@ -261,7 +262,8 @@ fn pages_go_on_past_damage_and_tell_of_it_once() {
 fn a_stream_goes_on_past_damage_and_ends_with_word_of_it() {
     let snapshot = damaged_snapshot();
     let range = ListQuery::default().bounds(WHERE.0, WHERE.1).unwrap();
-    let mut lines = Lines::new(walk(&snapshot, &range, false), Box::new(|| NOW_MS), line_options(), no_damage());
+    let mut lines =
+        Lines::new(Walk::new(Arc::new(snapshot), Some(range), false), Box::new(|| NOW_MS), line_options(), no_damage());
     let mut out = Vec::new();
     assert!(!lines.pull(&mut out).unwrap());
     let end: Value = serde_json::from_str(std::str::from_utf8(&out).unwrap().lines().last().unwrap()).unwrap();
@@ -276,7 +278,8 @@ fn a_walk_that_ends_before_its_end_fails_a_page_and_cuts_a_stream() {
     let query = ListQuery::parse("", WHERE.0, WHERE.1).unwrap();
     assert!(page(&holes, WHERE, &query, NOW_MS, PATIENT, no_damage()).is_err());
     let range = query.bounds(WHERE.0, WHERE.1).unwrap();
-    let mut lines = Lines::new(walk(&holes, &range, false), Box::new(|| 0), line_options(), no_damage());
+    let mut lines =
+        Lines::new(Walk::new(Arc::new(holes), Some(range), false), Box::new(|| 0), line_options(), no_damage());
     assert!(lines.pull(&mut Vec::new()).is_err());
 }
 
@@ -345,8 +348,7 @@ proptest! {
             .collect();
         let asked = ListQuery { prefix, start, end, reverse, ..ListQuery::default() };
         let expected = model(&records, &asked);
-        let pairs = asked.bounds(WHERE.0, WHERE.1).map(|range| walk(&*snapshot(&records), &range, reverse));
-        let pairs = pairs.unwrap_or_else(|| Box::new(std::iter::empty()));
+        let pairs = Walk::new(snapshot(&records), asked.bounds(WHERE.0, WHERE.1), reverse);
         let mut out = Vec::new();
         prop_assert!(!Lines::new(pairs, Box::new(|| NOW_MS), line_options(), no_damage()).pull(&mut out).unwrap());
         let seen: Vec<String> = String::from_utf8(out).unwrap().lines()

@@ -1,16 +1,20 @@
-//! JSON merge patches (RFC 7396). Pure; [`Patch::apply`] runs on the committer's thread.
+//! JSON merge patches (RFC 7396). Pure; made on a worker, and once more by the committer if another write came between.
 //!
 //! It works on the text, not on a tree of values: what a patch does not touch stays verbatim, numbers of any precision
-//! included, and an object of the present document is taken apart only where the patch has an object too.
+//! included, and an object of the present document is taken apart only where the patch has an object too. That is read
+//! member by member; of its names only hashes are kept, so that repeated ones are known.
 //!
-//! Invariant: no document overflows the stack. Objects of a patch nest at most [`DEPTH_MAX`] deep; everything else is
-//! scanned without recursion.
+//! Invariant: no document overflows the stack, and none takes many times its own memory. Objects of a patch nest at most
+//! [`DEPTH_MAX`] deep and have [`MEMBERS_MAX`] members together; everything else is scanned without recursion.
 
-use std::collections::HashMap;
+use std::borrow::Cow;
+use std::collections::{HashMap, HashSet};
 use std::fmt;
+use std::hash::BuildHasher;
 
 use bytes::Bytes;
-use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
+use foldhash::fast::RandomState;
+use serde::de::{Deserialize, DeserializeSeed, Deserializer, Error as _, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
 use crate::http::{Problem, media};
@@ -18,67 +22,122 @@ use crate::store::{NewValue, Record, Update, UpdateRefused};
 
 /// How deep the objects of a patch may nest.
 pub const DEPTH_MAX: usize = 64;
+/// How many members the objects of a patch may have together.
+pub const MEMBERS_MAX: usize = 10_000;
 
 /// The content type of a value that a patch made from nothing.
 const CONTENT_TYPE: &str = "application/json";
 
-/// A merge patch, taken apart once.
+/// A merge patch, taken apart once. It borrows what it was read from.
 #[derive(Debug)]
-pub enum Patch {
+pub enum Patch<'a> {
     /// An object: its members in order, each once.
-    Object(Vec<(String, Patch)>),
+    Object(Vec<(Cow<'a, str>, Patch<'a>)>),
     /// Removes a member.
     Null,
     /// Anything else replaces what is there; the text as sent.
-    Other(Box<str>),
+    Other(&'a str),
 }
 
-/// Members of an object in order, repeated names included.
-struct Members<'a>(Vec<(String, &'a RawValue)>);
+/// A name, borrowed unless it holds escapes.
+struct Name<'a>(Cow<'a, str>);
 
-impl<'de> Deserialize<'de> for Members<'de> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Members<'de>, D::Error> {
-        struct Collect;
-        impl<'de> Visitor<'de> for Collect {
-            type Value = Members<'de>;
+impl<'de> Deserialize<'de> for Name<'de> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Name<'de>, D::Error> {
+        struct Borrow;
+        impl<'de> Visitor<'de> for Borrow {
+            type Value = Name<'de>;
 
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("an object")
+                f.write_str("a name")
             }
 
-            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Members<'de>, A::Error> {
-                let mut members = Vec::new();
-                while let Some(member) = map.next_entry()? {
-                    members.push(member);
-                }
-                Ok(Members(members))
+            fn visit_borrowed_str<E>(self, name: &'de str) -> Result<Name<'de>, E> {
+                Ok(Name(Cow::Borrowed(name)))
+            }
+
+            fn visit_str<E>(self, name: &str) -> Result<Name<'de>, E> {
+                Ok(Name(Cow::Owned(name.to_owned())))
             }
         }
-        deserializer.deserialize_map(Collect)
+        deserializer.deserialize_str(Borrow)
     }
 }
 
-/// The members of an object, the last of repeated names winning in the place of the first. `None` if it is no object.
-fn members(json: &str) -> Result<Option<Vec<(String, &str)>>, serde_json::Error> {
-    if !json.trim_start().starts_with('{') {
-        return Ok(None);
+/// Calls a function with each member of an object in order, repeated names included.
+struct Each<F>(F);
+
+impl<'de, F: FnMut(Cow<'de, str>, &'de str) -> Result<(), UpdateRefused>> DeserializeSeed<'de> for Each<F> {
+    type Value = ();
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
+        deserializer.deserialize_map(self)
     }
-    let Members(all) = serde_json::from_str(json)?;
-    let mut places = HashMap::with_capacity(all.len());
-    let mut members: Vec<(String, &str)> = Vec::with_capacity(all.len());
-    for (name, value) in all {
-        match places.get(&name) {
-            Some(&place) => {
-                let (_, earlier): &mut (String, &str) = &mut members[place];
-                *earlier = value.get();
-            }
-            None => {
-                places.insert(name.clone(), members.len());
-                members.push((name, value.get()));
-            }
+}
+
+impl<'de, F: FnMut(Cow<'de, str>, &'de str) -> Result<(), UpdateRefused>> Visitor<'de> for Each<F> {
+    type Value = ();
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an object")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(mut self, mut map: A) -> Result<(), A::Error> {
+        while let Some((Name(name), value)) = map.next_entry::<Name<'de>, &'de RawValue>()? {
+            (self.0)(name, value.get()).map_err(|_| A::Error::custom("a member was refused"))?;
         }
+        Ok(())
     }
-    Ok(Some(members))
+}
+
+fn is_object(json: &str) -> bool {
+    json.trim_start().starts_with('{')
+}
+
+/// Goes through the members of a text that is an object.
+fn each_member<'a>(
+    object: &'a str,
+    act: impl FnMut(Cow<'a, str>, &'a str) -> Result<(), UpdateRefused>,
+) -> Result<(), UpdateRefused> {
+    let mut text = serde_json::Deserializer::from_str(object);
+    Each(act).deserialize(&mut text).map_err(|_| UpdateRefused::NotJson)
+}
+
+/// The members of an object whose names are repeated: of those the last counts, in the place of the first.
+struct Repeated<'a> {
+    hasher: RandomState,
+    hashes: HashSet<u64>,
+    last: HashMap<Cow<'a, str>, &'a str>,
+}
+
+impl<'a> Repeated<'a> {
+    fn of(object: &'a str) -> Result<Repeated<'a>, UpdateRefused> {
+        let hasher = RandomState::default();
+        let mut all = Vec::new();
+        each_member(object, |name, _| {
+            all.push(hasher.hash_one(&name));
+            Ok(())
+        })?;
+        all.sort_unstable();
+        let hashes: HashSet<u64> = all.windows(2).filter(|pair| pair[0] == pair[1]).map(|pair| pair[0]).collect();
+        drop(all);
+        let mut last = HashMap::new();
+        if !hashes.is_empty() {
+            each_member(object, |name, text| {
+                if hashes.contains(&hasher.hash_one(&name)) {
+                    last.insert(name, text);
+                }
+                Ok(())
+            })?;
+        }
+        Ok(Repeated { hasher, hashes, last })
+    }
+
+    /// What counts in this place; nothing if the name stood before.
+    fn counts(&mut self, name: &str, text: &'a str) -> Option<&'a str> {
+        let may_be = !self.hashes.is_empty() && self.hashes.contains(&self.hasher.hash_one(name));
+        if may_be { self.last.remove(name) } else { Some(text) }
+    }
 }
 
 /// The text of a JSON document without blanks around it, if the bytes are one.
@@ -86,19 +145,42 @@ fn document(bytes: &[u8]) -> Option<&str> {
     serde_json::from_slice::<&RawValue>(bytes).ok().map(RawValue::get)
 }
 
-impl Patch {
-    /// Reads a patch. 400 `INVALID_JSON` if it is no JSON, or nests too deep.
-    pub fn parse(body: &[u8]) -> Result<Patch, Problem> {
+impl<'a> Patch<'a> {
+    /// Reads a patch. 400 `INVALID_JSON` if it is no JSON, nests too deep, or has too many members.
+    pub fn parse(body: &'a [u8]) -> Result<Patch<'a>, Problem> {
         let text = document(body).ok_or_else(|| invalid("the body is not a JSON document"))?;
-        Patch::take_apart(text, DEPTH_MAX)
+        Patch::take_apart(text, DEPTH_MAX, &mut 0)
     }
 
-    fn take_apart(text: &str, depth_left: usize) -> Result<Patch, Problem> {
-        let Some(members) = members(text).map_err(|_| invalid("a name in the body is not valid text"))? else {
-            return Ok(if text == "null" { Patch::Null } else { Patch::Other(text.into()) });
-        };
+    fn take_apart(text: &'a str, depth_left: usize, members: &mut usize) -> Result<Patch<'a>, Problem> {
+        if !is_object(text) {
+            return Ok(if text == "null" { Patch::Null } else { Patch::Other(text) });
+        }
         let deeper = depth_left.checked_sub(1).ok_or_else(|| invalid("the objects of the patch nest too deep"))?;
-        let taken = members.into_iter().map(|(name, text)| Ok((name, Patch::take_apart(text, deeper)?)));
+        let (mut places, mut all) = (HashMap::new(), Vec::<(Cow<'a, str>, &'a str)>::new());
+        let read = each_member(text, |name, text| {
+            *members += 1;
+            if *members > MEMBERS_MAX {
+                return Err(UpdateRefused::TooLarge);
+            }
+            match places.get(&name) {
+                Some(&place) => {
+                    let (_, earlier): &mut (_, &str) = &mut all[place];
+                    *earlier = text;
+                }
+                None => {
+                    places.insert(name.clone(), all.len());
+                    all.push((name, text));
+                }
+            }
+            Ok(())
+        });
+        if *members > MEMBERS_MAX {
+            return Err(invalid("the objects of the patch have more than 10000 members; send several patches"));
+        }
+        read.map_err(|_| invalid("a name in the body is not valid text"))?;
+        drop(places);
+        let taken = all.into_iter().map(|(name, text)| Ok((name, Patch::take_apart(text, deeper, members)?)));
         taken.collect::<Result<_, Problem>>().map(Patch::Object)
     }
 
@@ -125,19 +207,25 @@ impl Patch {
                 return Ok(());
             }
         };
-        let kept = present.map_or(Ok(None), members).map_err(|_| UpdateRefused::NotJson)?.unwrap_or_default();
-        let by_name: HashMap<&str, &Patch> = changes.iter().map(|(name, patch)| (name.as_str(), patch)).collect();
-        let known: std::collections::HashSet<&str> = kept.iter().map(|(name, _)| name.as_str()).collect();
-
+        let by_name: HashMap<&str, usize> = changes.iter().enumerate().map(|(at, (name, _))| (&**name, at)).collect();
+        let mut is_known = vec![false; changes.len()];
         let mut object = ObjectWriter { out, is_empty: true };
-        for (name, text) in &kept {
-            match by_name.get(name.as_str()) {
-                None => object.name(name).extend_from_slice(text.as_bytes()),
-                Some(Patch::Null) => {}
-                Some(patch) => patch.merge(Some(text), object.name(name))?,
-            }
+        if let Some(present) = present.filter(|present| is_object(present)) {
+            let mut repeated = Repeated::of(present)?;
+            each_member(present, |name, text| {
+                let Some(text) = repeated.counts(&name, text) else { return Ok(()) };
+                match by_name.get(&*name).map(|at| (at, &changes[*at].1)) {
+                    None => object.name(&name).extend_from_slice(text.as_bytes()),
+                    Some((at, Patch::Null)) => is_known[*at] = true,
+                    Some((at, patch)) => {
+                        is_known[*at] = true;
+                        patch.merge(Some(text), object.name(&name))?;
+                    }
+                }
+                Ok(())
+            })?;
         }
-        for (name, patch) in changes.iter().filter(|(name, _)| !known.contains(name.as_str())) {
+        for ((name, patch), _) in changes.iter().zip(is_known).filter(|(_, is_known)| !is_known) {
             if !matches!(patch, Patch::Null) {
                 patch.merge(None, object.name(name))?;
             }
@@ -145,19 +233,20 @@ impl Patch {
         object.finish();
         Ok(())
     }
+}
 
-    /// The update that the committer applies. The content type stays if it says JSON.
-    pub fn into_update(self, value_bytes_max: u64) -> Update {
-        Box::new(move |present: Option<&Record>| {
-            let value = self.apply(present.map(|record| &record.value[..]))?;
-            if value.len() as u64 > value_bytes_max {
-                return Err(UpdateRefused::TooLarge);
-            }
-            let json_type = present.map(|record| &record.content_type).filter(|known| media::is_json(known));
-            let content_type = json_type.cloned().unwrap_or(Bytes::from_static(CONTENT_TYPE.as_bytes()));
-            Ok(NewValue { content_type, value: value.into() })
-        })
-    }
+/// The update that a patch is. The content type stays if it says JSON. It holds the text alone, which was read before.
+pub fn update(body: Bytes, value_bytes_max: u64) -> Update {
+    Box::new(move |present: Option<&Record>| {
+        let patch = Patch::parse(&body).map_err(|_| UpdateRefused::NotJson)?;
+        let value = patch.apply(present.map(|record| &record.value[..]))?;
+        if value.len() as u64 > value_bytes_max {
+            return Err(UpdateRefused::TooLarge);
+        }
+        let json_type = present.map(|record| &record.content_type).filter(|known| media::is_json(known));
+        let content_type = json_type.cloned().unwrap_or(Bytes::from_static(CONTENT_TYPE.as_bytes()));
+        Ok(NewValue { content_type, value: value.into_boxed_slice().into() })
+    })
 }
 
 struct ObjectWriter<'a> {
@@ -281,7 +370,37 @@ mod tests {
             let members: Vec<String> = (0..60_000).map(|n| format!("\"{n}\":{value}")).collect();
             format!("{{{}}}", members.join(","))
         };
-        assert_eq!(merged(&all("1"), &all("null")), "{}");
+        let nulls: Vec<String> = (0..MEMBERS_MAX).map(|n| format!("\"{n}\":null")).collect();
+        let left = merged(&all("1"), &format!("{{{}}}", nulls.join(",")));
+        assert_eq!(left.matches(":1").count(), 60_000 - MEMBERS_MAX);
+        assert!(left.starts_with("{\"10000\":1,"));
+    }
+
+    #[test]
+    fn the_members_of_a_patch_are_bounded_at_every_depth_together() {
+        let members = |n: usize, value: &str| {
+            let members: Vec<String> = (0..n).map(|n| format!("\"{n}\":{value}")).collect();
+            format!("{{{}}}", members.join(","))
+        };
+        let code = |patch: &str| Patch::parse(patch.as_bytes()).map_or_else(|problem| problem.code, |_| "ok");
+        assert_eq!(code(&members(MEMBERS_MAX, "1")), "ok");
+        assert_eq!(code(&members(MEMBERS_MAX + 1, "1")), "INVALID_JSON");
+        assert_eq!(code(&members(MEMBERS_MAX / 2, "{\"a\":1}")), "ok");
+        assert_eq!(code(&members(MEMBERS_MAX / 2 + 1, "{\"a\":1}")), "INVALID_JSON");
+        assert_eq!(
+            code(&format!("{{\"a\":[{}]}}", vec!["{\"a\":1}"; MEMBERS_MAX + 1].join(","))),
+            "ok",
+            "a list is a value"
+        );
+        assert_eq!(code(&format!("{{{}}}", vec!["\"a\":1"; MEMBERS_MAX + 1].join(","))), "INVALID_JSON");
+    }
+
+    #[test]
+    fn many_repeated_names_in_a_document_count_once_each() {
+        let pairs: Vec<String> = (0..50_000).map(|n| format!("\"{}\":{n}", n % 25_000)).collect();
+        let merged = merged(&format!("{{{}}}", pairs.join(",")), r#"{"7":null}"#);
+        assert_eq!(merged.matches(':').count(), 24_999);
+        assert!(merged.starts_with("{\"0\":25000,\"1\":25001,") && !merged.contains("\"7\":"), "{merged:.99}");
     }
 
     #[test]
@@ -293,7 +412,7 @@ mod tests {
             content_type: Bytes::from_static(content_type.as_bytes()),
             value: Bytes::from_static(b"{}"),
         };
-        let update = |max| Patch::parse(br#"{"a":1}"#).unwrap().into_update(max);
+        let update = |max| update(Bytes::from_static(br#"{"a":1}"#), max);
         let made_of = |content_type| update(100)(Some(&record(content_type))).unwrap_or_else(|_| panic!()).content_type;
         assert_eq!(made_of("application/ld+json"), "application/ld+json");
         assert_eq!(made_of("text/plain"), "application/json");

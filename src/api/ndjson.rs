@@ -7,16 +7,20 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use crate::http::encoding::{self, Coding};
-use crate::http::{Body, HeaderName, Problem, Request, Response};
+use crate::http::{Body, HeaderName, Problem, Request, Response, Trace};
 use crate::store::Database;
 use crate::store::bounds::KeyRange;
 
 use super::Api;
+use super::access::Scope;
 use super::damage::Damage;
-use super::listing::{self, LineOptions, Lines};
+use super::listing::{LineOptions, Lines, Walk};
 
 /// The content type of a stream, and the one that asks for it.
 pub const NDJSON: &str = "application/x-ndjson";
+
+/// Memory that a walk through the store keeps: the blocks at which it stands, one a table.
+const WALK_KEEPS_BYTES: usize = 64 * 1024;
 
 /// What of the store is streamed.
 pub struct Asked {
@@ -33,19 +37,24 @@ pub struct Asked {
 }
 
 /// A 200 whose body is made as it is sent. The caller adds `Vary`. 406, or 503 if too many streams are open.
-pub fn stream(api: &Api, db: &Arc<Database>, request: &Request, asked: Asked) -> Result<Response, Problem> {
+pub fn stream(
+    api: &Api,
+    db: &Arc<Database>,
+    request: &Request,
+    trace: &mut Trace,
+    asked: Asked,
+) -> Result<Response, Problem> {
+    trace.timed = false;
     let may_compress = !request.head.has(HeaderName::XNoCompression);
     let coding = encoding::accept_encoding(&request.head).choose(may_compress)?;
     let limits = api.limits.get();
-    let permit = api.streams.enter(limits.streams_max)?;
+    let grant = api.access.authorize_each(&request.head, request.peer, request.method)?;
+    let permit = api.streams.enter(limits.streams_max, trace.client(), grant.allows(Scope::Admin))?;
     // IMPORTANT: the version is asked before the view: the end line promises every change up to it.
     let version = db.last_version();
     let view = db.view();
     let Asked { range, reverse, paths, values, since } = asked;
-    let pairs: Box<dyn Iterator<Item = _> + Send> = match range {
-        Some(range) => listing::walk(&*view.snapshot, &range, reverse),
-        None => Box::new(std::iter::empty()),
-    };
+    let pairs = Walk::new(view.snapshot, range, reverse);
     let deadline = Instant::now() + limits.snapshot_age;
     let options = LineOptions { paths, values, since, version, deadline };
     let damage = Damage::new(api.figures.damage_met.clone(), paths);
@@ -57,10 +66,11 @@ pub fn stream(api: &Api, db: &Arc<Database>, request: &Request, asked: Asked) ->
     });
     let mut response = Response::new(200).field("Content-Type", NDJSON).field("Cache-Control", "no-store");
     response.body = match coding {
-        Coding::Identity => Body::Pull { length: None, pull },
+        Coding::Identity => Body::Pull { length: None, keeps: WALK_KEEPS_BYTES, pull },
         Coding::Gzip => {
             response.push_field("Content-Encoding", b"gzip");
-            Body::Pull { length: None, pull: encoding::gzip_puller(pull) }
+            let keeps = WALK_KEEPS_BYTES + encoding::GZIP_KEEPS_BYTES;
+            Body::Pull { length: None, keeps, pull: encoding::gzip_puller(pull) }
         }
     };
     Ok(response)

@@ -156,6 +156,11 @@ fn scale_to_engine(config: &mut Config, sources: &Sources) {
         let limits = &mut config.limits;
         limits.bodies_bytes_max = limits.bodies_bytes_max.max(limits.body_bytes_max);
     }
+    if *sources.of("limits", "answers_bytes_max") == Source::Default {
+        // A value in base64 is a third larger, and only three quarters are for everybody.
+        let limits = &mut config.limits;
+        limits.answers_bytes_max = limits.answers_bytes_max.max(limits.value_bytes_max.saturating_mul(4));
+    }
 }
 
 /// What SIGHUP puts in force.

@@ -184,7 +184,12 @@ impl Config {
             metrics_public: false,
             log_level: log::LevelFilter::Info,
             slow_request: Duration::from_secs(1),
-            limits: Limits { bodies_bytes_max: (ram_bytes / 16).clamp(8 * mib, 256 * mib), ..Limits::default() },
+            limits: Limits {
+                bodies_bytes_max: (ram_bytes / 16).clamp(8 * mib, 256 * mib),
+                heads_bytes_max: (ram_bytes / 64).clamp(mib, 64 * mib),
+                answers_bytes_max: (ram_bytes / 16).clamp(4 * mib, 256 * mib),
+                ..Limits::default()
+            },
             inputs: Inputs::default(),
         }
     }

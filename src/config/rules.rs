@@ -90,15 +90,26 @@ impl Found<'_> {
     fn memory(&mut self) {
         let config = self.config;
         let memtables = config.memtable_bytes.saturating_mul(5);
-        let wanted = memtables.saturating_add(config.block_cache_bytes).saturating_add(config.cache_bytes);
+        let limits = &config.limits;
+        let store = [memtables, config.block_cache_bytes, config.cache_bytes];
+        let clients = [limits.bodies_bytes_max, limits.heads_bytes_max, limits.answers_bytes_max];
+        let wanted = store.into_iter().chain(clients).fold(0, u64::saturating_add);
         let most = config.inputs.board.ram_bytes / 4 * 3;
         if wanted > most {
             let message = format!(
-                "cache.size, store.block_cache and five times store.memtable come to {} MiB, more than three quarters of the memory ({} MiB)",
+                "cache.size, store.block_cache, five times store.memtable, and the limits for bodies, heads and answers come to {} MiB, more than three quarters of the memory ({} MiB)",
                 wanted >> 20,
                 most >> 20
             );
-            self.error(&[("cache", "size"), ("store", "memtable"), ("store", "block_cache")], message);
+            let settings = [
+                ("cache", "size"),
+                ("store", "memtable"),
+                ("store", "block_cache"),
+                ("limits", "bodies_bytes_max"),
+                ("limits", "answers_bytes_max"),
+                ("limits", "heads_bytes_max"),
+            ];
+            self.error(&settings, message);
         }
     }
 

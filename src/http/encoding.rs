@@ -174,6 +174,9 @@ pub fn gzip(bytes: &[u8]) -> Vec<u8> {
 const GZIP_CALL_BYTES: usize = 256 * 1024;
 const GZIP_CALL_PIECES: usize = 16;
 
+/// Memory that a compressing puller keeps: the compressor's window and tables, and a piece.
+pub const GZIP_KEEPS_BYTES: usize = 384 * 1024;
+
 /// Compresses a body while it is pulled; holds one piece and the compressor's window, whatever the body's length. A call
 /// gives nothing only where the body it compresses does.
 pub fn gzip_puller(mut pull: Puller) -> Puller {

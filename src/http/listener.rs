@@ -20,6 +20,9 @@ pub enum Listener {
 
 /// How long unacknowledged bytes may wait before the kernel gives a connection up.
 const USER_TIMEOUT: Duration = Duration::from_secs(30);
+/// What the kernel may keep of bytes that we have not read, a connection; it takes twice that for its own part. Left to
+/// itself it goes up to 6 MiB, and a few hundred bodies that wait unread would take the memory that they wait for.
+const RECEIVE_BUFFER_BYTES: usize = 128 * 1024;
 
 impl Listener {
     /// Binds a TCP address; port 0 lets the kernel choose.
@@ -72,6 +75,7 @@ impl Listener {
 fn set_tcp_options(listener: &TcpListener) -> io::Result<()> {
     let fd = listener.as_fd();
     sockopt::set_tcp_nodelay(fd, true)?;
+    sockopt::set_socket_recv_buffer_size(fd, RECEIVE_BUFFER_BYTES)?;
     sockopt::set_socket_keepalive(fd, true)?;
     sockopt::set_tcp_keepidle(fd, Duration::from_secs(60))?;
     sockopt::set_tcp_keepintvl(fd, Duration::from_secs(15))?;

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
+use super::budget::Client;
 use super::headers::Head;
 use super::method::Method;
 use super::problem::Problem;
@@ -102,6 +103,10 @@ pub struct Trace {
     pub is_brief: bool,
     /// False for streams and long polls, which are counted but not timed.
     pub timed: bool,
+    /// On whose behalf it is, if that is more than the peer's address.
+    pub client: Option<Client>,
+    /// A large answer may be refused for want of memory: nothing was done that it has to tell.
+    pub only_reads: bool,
     /// A validated `X-Request-Id`, echoed and logged.
     pub request_id: Option<Box<str>>,
     /// A validated `traceparent`, echoed and logged.
@@ -127,11 +132,18 @@ impl Trace {
             code: None,
             is_brief: false,
             timed: true,
+            client: None,
+            only_reads: !method.is_write(),
             request_id: None,
             traceparent: None,
             echoed: Vec::new(),
             admitted: false,
         }
+    }
+
+    /// On whose behalf memory is held for it.
+    pub fn client(&self) -> Client {
+        self.client.unwrap_or_else(|| Client::of_peer(self.peer))
     }
 
     /// Notes a header line that the answer must carry, whoever makes it.
@@ -181,6 +193,8 @@ pub enum Body {
     Pull {
         /// The exact length in bytes, if it is known.
         length: Option<u64>,
+        /// Bytes of memory that it keeps from its first piece to its last.
+        keeps: usize,
         /// Where the bytes come from.
         pull: Puller,
     },

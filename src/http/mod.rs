@@ -1,6 +1,6 @@
 //! The wire: messages, routing, conditions and encodings, and the two engines. Knows nothing of keys and values.
 
-pub mod body_budget;
+pub mod budget;
 pub mod cache_control;
 pub mod conditional;
 pub mod digest;

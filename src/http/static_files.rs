@@ -277,14 +277,18 @@ fn body_of(method: Method, form: Form, content_type: &str, wanted: RangeVerdict)
     }
     let reader = Reader { file: form.file.file, at: start, left: count };
     response.body = match (form.encode, method) {
-        (true, _) => Body::Pull { length: None, pull: encoding::gzip_puller(Box::new(puller(reader))) },
+        (true, _) => Body::Pull {
+            length: None,
+            keeps: encoding::GZIP_KEEPS_BYTES,
+            pull: encoding::gzip_puller(Box::new(puller(reader))),
+        },
         (false, Method::Head) => {
             response.length_only = Some(count);
             Body::Empty
         }
         (false, _) if count == 0 => Body::Empty,
         (false, _) if count <= PIECE_BYTES as u64 => Body::Bytes(reader.read_all()?.into()),
-        (false, _) => Body::Pull { length: Some(count), pull: Box::new(puller(reader)) },
+        (false, _) => Body::Pull { length: Some(count), keeps: 0, pull: Box::new(puller(reader)) },
     };
     Ok(response)
 }

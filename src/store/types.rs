@@ -127,6 +127,7 @@ impl Precondition {
 }
 
 /// What an update makes of the present record.
+#[derive(Clone)]
 pub struct NewValue {
     /// The content type to store.
     pub content_type: Bytes,

@@ -83,7 +83,7 @@ fn bodies_of_every_kind_arrive_whole() {
 
 #[test]
 fn a_slow_reader_gets_all_and_holds_no_thread() {
-    let server = Fixture::start();
+    let server = Fixture::with_limits(|limits| limits.answers_bytes_max = 100_000_000);
     let len = 30_000_000;
     let mut slow: Vec<_> = ["/bytes", "/pull"].iter().map(|path| (path, server.connect())).collect();
     for (path, connection) in &mut slow {

@@ -57,7 +57,7 @@ fn pull(length: Option<u64>, len: usize, piece: usize) -> Response {
         at = end;
         Ok(at < bytes.len())
     });
-    response.body = Body::Pull { length, pull };
+    response.body = Body::Pull { length, keeps: 0, pull };
     response
 }
 
@@ -98,7 +98,7 @@ impl Handler for TestHandler {
             "/pull-slow" => slow_pull(number(request)),
             "/pull-panic" => {
                 let mut response = Response::new(200);
-                response.body = Body::Pull { length: None, pull: Box::new(|_| panic!("told to")) };
+                response.body = Body::Pull { length: None, keeps: 0, pull: Box::new(|_| panic!("told to")) };
                 response
             }
             "/panic-quick" => panic!("told to"),
@@ -138,7 +138,7 @@ fn slow_pull(pieces: usize) -> Response {
         }
         Ok(calls < pieces * 2)
     });
-    response.body = Body::Pull { length: None, pull };
+    response.body = Body::Pull { length: None, keeps: 0, pull };
     response
 }
 

@@ -96,7 +96,10 @@ fn an_idle_connection_is_closed_without_a_word_and_one_that_waits_for_us_is_not(
 
 #[test]
 fn a_client_that_takes_no_byte_of_its_answer_is_cut_and_a_slow_one_is_not() {
-    let server = Fixture::with_limits(|limits| limits.idle_timeout = TINY);
+    let server = Fixture::with_limits(|limits| {
+        limits.idle_timeout = TINY;
+        limits.answers_bytes_max = 100_000_000;
+    });
     let mut takes_nothing = server.connect();
     takes_nothing.write(get("/bytes?50000000").as_bytes());
     eventually("it is counted", || closed(&server, "write_timeout") == 1.0);

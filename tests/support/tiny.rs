@@ -131,7 +131,7 @@ fn pulled(pieces: usize, length: Option<u64>) -> Response {
         }
         Ok(left > 0)
     };
-    response.body = Body::Pull { length, pull: Box::new(pull) };
+    response.body = Body::Pull { length, keeps: 0, pull: Box::new(pull) };
     response
 }
 

@@ -19,6 +19,7 @@ use base64::Engine as _;
 use parking_lot::{Mutex, RwLock};
 
 use crate::config::{AuthMode, Config, ConfigError, ListenAddress};
+use crate::http::budget::Client;
 use crate::http::{Head, HeaderName, Method, Peer, Problem};
 use crate::metrics::{Counter, Registry};
 
@@ -170,6 +171,15 @@ impl Access {
     /// The address a request is counted and logged under; `None` is a peer on a Unix socket.
     pub fn client_ip(&self, head: &Head, peer: Peer) -> Option<IpAddr> {
         local::client_ip(head, peer, &self.trusted_proxies)
+    }
+
+    /// On whose behalf memory is held for a request; `None` says that the peer's address tells that.
+    pub fn client(&self, head: &Head, peer: Peer, grant: &Grant) -> Option<Client> {
+        match grant.token_id() {
+            Some(id) => Some(Client::of_token(id)),
+            None if self.trusted_proxies.is_empty() => None,
+            None => self.client_ip(head, peer).map(Client::of_address),
+        }
     }
 
     /// Whether a request may do what needs `needed`: in one namespace, or (`None`) in something that belongs to the

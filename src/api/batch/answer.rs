@@ -111,6 +111,7 @@ impl Results {
     /// The whole answer.
     pub fn finish(mut self) -> Response {
         self.out.extend_from_slice(b"]}");
+        self.out.shrink_to_fit();
         Response::with_body(200, "application/json", self.out).field("Cache-Control", "no-store")
     }
 

@@ -5,6 +5,7 @@ use std::time::Duration;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
+use serde::de::{SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 use serde_json::Number;
 use serde_json::value::RawValue;
@@ -78,7 +79,41 @@ struct RawBatch<'a> {
     namespace: Option<String>,
     collection: Option<String>,
     #[serde(borrow)]
-    operations: Vec<&'a RawValue>,
+    operations: Operations<'a>,
+}
+
+/// The operations as texts, each for itself.
+struct Operations<'a> {
+    kept: Vec<&'a RawValue>,
+    count: usize,
+}
+
+/// More than may be set in the configuration: what comes behind them is counted, not kept.
+const KEPT_MAX: usize = 100_001;
+
+impl<'de: 'a, 'a> Deserialize<'de> for Operations<'a> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Operations<'a>, D::Error> {
+        struct Keep;
+        impl<'de> Visitor<'de> for Keep {
+            type Value = Operations<'de>;
+
+            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str("a list of operations")
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Operations<'de>, A::Error> {
+                let mut found = Operations { kept: Vec::new(), count: 0 };
+                while let Some(operation) = list.next_element::<&RawValue>()? {
+                    found.count += 1;
+                    if found.kept.len() < KEPT_MAX {
+                        found.kept.push(operation);
+                    }
+                }
+                Ok(found)
+            }
+        }
+        deserializer.deserialize_seq(Keep)
+    }
 }
 
 #[derive(Deserialize)]
@@ -108,7 +143,7 @@ fn present<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<&'de Raw
 pub fn parse(body: &[u8], limits: &Limits) -> Result<Batch, Problem> {
     let raw: RawBatch<'_> = serde_json::from_slice(body)
         .map_err(|error| Problem::new(400, "INVALID_JSON", format!("the body is no batch document: {error}")))?;
-    let (count, most) = (raw.operations.len(), limits.batch_operations_max);
+    let (count, most) = (raw.operations.count, limits.batch_operations_max);
     if count > most {
         let message = format!("a batch holds at most {most} operations, this one has {count}");
         return Err(Problem::new(400, "BATCH_SIZE_EXCEEDED", message));
@@ -119,6 +154,7 @@ pub fn parse(body: &[u8], limits: &Limits) -> Result<Batch, Problem> {
     let common = (raw.namespace.as_deref(), raw.collection.as_deref());
     let operations = raw
         .operations
+        .kept
         .iter()
         .enumerate()
         .map(|(index, operation)| {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use crate::http::{Problem, Request, Responder, Response, encoding, media};
-use crate::limits::{CHUNK_OPERATIONS, Limits};
+use crate::limits::{CHUNK_OPERATIONS, Limits, PAGE_BYTES};
 use crate::store::{
     Action, Database, Durability, FullKey, OpOutcome, Precondition, Preread, Promise, Ttl, VersionSet, View, WriteOp,
     WriteOutcome, WriteRequest,
@@ -21,17 +21,18 @@ use super::parse::{self, Batch, Operation, Verb};
 const COUNTER_READ_BYTES: usize = 21;
 
 /// Answers a batch.
-pub fn batch(api: &Api, db: &Arc<Database>, request: &Request, responder: Responder) {
+pub fn batch(api: &Api, db: &Arc<Database>, request: &Request, mut responder: Responder) {
     let (batch, durability) = match prepare(api, request) {
         Ok(prepared) => prepared,
         Err(problem) => return responder.send(problem.into()),
     };
     let limits = api.limits.get();
     if !batch.operations.iter().any(|operation| operation.verb.is_write()) {
-        let answer = read_all(db, &batch, limits.body_bytes_max);
+        responder.trace().only_reads = true;
+        let answer = read_all(db, &batch, PAGE_BYTES as u64);
         return responder.send(answer.unwrap_or_else(Response::from));
     }
-    let ops = match to_ops(&db.view(), batch.operations, limits.body_bytes_max) {
+    let ops = match to_ops(&db.view(), batch.operations, PAGE_BYTES as u64) {
         Ok(ops) => ops,
         Err(problem) => return responder.send(problem.into()),
     };
@@ -140,7 +141,7 @@ fn to_op(view: &View, operation: Operation) -> WriteOp {
 }
 
 fn atomic_answer(outcome: &WriteOutcome, limits: &Limits) -> Response {
-    let mut results = Results::new(limits.body_bytes_max);
+    let mut results = Results::new(PAGE_BYTES as u64);
     let shown = outcome.failed.map_or(outcome.results.len(), |failed| failed + 1);
     for result in outcome.results.iter().take(shown) {
         results.push(result, limits.value_bytes_max);
@@ -172,7 +173,7 @@ fn in_chunks(api: &Api, db: &Arc<Database>, mut responder: Responder, ops: Vec<W
         db: db.clone(),
         responder,
         rest: ops.into_iter(),
-        results: Results::new(limits.body_bytes_max),
+        results: Results::new(PAGE_BYTES as u64),
         durability,
         done: None,
         deadline,

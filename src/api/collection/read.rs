@@ -17,8 +17,7 @@ use super::super::{Api, error, names};
 pub fn list(api: &Api, db: &Arc<Database>, request: &Request, trace: &mut Trace, parameters: [&str; 3]) -> Response {
     let answer = super::place(parameters).and_then(|place| {
         if media::accepts_explicitly(&request.head, NDJSON) {
-            trace.timed = false;
-            stream(api, db, request, place)
+            stream(api, db, request, trace, place)
         } else {
             page(api, db, request, place)
         }
@@ -38,11 +37,17 @@ fn page(api: &Api, db: &Database, request: &Request, place: (&str, &str)) -> Res
     }
 }
 
-fn stream(api: &Api, db: &Arc<Database>, request: &Request, place: (&str, &str)) -> Result<Response, Problem> {
+fn stream(
+    api: &Api,
+    db: &Arc<Database>,
+    request: &Request,
+    trace: &mut Trace,
+    place: (&str, &str),
+) -> Result<Response, Problem> {
     let query = ListQuery::parse_stream(request.head.query(), place.0, place.1)?;
     let range = query.bounds(place.0, place.1);
     let asked = Asked { range, reverse: query.reverse, paths: false, values: query.values, since: 0 };
-    ndjson::stream(api, db, request, asked)
+    ndjson::stream(api, db, request, trace, asked)
 }
 
 /// The namespaces, or the collections of one: those that the grant reaches.
@@ -68,6 +73,8 @@ fn may_compress(request: &Request) -> bool {
 
 /// A 200 with JSON made for this request, in the form that the client takes. The caller adds `Vary`.
 pub fn json_answer(api: &Api, request: &Request, json: Vec<u8>) -> Result<Response, Problem> {
+    let mut json = json;
+    json.shrink_to_fit();
     let worth_it = json.len() >= api.config.compress_threshold_bytes && may_compress(request);
     let response = match encoding::accept_encoding(&request.head).choose(worth_it)? {
         Coding::Identity => Response::with_body(200, "application/json", json),

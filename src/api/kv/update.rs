@@ -1,8 +1,10 @@
-//! POST …/incr and PATCH: writes whose new value depends on the present one. The committer computes them, so that of
-//! many at once none is lost.
+//! POST …/incr and PATCH: writes whose new value depends on the present one. The committer has the last word on them, so
+//! that of many at once none is lost.
 
 use crate::http::{Problem, Request, Responder, Response, encoding, etag, media};
 use crate::store::{Action, Database, Record, Ttl};
+
+use crate::limits::SPARE_BODY_BYTES;
 
 use super::super::target::ValueTarget;
 use super::super::{Api, counter, merge_patch};
@@ -14,7 +16,7 @@ const PATCH_TYPE: &str = "application/merge-patch+json";
 /// Adds to a counter.
 pub fn incr(api: &Api, db: &Database, request: &Request, responder: Responder, target: &ValueTarget<'_>) {
     let action = media::expect_type(&request.head, &["application/json"]).and_then(|()| {
-        let body = encoding::decode_body(&request.head, request.body.shared(), api.limits.get().body_bytes_max)?;
+        let body = encoding::decode_body(&request.head, request.body.shared(), SPARE_BODY_BYTES)?;
         Ok(Action::Update { update: counter::update(counter::parse_body(&body)?), bytes: 0, ttl: ttl(request)? })
     });
     submit_or_refuse(api, db, request, responder, target, action, counted);
@@ -24,10 +26,11 @@ pub fn incr(api: &Api, db: &Database, request: &Request, responder: Responder, t
 pub fn patch(api: &Api, db: &Database, request: &Request, responder: Responder, target: &ValueTarget<'_>) {
     let limits = api.limits.get();
     let action = expect_patch(request).and_then(|()| {
-        let body = encoding::decode_body(&request.head, request.body.shared(), limits.body_bytes_max)?;
-        let patch = merge_patch::Patch::parse(&body)?;
-        let update = patch.into_update(limits.value_bytes_max);
-        Ok(Action::Update { update, bytes: body.len(), ttl: ttl(request)? })
+        let body = encoding::decode_value(&request.head, request.body.shared(), limits.value_bytes_max)?;
+        merge_patch::Patch::parse(&body)?;
+        let bytes = body.len();
+        let update = merge_patch::update(body, limits.value_bytes_max);
+        Ok(Action::Update { update, bytes, ttl: ttl(request)? })
     });
     submit_or_refuse(api, db, request, responder, target, action, patched);
 }

@@ -11,8 +11,8 @@ use crate::http::query::Query;
 use crate::http::responder::unanswered;
 use crate::http::{Method, Problem, Request, Responder, Response, Written, encoding, media};
 use crate::store::{
-    Action, Database, Durability, FullKey, OpOutcome, Precondition, Preread, Promise, Record, Ttl, VersionSet,
-    WriteError, WriteOp, WriteOutcome, WriteRequest,
+    Action, Database, Durability, FullKey, OpOutcome, Precondition, Preread, Promise, Record, Ttl, Update,
+    UpdateRefused, VersionSet, WriteError, WriteOp, WriteOutcome, WriteRequest,
 };
 
 use super::super::target::ValueTarget;
@@ -150,18 +150,31 @@ pub fn precondition(request: &Request) -> Result<Precondition, Problem> {
     })
 }
 
+/// Computes an update here, for the committer, which holds up everybody while it works. It does so once more only if
+/// another version stands by then.
+fn run_ahead(db: &Database, update: &mut Update, bytes: &mut usize, preread: Preread) -> Preread {
+    let present = preread.record.as_ref().filter(|record| !db.clock().is_expired(record));
+    let (base, made) = (present.map(|record| record.version), update(present));
+    *bytes += made.as_ref().map_or(0, |made| made.value.len());
+    let anew = std::mem::replace(update, Box::new(|_| Err(UpdateRefused::NotJson)));
+    *update = Box::new(move |now| if now.map(|record| record.version) == base { made.clone() } else { anew(now) });
+    // A version never names other bytes, so those that it was made from are not looked at again.
+    if base.is_some() { preread.cut(0) } else { preread }
+}
+
 fn single(
     api: &Api,
     db: &Database,
     request: &Request,
     target: &ValueTarget<'_>,
-    action: Action,
+    mut action: Action,
 ) -> Result<(WriteOp, Durability), Problem> {
     let durability = write_query(request, &[])?.durability.unwrap_or(api.config.durability);
     let precondition = precondition(request)?;
     let key = target.full_key();
-    let preread = preread(api, db, &key).map(|preread| match action {
+    let preread = preread(api, db, &key).map(|preread| match &mut action {
         Action::Put { .. } | Action::Delete => preread.cut(0),
+        Action::Update { update, bytes, .. } if *bytes > 0 => run_ahead(db, update, bytes, preread),
         Action::Get | Action::Update { .. } | Action::Expire { .. } => preread,
     });
     Ok((WriteOp { key, action, precondition, preread }, durability))

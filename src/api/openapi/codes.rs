@@ -38,7 +38,7 @@ pub const CODES: &[Code] = &[
     (
         413,
         "BODY_TOO_LARGE",
-        "the body, or what the gets of a batch would answer with, is larger than limits.body_bytes_max",
+        "the body is larger than its route takes (limits.body_bytes_max for a batch), or the values that the gets of a batch would answer with are more than 1 MiB",
     ),
     (414, "URI_TOO_LONG", "the request target is longer than 8 KiB"),
     (415, "UNSUPPORTED_MEDIA_TYPE", "this Content-Type is malformed, or none that this route takes"),

@@ -19,11 +19,10 @@ use super::super::{Api, names};
 
 /// Answers an export.
 pub fn export(api: &Api, db: &Arc<Database>, request: &Request, trace: &mut Trace) -> Response {
-    trace.timed = false;
-    stream(api, db, request).map_or_else(Response::from, |response| response.field("Vary", "Accept-Encoding"))
+    stream(api, db, request, trace).map_or_else(Response::from, |response| response.field("Vary", "Accept-Encoding"))
 }
 
-fn stream(api: &Api, db: &Arc<Database>, request: &Request) -> Result<Response, Problem> {
+fn stream(api: &Api, db: &Arc<Database>, request: &Request, trace: &mut Trace) -> Result<Response, Problem> {
     let query = Query::parse(request.head.query(), &["namespace", "collection", "since"])?;
     let namespace = query.get("namespace").map(names::namespace).transpose()?;
     let collection = query.get("collection").map(names::collection).transpose()?;
@@ -39,7 +38,8 @@ fn stream(api: &Api, db: &Arc<Database>, request: &Request) -> Result<Response, 
     }
     let since = asked.filter(|since| *since >= db.imported()).unwrap_or(0);
     let range = Some(records_of(namespace, collection));
-    let response = ndjson::stream(api, db, request, Asked { range, reverse: false, paths: true, values: true, since })?;
+    let what = Asked { range, reverse: false, paths: true, values: true, since };
+    let response = ndjson::stream(api, db, request, trace, what)?;
     Ok(if asked.is_some() { response.field("Larder-Since", &since.to_string()) } else { response })
 }
 

@@ -1,6 +1,7 @@
 //! A request's body while it comes in: decoding, limits and pace.
 //!
-//! Invariant: memory grows with what has come, not with what was announced.
+//! Invariant: memory grows with what has come, not with what was announced, and beyond [`FREE_BYTES`] only by what the
+//! budget has room for.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,7 +11,8 @@ use super::lane::PipeWriter;
 use super::mailbox::{Mailbox, Message};
 use super::parse::BodyFraming;
 use super::wheel::TICK_MS;
-use crate::http::body_budget::BodyBudget;
+use crate::http::budget::bodies::{FREE_BYTES, decoded_bytes_max};
+use crate::http::budget::{Bodies, Client, Share};
 use crate::http::message::{Request, Trace};
 use crate::limits::Limits;
 
@@ -37,6 +39,18 @@ pub struct ForHandler {
     pub bytes: Vec<u8>,
     /// The body is one value, for the error code of 413.
     pub is_value: bool,
+    /// The most that the body may be, before and after it is decompressed.
+    pub bytes_max: u64,
+    /// The body is compressed.
+    pub is_compressed: bool,
+}
+
+impl ForHandler {
+    /// What the whole body holds until it is answered.
+    pub fn held_bytes(&self) -> u64 {
+        let decoded = decoded_bytes_max(self.is_compressed, self.bytes.len() as u64, self.bytes_max);
+        self.bytes.capacity() as u64 + decoded.unwrap_or(0)
+    }
 }
 
 enum Decoder {
@@ -54,8 +68,10 @@ pub struct Incoming {
 
 /// A place among the bodies that wait for memory. It is left when this is dropped.
 pub struct WaitsForRoom {
-    budget: Arc<BodyBudget>,
-    number: u64,
+    budget: Arc<Bodies>,
+    turn: u64,
+    /// What it waits for.
+    pub need: u64,
     /// The client waits for a word before it sends.
     pub owes_continue: bool,
 }
@@ -63,26 +79,38 @@ pub struct WaitsForRoom {
 impl WaitsForRoom {
     /// Waits for so many bytes on behalf of a connection, which is told through its thread's mailbox.
     pub fn new(
-        budget: &Arc<BodyBudget>,
-        bytes: u64,
+        budget: &Arc<Bodies>,
+        share: &Share,
+        need: u64,
         owes_continue: bool,
         mailbox: &Arc<Mailbox>,
         ticket: u64,
     ) -> WaitsForRoom {
         let mailbox = Arc::clone(mailbox);
-        let admit = Box::new(move |share| mailbox.send(Message::BodyMayCome(ticket, share)));
-        WaitsForRoom { budget: Arc::clone(budget), number: budget.wait(bytes, admit), owes_continue }
+        let admit = Box::new(move |there_is| mailbox.send(Message::BodyMayCome(ticket, there_is)));
+        WaitsForRoom { budget: Arc::clone(budget), turn: budget.wait(share.who(), need, admit), need, owes_continue }
     }
 }
 
 impl Drop for WaitsForRoom {
     fn drop(&mut self) {
-        self.budget.leave(self.number);
+        self.budget.leave(self.turn);
     }
 }
 
-/// The first piece of memory for a body that was announced larger.
-const FIRST_PIECE_BYTES: usize = 64 * 1024;
+/// A body larger than what is free grows by so much at least.
+const PIECE_BYTES: usize = 64 * 1024;
+
+/// What a body needs to go on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Want {
+    /// The capacity of its memory.
+    capacity: usize,
+    /// What it holds with that, and after it is decompressed.
+    pub bytes: u64,
+    /// The most that it can come to hold.
+    pub need: u64,
+}
 
 impl Incoming {
     /// A body of this framing. `framing` is not `None`.
@@ -103,6 +131,49 @@ impl Incoming {
         }
     }
 
+    /// What the body needs before it can take so many bytes that wait, or read more. `None` if it has that.
+    pub fn wants(&self, waiting: usize) -> Option<Want> {
+        let Sink::Memory(body) = &self.sink else { return None };
+        let (held, capacity) = (body.bytes.len(), body.bytes.capacity());
+        let (may_come, wire_max) = match &self.decoder {
+            Decoder::Length(left) => (usize::try_from(*left).unwrap_or(usize::MAX), held as u64 + left),
+            // One byte of a chunk is the least that a piece of input can hold of it.
+            Decoder::Chunked(_) => (usize::MAX, body.bytes_max),
+        };
+        let least = held.saturating_add(waiting.max(1).min(may_come));
+        let is_done = self.is_done();
+        if is_done && !body.is_compressed || !is_done && least <= capacity {
+            return None;
+        }
+        let decoded = decoded_bytes_max(body.is_compressed, wire_max, body.bytes_max).unwrap_or(0);
+        if is_done {
+            let bytes = body.held_bytes();
+            return Some(Want { capacity, bytes, need: bytes });
+        }
+        let free = FREE_BYTES as usize;
+        let step = if least <= free { held.max(waiting) } else { held.max(PIECE_BYTES) };
+        let wanted = least.max(held.saturating_add(step.min(may_come)));
+        let wanted = if least <= free { wanted.min(free) } else { wanted };
+        Some(Want { capacity: wanted, bytes: wanted as u64, need: wire_max.max(wanted as u64) + decoded })
+    }
+
+    /// On whose behalf it comes; `None` for an import.
+    pub fn client(&self) -> Option<Client> {
+        if let Sink::Memory(body) = &self.sink { Some(body.trace.client()) } else { None }
+    }
+
+    /// Makes the memory that there is room for.
+    pub fn grow(&mut self, want: Want) {
+        if let Sink::Memory(body) = &mut self.sink {
+            body.bytes.reserve_exact(want.capacity - body.bytes.len());
+        }
+    }
+
+    /// Bytes of memory that it keeps.
+    pub fn kept_bytes(&self) -> usize {
+        if let Sink::Memory(body) = &self.sink { body.bytes.capacity() } else { 0 }
+    }
+
     /// Takes what `input` holds of the body and says how many bytes that were.
     pub fn take(&mut self, input: &[u8]) -> Result<usize, ChunkError> {
         let mut scratch = Vec::new();
@@ -113,9 +184,6 @@ impl Incoming {
         let used = match &mut self.decoder {
             Decoder::Length(left) => {
                 let used = input.len().min(usize::try_from(*left).unwrap_or(usize::MAX));
-                if out.capacity() == 0 {
-                    out.reserve_exact(usize::try_from(*left).unwrap_or(usize::MAX).min(FIRST_PIECE_BYTES).max(used));
-                }
                 out.extend_from_slice(&input[..used]);
                 *left -= used as u64;
                 used
@@ -135,12 +203,7 @@ impl Incoming {
     /// After reading into it, call [`Incoming::took_direct`].
     pub fn direct(&mut self) -> Option<&mut Vec<u8>> {
         let (Decoder::Length(left), Sink::Memory(waiting)) = (&self.decoder, &mut self.sink) else { return None };
-        let bytes = &mut waiting.bytes;
-        if bytes.len() == bytes.capacity() {
-            let left = usize::try_from(*left).unwrap_or(usize::MAX);
-            bytes.reserve_exact(left.min(bytes.len().max(FIRST_PIECE_BYTES)));
-        }
-        Some(bytes)
+        Some(&mut waiting.bytes).filter(|bytes| *left > 0 && bytes.len() < bytes.capacity())
     }
 
     /// Accounts for `read` bytes that came in directly, and returns those that lie behind the body.

@@ -12,6 +12,7 @@ use rustix::net::{Shutdown, shutdown};
 
 use super::active::{Active, Core};
 use super::body::Incoming;
+use super::mailbox::Message;
 use super::shared::Shared;
 use super::stats::CloseReason;
 use super::workers::{Job, Piece};
@@ -86,7 +87,7 @@ pub struct Connection {
     pub idle_since: u32,
     /// The tick at which [`Connection::on_deadline`] is to be called; 0 for never.
     pub deadline: u32,
-    active: Option<Box<Active>>,
+    pub(super) active: Option<Box<Active>>,
 }
 
 impl Connection {
@@ -174,6 +175,7 @@ impl Connection {
     /// A worker has made the next piece of the answer's body.
     pub fn on_pulled(&mut self, piece: Piece, core: &mut Core, ticket: u64) -> Verdict {
         let Some(active) = &mut self.active else { return Verdict::Wait };
+        active.starved_since = 0;
         match active.output.pulled(piece) {
             Ok(true) => self.drive(core, ticket),
             Ok(false) => {
@@ -197,7 +199,7 @@ impl Connection {
             active.incoming = None;
             self.linger = true;
         }
-        self.answer(&mut active, core, response, trace);
+        self.push_answer(&mut active, core, response, trace);
         self.active = Some(active);
         self.drive(core, ticket)
     }
@@ -257,6 +259,10 @@ impl Connection {
             self.deadline = core.tick + core.idle_ticks;
         } else {
             self.deadline = self.deadline_of(&active);
+            if verdict == Verdict::Wait {
+                self.note_part(&mut active, core.tick);
+                core.park(&mut active, self.phase == Phase::Waiting);
+            }
             self.active = Some(active);
         }
         verdict
@@ -300,7 +306,7 @@ impl Connection {
                 Step::NeedInput if reads >= READS_PER_TURN => Some(Verdict::Again),
                 Step::NeedInput => {
                     reads += 1;
-                    self.read(active)
+                    self.read(active, core)
                 }
                 Step::Wait if self.phase == Phase::Linger => None,
                 Step::Wait => Some(Verdict::Wait),
@@ -316,6 +322,13 @@ impl Connection {
     fn flush(&mut self, active: &mut Active, core: &mut Core, ticket: u64) -> Option<Verdict> {
         let flushed = active.output.flush(&self.socket, &*core.shared.handler);
         let progressed = active.output.take_progress();
+        if flushed != Flushed::All || active.output.is_charged() {
+            let (client, answers) = (active.output.client(), &core.shared.answers);
+            active.output.charge(answers, client, || {
+                let mailbox = Arc::clone(&core.mailbox);
+                Box::new(move || mailbox.send(Message::EndAnswer(ticket)))
+            });
+        }
         match flushed {
             Flushed::All => {
                 active.write_deadline = 0;
@@ -344,9 +357,10 @@ impl Connection {
     fn ask_a_worker(&mut self, active: &mut Active, core: &mut Core, ticket: u64) -> Verdict {
         active.write_deadline = 0;
         match (core.shared.queue.place(usize::MAX), active.output.take_pull()) {
-            (Some(place), Some(pull)) => {
+            (Some(place), Some((pull, is_chunked))) => {
                 core.shared.stats.queue_depth.inc();
-                place.fill(Job::Pull { pull, ticket, mailbox: Arc::clone(&core.mailbox) });
+                let (client, mailbox) = (active.output.client(), Arc::clone(&core.mailbox));
+                place.fill(Job::Pull { pull, is_chunked, client, ticket, mailbox });
                 core.jobs += 1;
                 Verdict::Wait
             }

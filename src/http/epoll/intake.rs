@@ -13,11 +13,14 @@ use super::body::{ForHandler, Incoming, Pace, Sink, WaitsForRoom};
 use super::chunked::ChunkError;
 use super::connection::{Connection, Phase, Step, Verdict};
 use super::lane::Lane;
+use super::mailbox::Message;
 use super::parse::{self, BodyFraming, Expectation, HeadScan, ParsedHead, Refusal};
 use super::stats::CloseReason;
 use super::workers::{Job, overloaded};
-use crate::http::body_budget::{self, Share};
+use crate::http::budget::bodies::FREE_BYTES;
+use crate::http::budget::{Client, Share};
 use crate::http::engine::Admission;
+use crate::http::headers::HeaderName;
 use crate::http::message::{Request, RequestBody, Response, Trace};
 use crate::http::problem::{Problem, Written};
 use crate::http::responder::{Responder, unanswered};
@@ -45,6 +48,7 @@ impl Connection {
         match parsed {
             Ok((parsed, end)) => {
                 active.start += end;
+                active.in_hand = end;
                 self.begin(active, core, ticket, parsed)
             }
             Err(refusal) => {
@@ -80,15 +84,10 @@ impl Connection {
                 if matches!(framing, BodyFraming::Length(length) if length > bytes_max) {
                     return self.refuse(active, core, too_large(is_value), trace);
                 }
-                let length = if let BodyFraming::Length(length) = framing { Some(length) } else { None };
-                let cost = body_budget::cost(&request.head, length, bytes_max);
-                active.share = core.shared.bodies.claim(cost);
-                if active.share.is_none() {
-                    let budget = &core.shared.bodies;
-                    let waits = WaitsForRoom::new(budget, cost, owes_continue, &core.mailbox, ticket);
-                    active.waits_for_room = Some(waits);
-                }
-                (bytes_max, Sink::Memory(Box::new(ForHandler { request, trace, bytes: Vec::new(), is_value })))
+                let is_compressed = request.head.has(HeaderName::ContentEncoding);
+                let bytes = Vec::new();
+                let body = ForHandler { request, trace, bytes, is_value, bytes_max, is_compressed };
+                (bytes_max, Sink::Memory(Box::new(body)))
             }
             Admission::Stream => {
                 let Some(lane) = Lane::claim(&core.shared, core.limits.imports_max) else {
@@ -101,21 +100,40 @@ impl Connection {
                 (u64::MAX, Sink::Lane { pipe, is_paused: false })
             }
         };
-        if owes_continue && active.waits_for_room.is_none() {
-            active.output.push_continue();
-        }
         let pace = Pace::new(core.tick, &core.limits, matches!(sink, Sink::Memory(_)));
-        active.incoming = Some(Incoming::new(framing, bytes_max, sink, pace));
+        let incoming = active.incoming.insert(Incoming::new(framing, bytes_max, sink, pace));
         self.phase = Phase::Body;
+        if owes_continue {
+            // Nobody is asked for what there is no room for.
+            match incoming.wants(0).filter(|want| want.need > FREE_BYTES && !core.shared.bodies.has_room()) {
+                Some(want) => wait_for_room(active, core, ticket, want.need, true),
+                None => active.output.push_continue(),
+            }
+        }
         Step::Next
+    }
+
+    /// Sees to it that the body has the memory to go on. False if it waits for that.
+    fn make_room(&self, active: &mut Active, core: &Core, ticket: u64) -> bool {
+        let waiting = active.input.len() - active.start;
+        let Some(want) = active.incoming.as_ref().and_then(|incoming| incoming.wants(waiting)) else { return true };
+        if (want.bytes > FREE_BYTES || active.share.is_some()) && !share_of(active, core, ticket).grow(want.bytes) {
+            wait_for_room(active, core, ticket, want.need, false);
+            return false;
+        }
+        if let Some(incoming) = &mut active.incoming {
+            incoming.grow(want);
+        }
+        true
     }
 
     /// Takes what there is of the body, and hands the request over once it is whole.
     pub(super) fn next_body(&mut self, active: &mut Active, core: &mut Core, ticket: u64) -> Step {
         let Some(incoming) = active.incoming.as_mut() else { return Step::Close(CloseReason::Aborted) };
-        if incoming.is_paused() || active.waits_for_room.is_some() {
+        if incoming.is_paused() || active.waits_for_room.is_some() || !self.make_room(active, core, ticket) {
             return Step::Wait;
         }
+        let Some(incoming) = active.incoming.as_mut() else { return Step::Close(CloseReason::Aborted) };
         match incoming.take(&active.input[active.start..]) {
             Ok(used) => active.start += used,
             Err(error) => return self.body_is_wrong(active, core, error),
@@ -123,9 +141,17 @@ impl Connection {
         if !incoming.is_done() {
             return if incoming.is_paused() { Step::Wait } else { Step::NeedInput };
         }
+        if !self.make_room(active, core, ticket) {
+            return Step::Wait;
+        }
         match active.incoming.take().map(|incoming| incoming.sink) {
             Some(Sink::Memory(waiting)) => {
+                let held_bytes = waiting.held_bytes();
                 let ForHandler { mut request, trace, bytes, .. } = *waiting;
+                match &mut active.share {
+                    Some(share) => share.settle(held_bytes),
+                    None => active.in_hand += bytes.capacity(),
+                }
                 request.body = RequestBody::Bytes(bytes.into());
                 self.dispatch(active, core, ticket, request, trace)
             }
@@ -151,7 +177,9 @@ impl Connection {
         match catch_unwind(AssertUnwindSafe(|| shared.handler.quick(&request, &mut trace))) {
             Ok(Some(response)) => self.answer(active, core, response, trace),
             Ok(None) => {
-                let Some(place) = shared.queue.place(core.limits.queued_requests_max) else {
+                let is_full = core.in_hand_bytes + active.in_hand > core.kept_bytes_max;
+                let place = if is_full { None } else { shared.queue.place(core.limits.queued_requests_max) };
+                let Some(place) = place else {
                     shared.stats.overloaded.inc();
                     let response = overloaded(request.method, "too many requests wait for a worker; try again");
                     return self.answer(active, core, response, trace);
@@ -170,9 +198,16 @@ impl Connection {
         }
     }
 
-    /// Pushes an answer and moves on.
+    /// Answers from this thread.
     pub(super) fn answer(&mut self, active: &mut Active, core: &Core, response: Response, trace: Trace) -> Step {
+        let response = core.shared.answers.admit(response, &trace);
+        self.push_answer(active, core, response, trace)
+    }
+
+    /// Pushes an answer and moves on.
+    pub(super) fn push_answer(&mut self, active: &mut Active, core: &Core, response: Response, trace: Trace) -> Step {
         active.share = None;
+        active.in_hand = 0;
         active.context.keep_alive &= !core.draining && !self.linger;
         let ends = active.output.push(response, trace, active.context);
         self.phase = if ends { Phase::Closing } else { Phase::Head };
@@ -233,12 +268,14 @@ impl Connection {
     }
 
     /// There is memory for the body that waits for it: it may come. Or there was none in its time: 503.
-    pub(super) fn on_room_for_body(&mut self, share: Option<Share>, core: &mut Core, ticket: u64) -> Verdict {
+    pub(super) fn on_room_for_body(&mut self, there_is: bool, core: &mut Core, ticket: u64) -> Verdict {
         let Some(mut active) = self.take_active_if_it_waits() else { return Verdict::Wait };
-        let owes_continue = active.waits_for_room.take().is_some_and(|waits| waits.owes_continue);
-        if share.is_some() {
-            active.share = share;
-            if owes_continue {
+        let waits = active.waits_for_room.take();
+        if there_is {
+            if let (Some(share), Some(waits)) = (&mut active.share, &waits) {
+                share.was_admitted(waits.need);
+            }
+            if waits.is_some_and(|waits| waits.owes_continue) {
                 active.output.push_continue();
             }
             if let Some(incoming) = &mut active.incoming {
@@ -284,6 +321,23 @@ impl Connection {
         let trace = Trace::new(method, self.peer, active.filled_at);
         self.refuse(active, core, late("the head of the request came too slowly"), trace);
     }
+}
+
+/// The share of the body that is being read.
+fn share_of<'a>(active: &'a mut Active, core: &Core, ticket: u64) -> &'a mut Share {
+    let client = active.incoming.as_ref().and_then(Incoming::client);
+    active.share.get_or_insert_with(|| {
+        let mailbox = Arc::clone(&core.mailbox);
+        let give_up = Box::new(move || mailbox.send(Message::EndBody(ticket)));
+        core.shared.bodies.begin(client.unwrap_or(Client::NOBODY), give_up)
+    })
+}
+
+/// Waits until so much is set aside for the body.
+fn wait_for_room(active: &mut Active, core: &Core, ticket: u64, need: u64, owes_continue: bool) {
+    let share = share_of(active, core, ticket);
+    let waits = WaitsForRoom::new(&core.shared.bodies, share, need, owes_continue, &core.mailbox, ticket);
+    active.waits_for_room = Some(waits);
 }
 
 fn late(message: &'static str) -> Refusal {

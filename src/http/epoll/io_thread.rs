@@ -21,6 +21,7 @@ use super::slab::{NO_CONNECTION, Slab, slot_of, token};
 use super::stats::CloseReason;
 use super::wheel::{IdleOrder, TICK_MS, Wheel};
 use super::workers::STUCK_MS;
+use crate::http::budget::answers::large_bytes;
 use crate::http::listener::Listener;
 use crate::http::message::Peer;
 
@@ -45,6 +46,8 @@ pub struct IoThread {
     connections: Slab,
     wheel: Wheel,
     idle: IdleOrder,
+    /// Connections that keep a part of a message, from the one that has kept it longest; some may keep none any more.
+    parts: IdleOrder,
     /// Connections that had more to do than one turn allows.
     ready: Vec<u64>,
     limits_read_at: u32,
@@ -71,6 +74,7 @@ impl IoThread {
             connections: Slab::default(),
             wheel: Wheel::new(),
             idle: IdleOrder::new(),
+            parts: IdleOrder::new(),
             ready: Vec::new(),
             limits_read_at: 0,
             stuck_turns: 0,
@@ -105,6 +109,7 @@ impl IoThread {
             for slot in due.drain(..) {
                 self.on_due(slot);
             }
+            self.keep_less();
             self.core.shared.queue.wake(std::mem::take(&mut self.core.jobs));
             self.resume_accepting();
             self.publish_idle();
@@ -164,6 +169,7 @@ impl IoThread {
         match message {
             Message::Answer(token, answer) => {
                 let (response, trace) = *answer;
+                self.core.shared.answers.arrived(large_bytes(&response));
                 match self.connections.get(token) {
                     Some(connection) => {
                         let verdict = connection.on_answer(response, trace, &mut self.core, token);
@@ -176,12 +182,17 @@ impl IoThread {
             Message::Pulled(token, piece) => {
                 self.with(token, |connection, core| connection.on_pulled(*piece, core, token));
             }
+            Message::NoRoomForPiece(token, pull) => {
+                self.with(token, |connection, core| connection.on_no_room_for_piece(pull, core));
+            }
             Message::ReaderHasRoom(token) => {
                 self.with(token, |connection, core| connection.on_reader_has_room(core, token));
             }
-            Message::BodyMayCome(token, share) => {
-                self.with(token, |connection, core| connection.on_room_for_body(share, core, token));
+            Message::BodyMayCome(token, there_is) => {
+                self.with(token, |connection, core| connection.on_room_for_body(there_is, core, token));
             }
+            Message::EndBody(token) => self.with(token, |connection, core| connection.on_end_body(core, token)),
+            Message::EndAnswer(token) => self.with(token, |connection, core| connection.on_end_answer(core)),
             Message::Evict => {
                 self.evict_own();
                 self.core.shared.making_room.store(false, Ordering::SeqCst);
@@ -216,6 +227,10 @@ impl IoThread {
         match verdict {
             Verdict::Wait => {
                 let (deadline, is_idle, is_fresh) = (connection.deadline, connection.is_idle(), connection.is_fresh());
+                let part_since = connection.part_since();
+                if part_since != 0 {
+                    self.parts.push(slot, part_since);
+                }
                 if deadline != 0 {
                     self.wheel.set(slot, deadline);
                 }
@@ -234,11 +249,28 @@ impl IoThread {
         }
     }
 
+    /// Ends those who have kept parts of messages for longest, until what is kept fits.
+    fn keep_less(&mut self) {
+        while self.core.kept_bytes > self.core.kept_bytes_max
+            && let Some((slot, since)) = self.parts.longest()
+        {
+            self.parts.remove(slot);
+            if let Some(token) = self.connections.token_at(slot)
+                && let Some(connection) = self.connections.get(token)
+                && connection.part_since() == since
+            {
+                self.core.shared.stats.parts_ended.inc();
+                self.with(token, |connection, core| connection.make_way(core, token));
+            }
+        }
+    }
+
     fn close(&mut self, token: u64, reason: CloseReason) {
         let Some(mut connection) = self.connections.remove(token) else { return };
         connection.close(&mut self.core, reason);
         self.wheel.clear(slot_of(token));
         self.idle.remove(slot_of(token));
+        self.parts.remove(slot_of(token));
         self.forget(connection.peer(), reason);
     }
 

@@ -11,8 +11,9 @@ use parking_lot::Mutex;
 use rustix::event::{EventfdFlags, eventfd};
 
 use super::workers::Piece;
-use crate::http::body_budget::Share;
-use crate::http::message::{Peer, Response, Trace};
+use crate::http::budget::Answers;
+use crate::http::budget::answers::large_bytes;
+use crate::http::message::{Peer, Puller, Response, Trace};
 use crate::http::responder::ResponseSink;
 use crate::wake::{self, Wake};
 
@@ -24,10 +25,16 @@ pub enum Message {
     Connection(OwnedFd, Peer),
     /// A worker has made the next piece of a body.
     Pulled(u64, Box<Piece>),
+    /// There is no room for a piece of this ticket's answer; what makes it comes back.
+    NoRoomForPiece(u64, Puller),
     /// The reader of an import has room again.
     ReaderHasRoom(u64),
-    /// There is memory for the body that this ticket's connection waits with, or there was none in its time.
-    BodyMayCome(u64, Option<Share>),
+    /// There is memory for the body that this ticket's connection waits with, or (false) there was none in its time.
+    BodyMayCome(u64, bool),
+    /// The body that this ticket's connection reads stands still while others wait for its memory.
+    EndBody(u64),
+    /// The client of this connection takes too little of its answer while memory is short.
+    EndAnswer(u64),
     /// Close the longest idle connection.
     Evict,
     /// Look at the drain signal.
@@ -42,16 +49,18 @@ pub struct Mailbox {
     /// The owner sleeps, or is about to: the next message must wake it.
     asleep: AtomicBool,
     event: OwnedFd,
+    /// Memory for answers that are not sent yet.
+    answers: Arc<Answers>,
     me: Weak<Mailbox>,
 }
 
 impl Mailbox {
     /// An empty mailbox.
-    pub fn new() -> std::io::Result<Arc<Mailbox>> {
+    pub fn new(answers: &Arc<Answers>) -> std::io::Result<Arc<Mailbox>> {
         let event = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
         Ok(Arc::new_cyclic(|me| {
             let (messages, asleep) = (Mutex::new(Vec::new()), AtomicBool::new(false));
-            Mailbox { messages, asleep, event, me: Weak::clone(me) }
+            Mailbox { messages, asleep, event, answers: Arc::clone(answers), me: Weak::clone(me) }
         }))
     }
 
@@ -97,6 +106,9 @@ impl Wake for Mailbox {
 
 impl ResponseSink for Mailbox {
     fn deliver(&self, ticket: u64, response: Response, trace: Trace) {
+        // Here, so that what waits to be taken out of the mailbox is bounded too.
+        let response = self.answers.admit(response, &trace);
+        self.answers.set_out(large_bytes(&response));
         self.send(Message::Answer(ticket, Box::new((response, trace))));
     }
 }

@@ -21,6 +21,7 @@ mod intake;
 mod io_thread;
 mod lane;
 mod mailbox;
+mod pressure;
 mod shared;
 mod slab;
 mod stats;
@@ -38,7 +39,7 @@ use self::io_thread::IoThread;
 use self::mailbox::{Mailbox, Message};
 use self::shared::{IoThreadView, Shared};
 use self::stats::Stats;
-use super::body_budget::BodyBudget;
+use super::budget::{Answers, Bodies};
 use super::engine::{Ended, Engine, EngineOptions, Handler};
 use super::listener::Listener;
 
@@ -62,7 +63,8 @@ impl Engine for Epoll {
         while !drain.is_set() && !running.io_has_ended() {
             std::thread::sleep(LOOK_EVERY);
             workers::refuse_overdue(&running.shared);
-            running.shared.bodies.refuse_overdue(limits.get().request_timeout);
+            running.shared.bodies.tend(limits.get().request_timeout);
+            running.shared.answers.tend();
         }
         running.stop(Instant::now() + limits.get().drain_timeout)
     }
@@ -77,14 +79,15 @@ struct Running {
 
 impl Running {
     fn start(listeners: Arc<Vec<Listener>>, handler: Arc<dyn Handler>, options: EngineOptions) -> io::Result<Running> {
+        let answers = Arc::new(Answers::new(Arc::clone(&options.limits), &options.registry));
         let views = (0..options.io_threads.max(1)).map(|_| {
-            let mailbox = Mailbox::new()?;
+            let mailbox = Mailbox::new(&answers)?;
             Ok(IoThreadView { mailbox, load: AtomicUsize::new(0), idle_since: AtomicU32::new(u32::MAX) })
         });
         let views = views.collect::<io::Result<Vec<_>>>()?;
         let stats = Stats::new(&options.registry);
-        let bodies = BodyBudget::new(Arc::clone(&options.limits), &options.registry);
-        let shared = Arc::new(Shared::new(handler, options.limits, stats, bodies, views));
+        let bodies = Bodies::new(Arc::clone(&options.limits), &options.registry);
+        let shared = Arc::new(Shared::new(handler, options.limits, stats, (bodies, answers), views));
         let mut running = Running { shared: Arc::clone(&shared), io: Vec::new(), workers: Vec::new() };
         let started = running.start_threads(&listeners, options.workers.max(1));
         if started.is_err() {

@@ -6,13 +6,13 @@ use rustix::buffer::spare_capacity;
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, recv};
 
-use super::active::{Active, READ_BYTES};
+use super::active::{Active, Core};
 use super::connection::{Connection, Phase, Verdict};
 use super::stats::CloseReason;
 
 impl Connection {
     /// Reads once. `Some` if there was nothing to read, or no more will come.
-    pub(super) fn read(&mut self, active: &mut Active) -> Option<Verdict> {
+    pub(super) fn read(&mut self, active: &mut Active, core: &mut Core) -> Option<Verdict> {
         if self.ended {
             return Some(self.client_ended(active));
         }
@@ -20,7 +20,7 @@ impl Connection {
             return Some(Verdict::Wait);
         }
         let read = loop {
-            match self.read_once(active) {
+            match self.read_once(active, core) {
                 Err(Errno::INTR) => {}
                 read => break read,
             }
@@ -50,7 +50,7 @@ impl Connection {
         }
     }
 
-    fn read_once(&mut self, active: &mut Active) -> rustix::io::Result<usize> {
+    fn read_once(&mut self, active: &mut Active, core: &mut Core) -> rustix::io::Result<usize> {
         if active.start == active.input.len() {
             active.input.clear();
         } else {
@@ -63,18 +63,22 @@ impl Connection {
         {
             let room = target.capacity() - target.len();
             let (_, read) = recv(&self.socket, spare_capacity(target), RecvFlags::empty())?;
+            if let Some(share) = &active.share {
+                share.moved(read);
+            }
             // A short read leaves nothing behind; the next edge tells. After a hang-up there is no next edge.
             self.readable = read == room || self.hung_up;
             active.input = extended(std::mem::take(&mut active.input), incoming.took_direct(read));
             return Ok(read);
         }
-        if active.input.capacity() - active.input.len() < READ_BYTES / 4 {
-            active.input.reserve(READ_BYTES);
-        }
+        core.make_room(&mut active.input);
         let room = active.input.capacity() - active.input.len();
         // `recv` goes to the socket by a shorter way than `read`, which looks at files first.
         let (_, read) = recv(&self.socket, spare_capacity(&mut active.input), RecvFlags::empty())?;
         self.readable = read == room || self.hung_up;
+        if let Some(share) = &active.share {
+            share.moved(read);
+        }
         Ok(read)
     }
 }

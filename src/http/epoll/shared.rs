@@ -12,7 +12,7 @@ use parking_lot::Mutex;
 use super::mailbox::Mailbox;
 use super::stats::Stats;
 use super::workers::Queue;
-use crate::http::body_budget::BodyBudget;
+use crate::http::budget::{Answers, Bodies};
 use crate::http::engine::Handler;
 use crate::http::message::Peer;
 use crate::limits::LiveLimits;
@@ -28,7 +28,9 @@ pub struct Shared {
     /// The way to the workers.
     pub queue: Queue,
     /// Memory for bodies.
-    pub bodies: Arc<BodyBudget>,
+    pub bodies: Arc<Bodies>,
+    /// Memory for answers that are not sent yet.
+    pub answers: Arc<Answers>,
     /// Import lanes that are open.
     pub imports: AtomicUsize,
     /// Held while one connection is accepted.
@@ -60,7 +62,7 @@ impl Shared {
         handler: Arc<dyn Handler>,
         limits: Arc<LiveLimits>,
         stats: Stats,
-        bodies: BodyBudget,
+        (bodies, answers): (Bodies, Arc<Answers>),
         io: Vec<IoThreadView>,
     ) -> Shared {
         Shared {
@@ -69,6 +71,7 @@ impl Shared {
             stats,
             queue: Queue::default(),
             bodies: Arc::new(bodies),
+            answers,
             imports: AtomicUsize::new(0),
             accept_turn: Mutex::new(()),
             making_room: AtomicBool::new(false),

@@ -29,6 +29,8 @@ pub enum CloseReason {
     Drain,
     /// The body of an answer could not be made to its end.
     BrokenBody,
+    /// Memory was short, and it moved least of what it held.
+    Memory,
 }
 
 const CLOSED: &str = "larder_http_connections_closed_total";
@@ -50,7 +52,9 @@ pub struct Stats {
     pub workers_busy: Gauge,
     /// Requests that wait for a worker.
     pub queue_depth: Gauge,
-    closed: [Counter; 12],
+    /// Heads and small bodies that were ended because too much was kept of them.
+    pub parts_ended: Counter,
+    closed: [Counter; 13],
 }
 
 impl Stats {
@@ -65,6 +69,11 @@ impl Stats {
             panics: registry.counter("larder_http_handler_panics_total", "Handlers that panicked.", &[]),
             workers_busy: registry.gauge("larder_http_workers_busy", "Workers inside a handler.", &[]),
             queue_depth: registry.gauge("larder_http_queue_depth", "Requests that wait for a worker.", &[]),
+            parts_ended: registry.counter(
+                "larder_http_parts_ended_total",
+                "Heads and small bodies that were ended because too much of them was kept unfinished.",
+                &[],
+            ),
             closed: [
                 closed(&[("reason", "client")]),
                 closed(&[("reason", "aborted")]),
@@ -78,6 +87,7 @@ impl Stats {
                 closed(&[("reason", "address_limit")]),
                 closed(&[("reason", "drain")]),
                 closed(&[("reason", "broken_body")]),
+                closed(&[("reason", "memory")]),
             ],
         }
     }

@@ -13,6 +13,7 @@ use parking_lot::{Condvar, Mutex, MutexGuard};
 
 use super::mailbox::{Mailbox, Message};
 use super::shared::Shared;
+use crate::http::budget::Client;
 use crate::http::message::{Puller, Request, Response};
 use crate::http::method::Method;
 use crate::http::problem::{Problem, Written};
@@ -27,6 +28,10 @@ pub const STUCK_MS: u64 = 1;
 const ANSWERS_HELD: Duration = Duration::from_micros(200);
 /// A made body is asked again until this many bytes are there or it has no more for now.
 const PIECE_BYTES: usize = 64 * 1024;
+/// Bytes of the line with a chunk's size, for which room is left before the chunk.
+pub const SIZE_LINE_BYTES: usize = 10;
+/// Bytes that may follow a chunk.
+const CHUNK_END_BYTES: usize = 7;
 
 /// What a worker does.
 // Nearly every job is the large one: boxing it would cost each request an allocation.
@@ -43,6 +48,10 @@ pub enum Job {
     Pull {
         /// What makes it.
         pull: Puller,
+        /// It is to be a chunk.
+        is_chunked: bool,
+        /// On whose behalf.
+        client: Client,
         /// The connection it is for.
         ticket: u64,
         /// The thread of that connection.
@@ -74,8 +83,10 @@ impl Job {
 pub struct Piece {
     /// What makes the next one.
     pub pull: Puller,
-    /// The bytes; none if there is nothing just now.
+    /// The bytes, behind room for the line with their number if they are to be a chunk.
     pub bytes: Vec<u8>,
+    /// How many were made; none if there is nothing just now.
+    pub made: usize,
     /// Whether more will come; an error if the body cannot be made to its end.
     pub more: Result<bool, ()>,
 }
@@ -206,8 +217,13 @@ fn work(shared: &Shared, job: Job) {
     shared.stats.queue_depth.dec();
     let (request, mut responder) = match job {
         Job::Handle { request, responder } => (request, responder),
-        Job::Pull { pull, ticket, mailbox } => {
-            return mailbox.send(Message::Pulled(ticket, Box::new(make_piece(pull))));
+        Job::Pull { pull, is_chunked, client, ticket, mailbox } => {
+            let message = if shared.answers.has_room(client, PIECE_BYTES) {
+                Message::Pulled(ticket, Box::new(make_piece(pull, is_chunked)))
+            } else {
+                Message::NoRoomForPiece(ticket, pull)
+            };
+            return mailbox.send(message);
         }
     };
     let trace = responder.trace();
@@ -237,8 +253,10 @@ fn refuse_late(shared: &Shared, method: Method, responder: Responder) {
     responder.send(overloaded(method, "the request waited too long for a worker; try again"));
 }
 
-fn make_piece(mut pull: Puller) -> Piece {
+fn make_piece(mut pull: Puller, is_chunked: bool) -> Piece {
     let mut bytes = Vec::with_capacity(PIECE_BYTES);
+    let start = if is_chunked { SIZE_LINE_BYTES } else { 0 };
+    bytes.resize(start, 0);
     loop {
         let before = bytes.len();
         let more = match catch_unwind(AssertUnwindSafe(|| pull(&mut bytes))) {
@@ -246,7 +264,9 @@ fn make_piece(mut pull: Puller) -> Piece {
             _ => Err(()),
         };
         if more != Ok(true) || bytes.len() == before || bytes.len() >= PIECE_BYTES {
-            return Piece { pull, bytes, more };
+            bytes.reserve_exact(CHUNK_END_BYTES);
+            bytes.shrink_to(bytes.len() + CHUNK_END_BYTES);
+            return Piece { pull, made: bytes.len() - start, bytes, more };
         }
     }
 }

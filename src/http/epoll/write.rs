@@ -1,24 +1,29 @@
 //! What a connection has yet to send: heads and small bodies in one buffer, then at most one large or made body.
 //!
+//! What a client does not take is charged to the budget for answers, until it is gone.
+//!
 //! Invariant: bytes leave in the order in which answers were pushed, and every answer is reported to
 //! [`Handler::finished`] once: when its last byte was taken, or when the connection is given up.
 
 use std::io::{IoSlice, Write};
 use std::os::fd::OwnedFd;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use rustix::io::Errno;
 use rustix::net::{SendAncillaryBuffer, SendFlags, send, sendmsg};
 
-use super::workers::Piece;
+use super::workers::{Piece, SIZE_LINE_BYTES};
+use crate::http::budget::answers::{SMALL_BYTES, Shared};
+use crate::http::budget::{Answers, Client, GiveUp, Unsent};
 use crate::http::engine::Handler;
 use crate::http::message::{Body, Outcome, Puller, Response, Trace};
 use crate::http::wire::{Framing, HeadContext, write_head};
 
 /// Bodies up to this many bytes are copied behind their head; larger ones are sent from where they lie.
-const COPIED_BODY_BYTES: usize = 16 * 1024;
+const COPIED_BODY_BYTES: usize = SMALL_BYTES;
 /// Buffered bytes that are worth a write before more requests are begun.
 const FLUSH_BYTES: usize = 64 * 1024;
 /// Bytes that one connection may send before others get their turn.
@@ -43,7 +48,8 @@ pub enum Flushed {
 
 enum Tail {
     None,
-    Bytes(Bytes),
+    /// With where the whole of it lies.
+    Bytes(Bytes, Shared),
     Pull(PullTail),
 }
 
@@ -53,6 +59,8 @@ struct PullTail {
     /// Bytes that `Content-Length` still owes; `None` without a length.
     left: Option<u64>,
     is_chunked: bool,
+    /// Bytes of memory that it keeps.
+    keeps: usize,
 }
 
 struct Done {
@@ -74,12 +82,14 @@ pub struct Output {
     done: Vec<Done>,
     /// The socket took a byte since this was last cleared.
     progressed: bool,
+    /// What of this is charged.
+    held: Option<Unsent>,
 }
 
 impl Output {
     /// Nothing to send.
     pub fn new() -> Output {
-        Output { buffer: Vec::new(), sent: 0, tail: Tail::None, done: Vec::new(), progressed: false }
+        Output { buffer: Vec::new(), sent: 0, tail: Tail::None, done: Vec::new(), progressed: false, held: None }
     }
 
     /// Whether everything was sent and reported.
@@ -117,18 +127,19 @@ impl Output {
                 if bytes.len() <= COPIED_BODY_BYTES {
                     self.buffer.extend_from_slice(&bytes);
                 } else {
-                    self.tail = Tail::Bytes(bytes);
+                    let whole = Shared::of(&bytes);
+                    self.tail = Tail::Bytes(bytes, whole);
                 }
             }
-            Body::Pull { length, pull } => {
-                self.tail =
-                    Tail::Pull(PullTail { pull: Some(pull), left: length, is_chunked: framing == Framing::Chunked });
+            Body::Pull { length, keeps, pull } => {
+                let is_chunked = framing == Framing::Chunked;
+                self.tail = Tail::Pull(PullTail { pull: Some(pull), left: length, is_chunked, keeps });
             }
             // The head promised a body that is not there: only the end of the connection keeps the next answer apart.
             Body::Empty | Body::Problem(_) => ends = true,
         }
         let in_buffer = self.buffer.len() - start;
-        let in_tail = if matches!(self.tail, Tail::Bytes(_)) { body_bytes } else { 0 };
+        let in_tail = if matches!(self.tail, Tail::Bytes(..)) { body_bytes } else { 0 };
         self.done.push(Done {
             status: response.status,
             trace,
@@ -162,7 +173,7 @@ impl Output {
                 match &self.tail {
                     Tail::Pull(tail) if tail.pull.is_some() => return Flushed::Pull,
                     Tail::Pull(_) => return Flushed::Pulling,
-                    Tail::None | Tail::Bytes(_) => {}
+                    Tail::None | Tail::Bytes(..) => {}
                 }
             }
             if self.buffer.is_empty() && matches!(self.tail, Tail::None) {
@@ -184,7 +195,7 @@ impl Output {
     fn send(&self, socket: &OwnedFd) -> rustix::io::Result<usize> {
         let buffered = &self.buffer[self.sent..];
         match &self.tail {
-            Tail::Bytes(bytes) => {
+            Tail::Bytes(bytes, _) => {
                 let bytes = &bytes[..bytes.len().min(TURN_BYTES)];
                 let slices = [IoSlice::new(buffered), IoSlice::new(bytes)];
                 sendmsg(socket, &slices, &mut SendAncillaryBuffer::default(), SendFlags::NOSIGNAL)
@@ -197,7 +208,10 @@ impl Output {
         self.progressed |= taken > 0;
         let from_buffer = taken.min(self.buffer.len() - self.sent);
         self.sent += from_buffer;
-        if let Tail::Bytes(bytes) = &mut self.tail {
+        if let Some(held) = &self.held {
+            held.moved(taken);
+        }
+        if let Tail::Bytes(bytes, _) = &mut self.tail {
             bytes::Buf::advance(bytes, taken - from_buffer);
             if bytes.is_empty() {
                 self.tail = Tail::None;
@@ -206,10 +220,18 @@ impl Output {
     }
 
     /// What makes the next piece, to be given back with [`Output::pulled`].
-    pub fn take_pull(&mut self) -> Option<Puller> {
+    /// True if its pieces are to be chunks.
+    pub fn take_pull(&mut self) -> Option<(Puller, bool)> {
         match &mut self.tail {
-            Tail::Pull(tail) => tail.pull.take(),
-            Tail::None | Tail::Bytes(_) => None,
+            Tail::Pull(tail) => tail.pull.take().map(|pull| (pull, tail.is_chunked)),
+            Tail::None | Tail::Bytes(..) => None,
+        }
+    }
+
+    /// Gives back what makes the next piece.
+    pub fn put_pull_back(&mut self, pull: Puller) {
+        if let Tail::Pull(tail) = &mut self.tail {
+            tail.pull = Some(pull);
         }
     }
 
@@ -217,8 +239,8 @@ impl Output {
     /// made to its end, or is not as long as its head said.
     pub fn pulled(&mut self, piece: Piece) -> Result<bool, ()> {
         let Tail::Pull(tail) = &mut self.tail else { return Ok(true) };
-        let mut more = piece.more?;
-        let made = piece.bytes.len();
+        let Piece { pull, mut bytes, made, more } = piece;
+        let mut more = more?;
         if let Some(left) = &mut tail.left {
             // More or less than was announced: the client must not take it for the whole.
             *left = left.checked_sub(made as u64).ok_or(())?;
@@ -227,20 +249,21 @@ impl Output {
             }
             more &= *left > 0;
         }
-        let before = self.buffer.len();
         if tail.is_chunked {
-            push_chunk(&mut self.buffer, &piece.bytes, more);
-        } else if self.buffer.is_empty() {
-            self.buffer = piece.bytes;
-        } else {
-            self.buffer.extend_from_slice(&piece.bytes);
+            frame_chunk(&mut bytes, made, more);
         }
         if let Some(done) = self.done.last_mut() {
             done.body_bytes += made as u64;
-            done.wire_bytes += (self.buffer.len() - before) as u64;
+            done.wire_bytes += bytes.len() as u64;
+        }
+        // A piece is asked for when all before it is sent, so it is moved here, not copied.
+        if self.buffer.is_empty() {
+            self.buffer = bytes;
+        } else {
+            self.buffer.extend_from_slice(&bytes);
         }
         if more {
-            tail.pull = Some(piece.pull);
+            tail.pull = Some(pull);
         } else {
             self.tail = Tail::None;
         }
@@ -267,7 +290,7 @@ impl Output {
 
     /// Gives up: reports what was not sent as incomplete.
     pub fn abandon(&mut self, handler: &dyn Handler) {
-        let in_tail = if let Tail::Bytes(bytes) = &self.tail { bytes.len() } else { 0 };
+        let in_tail = if let Tail::Bytes(bytes, _) = &self.tail { bytes.len() } else { 0 };
         let mut is_cut = matches!(self.tail, Tail::Pull(_));
         let mut unsent = (self.buffer.len() - self.sent + in_tail) as u64;
         for done in self.done.iter_mut().rev() {
@@ -281,6 +304,34 @@ impl Output {
         self.buffer.clear();
         self.sent = 0;
         self.tail = Tail::None;
+        self.held = None;
+    }
+
+    /// Charges what is there, after a flush that did not get rid of it; or nothing any more.
+    pub fn charge(&mut self, answers: &Arc<Answers>, client: Client, give_up: impl FnOnce() -> GiveUp) {
+        let keeps = if let Tail::Pull(tail) = &self.tail { tail.keeps } else { 0 };
+        let buffered = if self.sent < self.buffer.len() { self.buffer.capacity() } else { 0 };
+        let (own, shared) = match &self.tail {
+            Tail::Bytes(_, whole) => (buffered as u64, Some(*whole)),
+            Tail::None | Tail::Pull(_) => ((buffered + keeps) as u64, None),
+        };
+        match &mut self.held {
+            None if own > 0 || shared.is_some() => self.held = Some(answers.hold(client, own, shared, give_up())),
+            None => {}
+            Some(_) if own == 0 && shared.is_none() => self.held = None,
+            Some(held) if shared.is_none() => held.set_own(own),
+            Some(_) => {}
+        }
+    }
+
+    /// Whether something is charged.
+    pub fn is_charged(&self) -> bool {
+        self.held.is_some()
+    }
+
+    /// On whose behalf the last answer is sent.
+    pub fn client(&self) -> Client {
+        self.done.last().map_or(Client::NOBODY, |done| done.trace.client())
     }
 
     /// Lets go of memory that only a large answer needed.
@@ -294,15 +345,17 @@ impl Output {
     }
 }
 
-/// Appends a chunk, and the end of the body if there is no more. No bytes are no chunk: that would be the end.
-fn push_chunk(buffer: &mut Vec<u8>, bytes: &[u8], more: bool) {
-    if !bytes.is_empty() {
-        // Writing to a vector does not fail.
-        let _ = write!(buffer, "{:x}\r\n", bytes.len());
-        buffer.extend_from_slice(bytes);
-        buffer.extend_from_slice(b"\r\n");
+/// Puts the size of a chunk into the room that was left before it, and the end of the body behind it if there is no
+/// more. No bytes are no chunk: that would be the end.
+fn frame_chunk(bytes: &mut Vec<u8>, made: usize, more: bool) {
+    if made == 0 {
+        bytes.clear();
+    } else {
+        // Writing to a slice that is long enough does not fail.
+        let _ = write!(&mut bytes[..SIZE_LINE_BYTES], "{made:08x}\r\n");
+        bytes.extend_from_slice(b"\r\n");
     }
     if !more {
-        buffer.extend_from_slice(b"0\r\n\r\n");
+        bytes.extend_from_slice(b"0\r\n\r\n");
     }
 }

@@ -25,6 +25,8 @@ use super::{socket, sys};
 /// ever touched.
 pub const DROPPABLE_BYTES_MAX: u64 = 64 * 1024 * 1024;
 const READ_BYTES: usize = 16 * 1024;
+/// Bytes that one read may bring.
+const READ_MOST_BYTES: usize = 64 * 1024;
 
 /// A request whose body may not have been read to its end.
 pub struct RawRequest {
@@ -51,6 +53,8 @@ pub enum BodyError {
     Broken,
     /// The guard found it too slow.
     TooSlow,
+    /// There was no memory for it in its time.
+    NoRoom,
 }
 
 impl RawRequest {
@@ -96,26 +100,66 @@ impl RawRequest {
         Ok(count)
     }
 
-    /// Reads the whole body, at most `bytes_max`. May block for as long as the guard lets it.
-    pub fn read_all(&mut self, bytes_max: u64, connection: &Connection, pace: &BodyPace) -> Result<Bytes, BodyError> {
+    /// Reads the whole body, at most `bytes_max`. May block for as long as the guard lets it. `grow` is asked before the
+    /// body holds more.
+    pub fn read_all(
+        &mut self,
+        bytes_max: u64,
+        connection: &Connection,
+        pace: &BodyPace,
+        mut grow: impl FnMut(u64) -> Result<(), BodyError>,
+    ) -> Result<Bytes, BodyError> {
         if self.kind.length().is_some_and(|length| length > bytes_max) {
             return Err(BodyError::TooLarge);
         }
         pace.began_at.get_or_init(Instant::now);
-        let expected = self.kind.length().unwrap_or(0).min(bytes_max);
-        let mut body = Vec::with_capacity(clamp(expected));
+        let mut body = Vec::with_capacity(clamp(self.remaining().min(bytes_max).min(READ_BYTES as u64)));
         while !self.at_end {
-            let room = self.kind.length().map_or(READ_BYTES, |_| clamp(self.remaining()));
-            let start = body.len();
-            body.resize(start + room, 0);
-            let count = self.read(&mut body[start..], connection, pace).map_err(|_| broken(pace))?;
-            body.truncate(start + count);
-            pace.bytes.fetch_add(count as u64, Ordering::Relaxed);
+            if body.capacity() - body.len() < READ_BYTES
+                && self.kind.length().is_none_or(|length| length > body.capacity() as u64)
+            {
+                let more = body.len().max(READ_BYTES);
+                grow((body.len() + more) as u64)?;
+                body.reserve_exact(more);
+            }
+            self.read_some(&mut body, connection, pace)?;
             if body.len() as u64 > bytes_max {
                 return Err(BodyError::TooLarge);
             }
         }
         Ok(body.into())
+    }
+
+    /// One read into the memory that `body` has left.
+    pub fn read_some(
+        &mut self,
+        body: &mut Vec<u8>,
+        connection: &Connection,
+        pace: &BodyPace,
+    ) -> Result<usize, BodyError> {
+        let start = body.len();
+        let room = (body.capacity() - start).min(READ_MOST_BYTES);
+        body.resize(start + room, 0);
+        let count = self.read(&mut body[start..], connection, pace).map_err(|_| broken(pace));
+        body.truncate(start + count.unwrap_or(0));
+        let count = count?;
+        pace.bytes.fetch_add(count as u64, Ordering::Relaxed);
+        Ok(count)
+    }
+
+    /// Sends the interim answer that the client may wait for before it sends its body. Once is enough, more do no harm.
+    pub fn ask_for_body(&mut self) {
+        let _ = self.raw.as_reader();
+    }
+
+    /// Whether the whole body was read.
+    pub fn is_at_end(&self) -> bool {
+        self.at_end
+    }
+
+    /// The most that one read more can leave to come, of a body whose length is known.
+    pub fn left(&self) -> u64 {
+        self.remaining()
     }
 
     /// Whether the request can be dropped once its socket is shut, without a buffer for a huge body.
@@ -242,12 +286,12 @@ impl Read for BodyReader {
 }
 
 /// The pace of a body that nobody reads yet.
-pub fn pace(timeout: Option<std::time::Duration>, wire_bytes_max: Option<u64>) -> Arc<BodyPace> {
+pub fn pace(timeout: Option<std::time::Duration>, holds_thread: bool) -> Arc<BodyPace> {
     Arc::new(BodyPace {
         began_at: OnceLock::new(),
         is_too_slow: AtomicBool::new(false),
         bytes: AtomicU64::new(0),
+        holds_thread,
         timeout,
-        wire_bytes_max,
     })
 }

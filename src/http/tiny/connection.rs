@@ -5,7 +5,7 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
@@ -14,6 +14,8 @@ use parking_lot::Mutex;
 use super::figures::Reason;
 
 const SHARDS: usize = 16;
+/// What a request takes besides its head.
+const REQUEST_BYTES: usize = 512;
 /// An ended connection is asked at most this often whether a new one has taken over its address.
 const SUCCESSOR_CHECK: Duration = Duration::from_millis(50);
 
@@ -34,6 +36,46 @@ pub struct Incoming {
     pub received_at: Instant,
 }
 
+impl Incoming {
+    /// A request that was just taken.
+    pub fn new(raw: tiny_http::Request) -> Incoming {
+        Incoming { raw, received_at: Instant::now() }
+    }
+
+    /// The memory that tiny_http made of its head: texts, and for each field two of them with their own allocations.
+    fn bytes(&self) -> usize {
+        const FIELD_BYTES: usize = 112;
+        let fields = self.raw.headers().iter();
+        let fields = fields.map(|line| FIELD_BYTES + line.field.as_str().as_str().len() + line.value.as_str().len());
+        REQUEST_BYTES + self.raw.url().len() + fields.sum::<usize>()
+    }
+}
+
+/// What requests that wait weigh together, and how much that may be.
+#[derive(Clone, Debug, Default)]
+pub struct Weights {
+    bytes: Arc<AtomicUsize>,
+}
+
+impl Weights {
+    fn add(&self, bytes: usize, bytes_max: u64) -> Option<Weight> {
+        let weight = Weight { bytes, of: self.clone() };
+        let before = self.bytes.fetch_add(bytes, Ordering::Relaxed);
+        ((before + bytes) as u64 <= bytes_max).then_some(weight)
+    }
+}
+
+struct Weight {
+    bytes: usize,
+    of: Weights,
+}
+
+impl Drop for Weight {
+    fn drop(&mut self) {
+        self.of.bytes.fetch_sub(self.bytes, Ordering::Relaxed);
+    }
+}
+
 /// How fast a body comes, for the guard.
 pub struct BodyPace {
     /// When reading began; until then the body waits for a thread, and is not judged.
@@ -42,10 +84,10 @@ pub struct BodyPace {
     pub is_too_slow: AtomicBool,
     /// Bytes read so far, after transfer decoding.
     pub bytes: AtomicU64,
+    /// A thread waits for it inside tiny_http.
+    pub holds_thread: bool,
     /// The whole transfer may not take longer than this; `None` for imports, where only the rate counts.
     pub timeout: Option<Duration>,
-    /// Bytes on the wire that this body may have at most, if it is limited.
-    pub wire_bytes_max: Option<u64>,
 }
 
 /// One connection.
@@ -69,7 +111,7 @@ struct State {
     ended_at: Option<Instant>,
     cut: bool,
     lingering: bool,
-    waiting: VecDeque<Incoming>,
+    waiting: VecDeque<(Incoming, Weight)>,
     unsent_bytes: usize,
     body: Option<Arc<BodyPace>>,
     bodies_read: u64,
@@ -119,7 +161,7 @@ impl Connection {
         }
     }
 
-    fn place(self: Arc<Self>, incoming: Incoming, waiting_max: usize) -> Place {
+    fn place(self: Arc<Self>, incoming: Incoming, waiting_max: usize, weights: (&Weights, u64)) -> Place {
         let mut state = self.state.lock();
         if state.ended_at.is_some() {
             drop(state);
@@ -131,11 +173,12 @@ impl Connection {
             drop(state);
             return Place::Run(self, incoming);
         }
-        if state.waiting.len() >= waiting_max {
+        let weight = weights.0.add(incoming.bytes(), weights.1).filter(|_| state.waiting.len() < waiting_max);
+        let Some(weight) = weight else {
             drop(state);
             return Place::Overrun(self, incoming);
-        }
-        state.waiting.push_back(incoming);
+        };
+        state.waiting.push_back((incoming, weight));
         Place::Waits
     }
 
@@ -143,16 +186,16 @@ impl Connection {
     pub fn next(&self) -> Option<Incoming> {
         let mut state = self.state.lock();
         state.bodies_read += u64::from(state.body.take().is_some());
-        let next = state.waiting.pop_front();
+        let next = state.waiting.pop_front().map(|(next, _)| next);
         state.busy = next.is_some();
         next
     }
 
     /// Ends the order: no further request begins. Returns those that waited.
-    pub fn end(&self) -> VecDeque<Incoming> {
+    pub fn end(&self) -> Vec<Incoming> {
         let mut state = self.state.lock();
         state.ended_at = Some(Instant::now());
-        std::mem::take(&mut state.waiting)
+        state.waiting.drain(..).map(|(incoming, _)| incoming).collect()
     }
 
     /// Whether the engine has ended this connection.
@@ -236,11 +279,13 @@ impl Connection {
 /// All connections that have sent a request.
 pub struct Connections {
     shards: [Mutex<HashMap<Key, Arc<Connection>, foldhash::fast::RandomState>>; SHARDS],
+    /// Requests that wait.
+    weights: Weights,
 }
 
 impl Default for Connections {
     fn default() -> Connections {
-        Connections { shards: std::array::from_fn(|_| Mutex::default()) }
+        Connections { shards: std::array::from_fn(|_| Mutex::default()), weights: Weights::default() }
     }
 }
 
@@ -252,7 +297,7 @@ impl Connections {
 
     /// Puts a request in its connection's order. The caller must keep requests of one server in the order in which it
     /// took them. True if the connection is new.
-    pub fn place(&self, key: Key, incoming: Incoming, waiting_max: usize) -> (Place, bool) {
+    pub fn place(&self, key: Key, incoming: Incoming, waiting_max: usize, bytes_max: u64) -> (Place, bool) {
         let mut shard = self.shard(&key).lock();
         let mut is_new = false;
         let connection = shard.entry(key).or_insert_with(|| {
@@ -261,7 +306,7 @@ impl Connections {
         });
         let connection = Arc::clone(connection);
         drop(shard);
-        (connection.place(incoming, waiting_max), is_new)
+        (connection.place(incoming, waiting_max, (&self.weights, bytes_max)), is_new)
     }
 
     /// The connection of this name, if a request of it was seen.
@@ -294,7 +339,7 @@ mod tests {
 
     fn incoming(path: &str) -> Incoming {
         let raw = tiny_http::TestRequest::new().with_path(path).into();
-        Incoming { raw, received_at: Instant::now() }
+        Incoming::new(raw)
     }
 
     fn key(port: u16) -> Key {
@@ -302,7 +347,7 @@ mod tests {
     }
 
     fn place(connections: &Connections, path: &str) -> Place {
-        connections.place(key(1), incoming(path), 2).0
+        connections.place(key(1), incoming(path), 2, 10_000).0
     }
 
     #[test]
@@ -320,10 +365,23 @@ mod tests {
     }
 
     #[test]
+    fn requests_that_wait_weigh_what_their_heads_take_and_not_once_their_turn_has_come() {
+        let connections = Connections::default();
+        let place = |bytes_max| connections.place(key(1), incoming("/1"), 9, bytes_max).0;
+        let Place::Run(connection, _) = place(0) else { panic!("nothing is before it") };
+        assert!(matches!(place(2000), Place::Waits));
+        assert!(matches!(place(1000), Place::Overrun(..)), "together they are too heavy");
+        let weight = || connections.weights.bytes.load(Ordering::Relaxed);
+        assert!(weight() > REQUEST_BYTES, "the one that waits");
+        assert!(connection.next().is_some());
+        assert_eq!(weight(), 0);
+    }
+
+    #[test]
     fn other_connections_do_not_wait() {
         let connections = Connections::default();
         assert!(matches!(place(&connections, "/1"), Place::Run(..)));
-        let (other, is_new) = connections.place(key(2), incoming("/x"), 2);
+        let (other, is_new) = connections.place(key(2), incoming("/x"), 2, 10_000);
         assert!(matches!(other, Place::Run(..)));
         assert!(is_new);
         assert_eq!(connections.busy(), 2);

@@ -7,14 +7,15 @@ use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
-use super::body::{self, BodyError, BodyReader, RawRequest, SharedRequest};
-use super::connection::{BodyPace, Connection, Incoming};
+use super::bodies::{self, BodyJob};
+use super::body::{self, BodyReader, RawRequest, SharedRequest};
+use super::connection::{Connection, Incoming};
 use super::crew::{self, Entry, Job};
 use super::figures::Reason;
 use super::head::{self, BodyKind, Manner};
 use super::reply;
 use super::shared::Shared;
-use crate::http::body_budget::{self, Share};
+use crate::http::budget::Share;
 use crate::http::engine::Admission;
 use crate::http::message::{Request, RequestBody, Response, Trace};
 use crate::http::method::Method;
@@ -89,26 +90,6 @@ impl Stage {
     }
 }
 
-/// A body to be read in the side lane.
-pub struct BodyJob {
-    connection: Arc<Connection>,
-    raw: RawRequest,
-    manner: Manner,
-    request: Request,
-    trace: Trace,
-    bytes_max: u64,
-    value: bool,
-    pace: Arc<BodyPace>,
-    share: Option<Share>,
-}
-
-impl BodyJob {
-    /// The connection it comes from.
-    pub fn connection(&self) -> &Arc<Connection> {
-        &self.connection
-    }
-}
-
 /// An answer from a thread that is not the engine's.
 pub struct Reply {
     exchange: Exchange,
@@ -117,6 +98,11 @@ pub struct Reply {
 }
 
 impl Reply {
+    /// One for this exchange.
+    pub(super) fn new(exchange: Exchange, response: Response, trace: Trace) -> Reply {
+        Reply { exchange, response, trace }
+    }
+
     /// Writes it.
     pub fn write(self, shared: &Arc<Shared>) {
         reply::answer(shared, self.exchange, self.response, self.trace);
@@ -165,9 +151,8 @@ fn begin(shared: &Arc<Shared>, connection: Arc<Connection>, incoming: Incoming) 
     let admission = catch_unwind(AssertUnwindSafe(|| shared.handler.admit(&request, &mut trace)));
     match admission {
         Ok(Admission::Read { bytes_max, value }) => {
-            let pace = body::pace(Some(limits.body_timeout), Some(wire_bytes_max(bytes_max)));
-            let job = BodyJob { connection, raw, manner, request, trace, bytes_max, value, pace, share: None };
-            take_body(shared, Box::new(job));
+            let limit = (bytes_max, value, limits.body_timeout);
+            bodies::take(shared, Box::new(BodyJob::new(connection, raw, manner, request, trace, limit)));
         }
         Ok(Admission::Stream) => import(shared, connection, raw, manner, request, trace, limits.imports_max),
         Ok(Admission::Refuse(response)) => reply::answer(shared, own(connection, raw, manner), response, trace),
@@ -178,101 +163,11 @@ fn begin(shared: &Arc<Shared>, connection: Arc<Connection>, incoming: Incoming) 
     }
 }
 
-/// A body of one-byte chunks is six times as long on the wire.
-fn wire_bytes_max(bytes_max: u64) -> u64 {
-    bytes_max.saturating_mul(8).saturating_add(64 * 1024)
-}
-
-fn own(connection: Arc<Connection>, raw: RawRequest, manner: Manner) -> Exchange {
+pub(super) fn own(connection: Arc<Connection>, raw: RawRequest, manner: Manner) -> Exchange {
     Exchange { connection, request: Holder::Own(Box::new(raw)), manner, share: None }
 }
 
-/// Takes a body that tiny_http has read already, and sends the others to the side lane, once there is memory for them.
-fn take_body(shared: &Arc<Shared>, mut job: Box<BodyJob>) {
-    let length = job.raw.kind().length();
-    let too_large = length.is_some_and(|length| length > job.bytes_max);
-    let cost = if too_large { 0 } else { body_budget::cost(&job.request.head, length, job.bytes_max) };
-    job.share = shared.body_budget.claim(cost);
-    if job.share.is_none() {
-        job.connection.set_body(Arc::clone(&job.pace));
-        let theirs = Arc::clone(shared);
-        shared.body_budget.wait(cost, Box::new(move |share| on_room_for_body(&theirs, job, share)));
-    } else if too_large || job.raw.kind().is_at_hand() {
-        if let Some(stage) = read_body(shared, *job) {
-            answer(shared, stage);
-        }
-    } else {
-        job.connection.set_body(Arc::clone(&job.pace));
-        push_aside(shared, job);
-    }
-}
-
-/// There is memory for a body that waited for it, or there was none in its time. On any thread.
-fn on_room_for_body(shared: &Arc<Shared>, mut job: Box<BodyJob>, share: Option<Share>) {
-    match share {
-        Some(share) => {
-            job.share = Some(share);
-            push_aside(shared, job);
-        }
-        None => refuse_body(shared, *job),
-    }
-}
-
-fn push_aside(shared: &Arc<Shared>, job: Box<BodyJob>) {
-    if let Err(job) = shared.push_aside_body(job) {
-        refuse_body(shared, *job);
-    }
-}
-
-fn refuse_body(shared: &Arc<Shared>, job: BodyJob) {
-    let BodyJob { connection, raw, manner, trace, .. } = job;
-    let response = overloaded(manner.method, "too many bodies at once; try again in a moment");
-    Reply { exchange: own(connection, raw, manner), response, trace }.send(shared);
-}
-
-/// Reads a body on a thread of the side lane and brings the request back to the workers.
-pub fn read_aside(shared: &Arc<Shared>, job: BodyJob) {
-    if let Some(stage) = read_body(shared, job) {
-        shared.push(Job::Answer(stage));
-    }
-}
-
-fn read_body(shared: &Arc<Shared>, job: BodyJob) -> Option<Box<Stage>> {
-    let BodyJob { connection, mut raw, manner, mut request, trace, bytes_max, value, pace, share } = job;
-    let read = raw.read_all(bytes_max, &connection, &pace);
-    connection.end_body();
-    match read {
-        Ok(bytes) => {
-            request.body = RequestBody::Bytes(bytes);
-            let exchange = Exchange { share, ..own(connection, raw, manner) };
-            Some(Box::new(Stage { exchange, request, trace }))
-        }
-        Err(error) => {
-            let mut response = Response::from(body_problem(error, bytes_max, value));
-            response.close = raw.has_rest();
-            if error == BodyError::TooSlow {
-                connection.note_reason(Reason::Body);
-            }
-            reply::answer(shared, own(connection, raw, manner), response, trace);
-            None
-        }
-    }
-}
-
-fn body_problem(error: BodyError, bytes_max: u64, value: bool) -> Problem {
-    match (error, value) {
-        (BodyError::TooLarge, true) => {
-            Problem::new(413, "VALUE_TOO_LARGE", format!("a value holds at most {bytes_max} bytes"))
-        }
-        (BodyError::TooLarge, false) => {
-            Problem::new(413, "BODY_TOO_LARGE", format!("this body may hold at most {bytes_max} bytes"))
-        }
-        (BodyError::TooSlow, _) => Problem::new(408, "REQUEST_TIMEOUT", "the body came too slowly"),
-        (BodyError::Broken, _) => Problem::new(400, "BAD_REQUEST", "the body is not valid, or ended early"),
-    }
-}
-
-fn overloaded(method: Method, message: &'static str) -> Response {
+pub(super) fn overloaded(method: Method, message: &'static str) -> Response {
     let mut problem = Problem::new(503, "OVERLOADED", message);
     if method.is_write() {
         problem = problem.written(Written::No);
@@ -280,8 +175,13 @@ fn overloaded(method: Method, message: &'static str) -> Response {
     Response::from(problem).field("Retry-After", "1")
 }
 
+/// A request whose body is read.
+pub(super) fn stage(exchange: Exchange, request: Request, trace: Trace) -> Box<Stage> {
+    Box::new(Stage { exchange, request, trace })
+}
+
 /// Answers a request with its body read: at once if that is quick, else by the handler when a worker may wait.
-fn answer(shared: &Arc<Shared>, mut stage: Box<Stage>) {
+pub(super) fn answer(shared: &Arc<Shared>, mut stage: Box<Stage>) {
     let quick = catch_unwind(AssertUnwindSafe(|| shared.handler.quick(&stage.request, &mut stage.trace)));
     let response = match quick {
         Ok(Some(response)) => response,
@@ -353,7 +253,7 @@ fn import(
         let response = overloaded(manner.method, "as many imports as may run at once are running; try again later");
         return reply::answer(shared, own(connection, raw, manner), response, trace);
     };
-    let pace = body::pace(None, None);
+    let pace = body::pace(None, true);
     connection.set_body(Arc::clone(&pace));
     let lent = SharedRequest::new(raw);
     request.body =

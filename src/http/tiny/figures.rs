@@ -27,11 +27,13 @@ pub enum Reason {
     Stranded,
     /// Too much work of one kind at once.
     Overload,
+    /// Memory was short, and its client took too little of an answer.
+    Memory,
     /// larder stops.
     Drain,
 }
 
-const REASONS: [(Reason, crate::metrics::Labels); 12] = [
+const REASONS: [(Reason, crate::metrics::Labels); 13] = [
     (Reason::Asked, &[("reason", "asked")]),
     (Reason::Refused, &[("reason", "refused")]),
     (Reason::Pipelining, &[("reason", "pipelining")]),
@@ -43,6 +45,7 @@ const REASONS: [(Reason, crate::metrics::Labels); 12] = [
     (Reason::AddressCap, &[("reason", "address_cap")]),
     (Reason::Stranded, &[("reason", "stranded")]),
     (Reason::Overload, &[("reason", "overload")]),
+    (Reason::Memory, &[("reason", "memory")]),
     (Reason::Drain, &[("reason", "drain")]),
 ];
 

@@ -1,28 +1,31 @@
-//! A side lane: a few threads that may wait for clients, so that workers never do. There is one for bodies and one for
-//! answers, so that long answers do not hold up bodies.
+//! A side lane: a few threads for what may take long, so that workers never do it. There is one for bodies whose length
+//! is known, one for answers, and one for bodies in chunks: only there a thread may have to wait for a client.
 //!
-//! Invariant: at most [`THREADS_PER_ADDRESS`] of them wait for one address, so that one slow client cannot take the
-//! lane from the others. The queue is bounded.
+//! Invariant: at most [`THREADS_PER_CLIENT`] of them work for one client, so that nobody can take the lane from the
+//! others. The queue is bounded.
 
 use std::collections::VecDeque;
-use std::net::IpAddr;
 
 use parking_lot::{Condvar, Mutex};
 
+use crate::http::budget::Client;
+
 /// Threads of a lane.
 pub const THREADS: usize = 5;
-/// Of them, those that may work for one address. Behind a proxy all clients have the same one.
-pub const THREADS_PER_ADDRESS: usize = 3;
+/// Threads of the lane for bodies whose length is known: none of them waits for a client.
+pub const COUNTED_THREADS: usize = 2;
+/// Of a lane's threads, those that may work for one client.
+pub const THREADS_PER_CLIENT: usize = 3;
 
-/// A queue that hands out work fairly by address.
+/// A queue that hands out work fairly by client.
 pub struct Lane<J> {
     state: Mutex<State<J>>,
     wake: Condvar,
 }
 
 struct State<J> {
-    queue: VecDeque<(IpAddr, J)>,
-    at_work: Vec<IpAddr>,
+    queue: VecDeque<(Client, J)>,
+    at_work: Vec<Client>,
     stopping: bool,
 }
 
@@ -35,12 +38,12 @@ impl<J> Default for Lane<J> {
 
 impl<J> Lane<J> {
     /// Brings work; gives it back if `waiting_max` wait already, or the lane has stopped.
-    pub fn push(&self, address: IpAddr, job: J, waiting_max: usize) -> Result<(), J> {
+    pub fn push(&self, client: Client, job: J, waiting_max: usize) -> Result<(), J> {
         let mut state = self.state.lock();
         if state.stopping || state.queue.len() >= waiting_max {
             return Err(job);
         }
-        state.queue.push_back((address, job));
+        state.queue.push_back((client, job));
         self.wake.notify_one();
         Ok(())
     }
@@ -51,7 +54,7 @@ impl<J> Lane<J> {
     }
 
     /// Waits for work that may be done now. `None` when the lane has stopped and its queue is empty.
-    pub fn next(&self) -> Option<(IpAddr, J)> {
+    pub fn next(&self) -> Option<(Client, J)> {
         let mut state = self.state.lock();
         loop {
             if let Some(found) = take_next(&mut state) {
@@ -64,13 +67,13 @@ impl<J> Lane<J> {
         }
     }
 
-    /// Says that the work for an address is done.
-    pub fn done(&self, address: IpAddr) {
+    /// Says that the work for a client is done.
+    pub fn done(&self, client: Client) {
         let mut state = self.state.lock();
-        if let Some(at) = state.at_work.iter().position(|busy| *busy == address) {
+        if let Some(at) = state.at_work.iter().position(|busy| *busy == client) {
             state.at_work.swap_remove(at);
         }
-        // Work of this address may have been passed over by every waiting thread, and at a stop they all must look.
+        // Work of this client may have been passed over by every waiting thread, and at a stop they all must look.
         if state.stopping {
             self.wake.notify_all();
         } else if !state.queue.is_empty() {
@@ -91,33 +94,36 @@ impl<J> Lane<J> {
     }
 }
 
-fn take_next<J>(state: &mut State<J>) -> Option<(IpAddr, J)> {
+fn take_next<J>(state: &mut State<J>) -> Option<(Client, J)> {
     let State { queue, at_work, .. } = state;
-    let may = |address: &IpAddr| at_work.iter().filter(|busy| *busy == address).count() < THREADS_PER_ADDRESS;
-    let at = queue.iter().position(|(address, _)| may(address))?;
-    let (address, job) = queue.remove(at)?;
-    at_work.push(address);
-    Some((address, job))
+    let may = |client: &Client| at_work.iter().filter(|busy| *busy == client).count() < THREADS_PER_CLIENT;
+    let at = queue.iter().position(|(client, _)| may(client))?;
+    let (client, job) = queue.remove(at)?;
+    at_work.push(client);
+    Some((client, job))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    const A: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(10, 0, 0, 1));
-    const B: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(10, 0, 0, 2));
+    const A: Client = Client::NOBODY;
+
+    fn b() -> Client {
+        Client::of_token("b")
+    }
 
     #[test]
-    fn an_address_gets_three_threads_and_the_next_one_is_not_held_up() {
+    fn a_client_gets_three_threads_and_the_next_one_is_not_held_up() {
         let lane = Lane::default();
         for job in [1, 2, 3, 5] {
             lane.push(A, job, 10).unwrap();
         }
-        lane.push(B, 4, 10).unwrap();
+        lane.push(b(), 4, 10).unwrap();
         assert_eq!(lane.next(), Some((A, 1)));
         assert_eq!(lane.next(), Some((A, 2)));
         assert_eq!(lane.next(), Some((A, 3)));
-        assert_eq!(lane.next(), Some((B, 4)), "the fourth of A waits");
+        assert_eq!(lane.next(), Some((b(), 4)), "the fourth of A waits");
         lane.done(A);
         assert_eq!(lane.next(), Some((A, 5)));
         assert_eq!(lane.depth(), (0, 4));
@@ -129,7 +135,7 @@ mod tests {
         lane.push(A, 1, 1).unwrap();
         assert_eq!(lane.push(A, 2, 1), Err(2));
         lane.stop();
-        assert_eq!(lane.push(B, 3, 9), Err(3));
+        assert_eq!(lane.push(b(), 3, 9), Err(3));
         assert_eq!(lane.next(), Some((A, 1)), "what was taken in is still done");
         assert_eq!(lane.next(), None);
     }

@@ -7,6 +7,7 @@
 //! Invariant: a worker never waits for a client, nor for a sync; answers of one connection leave in the order of its
 //! requests, and a request behind an unanswered one is not begun.
 
+mod bodies;
 mod body;
 mod connection;
 mod crew;
@@ -16,12 +17,14 @@ mod guard;
 mod head;
 mod lane;
 mod linger;
+mod pieces;
 mod reply;
 mod shared;
 mod socket;
 mod source;
 mod sys;
 mod threads;
+mod waiting;
 
 use std::io;
 use std::sync::Arc;
@@ -29,7 +32,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use super::body_budget::BodyBudget;
+use super::budget::{Answers, Bodies};
 use super::engine::{Ended, Engine, EngineOptions, Handler};
 use super::listener::Listener;
 use guard::Guard;
@@ -99,9 +102,13 @@ fn build(
         limits: Arc::clone(&options.limits),
         connections: connection::Connections::default(),
         crew: crew::Crew::new(first),
-        body_budget: Arc::new(BodyBudget::new(Arc::clone(&options.limits), &options.registry)),
+        body_budget: Arc::new(Bodies::new(Arc::clone(&options.limits), &options.registry)),
+        answer_budget: Arc::new(Answers::new(Arc::clone(&options.limits), &options.registry)),
         bodies: lane::Lane::default(),
+        bodies_waiting: waiting::Waiting::new()?,
+        chunked: lane::Lane::default(),
         answers: lane::Lane::default(),
+        answers_waiting: waiting::Waiting::new()?,
         replies,
         sources,
         figures: figures::Figures::new(&options.registry),
@@ -134,9 +141,16 @@ fn start(
     }
     for _ in 0..lane::THREADS {
         let (reading, writing) = (Arc::clone(shared), Arc::clone(shared));
-        handles.push(threads::spawn("larder-body", move || threads::read_bodies(&reading))?);
+        handles.push(threads::spawn("larder-chunked", move || threads::read_bodies(&reading, &reading.chunked))?);
         handles.push(threads::spawn("larder-answer", move || threads::write_answers(&writing))?);
     }
+    for _ in 0..lane::COUNTED_THREADS {
+        let reading = Arc::clone(shared);
+        handles.push(threads::spawn("larder-body", move || threads::read_bodies(&reading, &reading.bodies))?);
+    }
+    let (bodies, answers) = (Arc::clone(shared), Arc::clone(shared));
+    handles.push(threads::spawn("larder-body-wait", move || threads::watch_bodies(&bodies))?);
+    handles.push(threads::spawn("larder-answ-wait", move || threads::watch_answers(&answers))?);
     let theirs = Arc::clone(shared);
     handles.push(threads::spawn("larder-linger", move || theirs.lingering.run(&theirs))?);
     for (index, source) in shared.sources.iter().enumerate().skip(1) {
@@ -149,7 +163,10 @@ fn start(
 /// Ends the engine's threads. One that is stuck in a handler is left to the end of the process.
 fn stop(shared: &Arc<Shared>, handles: Vec<JoinHandle<()>>) {
     shared.stopping.store(true, Ordering::SeqCst);
+    shared.bodies_waiting.stop();
+    shared.answers_waiting.stop();
     shared.bodies.stop();
+    shared.chunked.stop();
     shared.answers.stop();
     shared.crew.stop();
     shared.lingering.stop();

@@ -2,8 +2,8 @@
 //!
 //! Every byte goes through tiny_http's own writer, which cannot mistake the connection, except the answer to a request
 //! whose body was not read: that is written to the socket found through its descriptor, which else is only asked how
-//! full it is, and shut down. Invariant: a worker writes only what the send buffer can
-//! take, so it never waits for a client.
+//! full it is, and shut down. Invariant: whoever writes writes only what the send buffer can take, so no thread waits
+//! for a client; what waits is charged to the budget for answers.
 
 use std::io::{self, Write};
 use std::os::fd::OwnedFd;
@@ -18,8 +18,12 @@ use super::connection::Connection;
 use super::exchange::Exchange;
 use super::figures::Reason;
 use super::linger::{self, Leftover};
+use super::pieces::{PIECE_BYTES, pull_piece};
 use super::shared::Shared;
+use super::waiting::{self, Until};
 use super::{socket, source, sys};
+use crate::http::budget::answers::Shared as Place;
+use crate::http::budget::{Client, Unsent};
 use crate::http::message::{Body, Outcome, Puller, Response, Trace};
 use crate::http::method::Method;
 use crate::http::wire::{self, Framing, HeadContext};
@@ -28,12 +32,12 @@ use crate::http::wire::{self, Framing, HeadContext};
 const JOINED_BYTES_MAX: usize = 16 * 1024;
 /// What a small write costs the send buffer beyond its bytes.
 const WRITE_OVERHEAD_BYTES: usize = 2 * 1024;
-/// A streamed body is written in pieces of about this size.
-const PIECE_BYTES: usize = 32 * 1024;
-/// What came so far is sent when the body has taken this long to make more of it.
-const PIECE_WAIT: Duration = Duration::from_millis(10);
-/// A body that had nothing to give is asked again after this long.
+/// A body that had nothing to give, or that there was no memory for, is asked again after this long.
 const PULL_PAUSE: Duration = Duration::from_millis(20);
+/// A socket that can be written to takes so many bytes at once for sure.
+const WRITE_BYTES: usize = 32 * 1024;
+/// Bytes of one answer that are written before others have their turn.
+const TURN_BYTES: usize = 256 * 1024;
 
 /// An answer on its way to the client.
 pub struct Answer {
@@ -46,8 +50,11 @@ pub struct Answer {
     rest: Rest,
     body_bytes: u64,
     began_at: Instant,
-    progress: (u64, usize),
     progress_at: Instant,
+    /// The socket, once it was looked for.
+    socket: Option<OwnedFd>,
+    /// What of it is charged.
+    held: Option<Unsent>,
     /// We end the connection after it, and why.
     end: Option<Reason>,
     /// tiny_http ends the connection after it.
@@ -59,7 +66,18 @@ pub struct Answer {
 enum Rest {
     None,
     Bytes { bytes: Bytes, at: usize },
-    Pull { pull: Puller, chunked: bool, left: Option<u64> },
+    Pull { pull: Puller, chunked: bool, left: Option<u64>, keeps: usize },
+}
+
+/// How far writing came.
+enum Written {
+    All,
+    /// Others have their turn.
+    Turn,
+    /// The socket is full.
+    Full,
+    /// There is nothing to send just now, or no memory to make it.
+    Nothing,
 }
 
 /// Answers a request: seals the response, writes it here or in the side lane, and lets the next request begin.
@@ -79,41 +97,58 @@ pub fn answer(shared: &Arc<Shared>, exchange: Exchange, response: Response, trac
 }
 
 /// Gives an answer to the side lane.
-fn send_aside(shared: &Arc<Shared>, answer: Answer) {
-    if let Err(answer) = shared.push_aside_answer(Box::new(answer)) {
+fn send_aside(shared: &Arc<Shared>, mut answer: Answer) {
+    answer.charge(shared);
+    push_aside(shared, Box::new(answer));
+}
+
+fn push_aside(shared: &Arc<Shared>, answer: Box<Answer>) {
+    if let Err(answer) = shared.push_aside_answer(answer) {
         conclude_as(shared, *answer, false, Reason::Overload);
     }
 }
 
-/// Writes an answer for as long as the client takes something of it now and then. For threads of the side lane: a client
-/// that takes nothing for a moment goes back to the end of the queue if others wait, so that it does not hold them up.
-pub fn write_patiently(shared: &Arc<Shared>, mut answer: Box<Answer>) {
+/// The client has taken something, or the time of an answer has come.
+pub fn go_on_writing(shared: &Arc<Shared>, socket: OwnedFd, mut answer: Box<Answer>) {
+    answer.socket = Some(socket);
+    push_aside(shared, answer);
+}
+
+/// Writes what the client takes now. For threads of the side lane: an answer that has to wait is left to be watched.
+pub fn write_what_fits(shared: &Arc<Shared>, mut answer: Box<Answer>) {
+    let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| answer.write_what_fits(shared)));
+    let written = match result {
+        Ok(Ok(written)) => written,
+        Ok(Err(_)) => return give_up(shared, *answer, Reason::Unread),
+        Err(_) => {
+            shared.figures.panics.inc();
+            return give_up(shared, *answer, Reason::Unread);
+        }
+    };
     let idle = shared.limits.get().idle_timeout;
-    loop {
-        let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| answer.write_for_a_while(idle)));
-        let complete = match result {
-            Ok(Ok(())) => true,
-            Ok(Err(error)) if error.kind() == io::ErrorKind::WouldBlock => {
-                if shared.answers.has_waiting() {
-                    match shared.push_aside_answer(answer) {
-                        Ok(()) => return,
-                        Err(refused) => answer = refused,
-                    }
-                }
-                continue;
-            }
-            Ok(Err(_)) => false,
-            Err(_) => {
-                shared.figures.panics.inc();
-                false
-            }
-        };
-        answer.connection.set_unsent_bytes(shared.send_budget_bytes);
-        return conclude(shared, *answer, complete);
+    let (what, pause) = match written {
+        Written::All => {
+            answer.connection.set_unsent_bytes(shared.send_budget_bytes);
+            return conclude(shared, *answer, true);
+        }
+        Written::Turn => return push_aside(shared, answer),
+        _ if answer.progress_at.elapsed() >= idle => return give_up(shared, *answer, Reason::Unread),
+        Written::Full => (Until::Writable, idle),
+        Written::Nothing => (Until::Later, PULL_PAUSE),
+    };
+    let Some(socket) = answer.socket.take() else { return give_up(shared, *answer, Reason::Unread) };
+    let until = Instant::now() + pause;
+    if let Err((_, answer)) = shared.answers_waiting.hold(socket, what, until, answer) {
+        give_up(shared, *answer, Reason::Overload);
     }
 }
 
-fn prepare(shared: &Arc<Shared>, exchange: Exchange, mut response: Response, mut trace: Trace) -> Option<Answer> {
+fn give_up(shared: &Arc<Shared>, answer: Answer, reason: Reason) {
+    answer.connection.set_unsent_bytes(shared.send_budget_bytes);
+    conclude_as(shared, answer, false, reason);
+}
+
+fn prepare(shared: &Arc<Shared>, exchange: Exchange, response: Response, mut trace: Trace) -> Option<Answer> {
     let began_at = Instant::now();
     let Exchange { connection, request, manner, share } = exchange;
     // The handler is done with the body.
@@ -124,6 +159,7 @@ fn prepare(shared: &Arc<Shared>, exchange: Exchange, mut response: Response, mut
         shared.finished(&trace, response.status, 0, began_at, false);
         return None;
     };
+    let mut response = shared.answer_budget.admit(response, &trace);
     response.seal(&mut trace);
     let linger = request.has_rest();
     let draining = shared.is_draining();
@@ -151,8 +187,9 @@ fn prepare(shared: &Arc<Shared>, exchange: Exchange, mut response: Response, mut
         rest,
         body_bytes: 0,
         began_at,
-        progress: (0, 0),
         progress_at: began_at,
+        socket: None,
+        held: None,
         end: end.or((framing == Framing::Close).then_some(Reason::Asked)),
         last: manner.last,
         leftover,
@@ -193,7 +230,9 @@ fn take_writer(
 fn rest_of(body: Body, framing: Framing) -> Rest {
     match body {
         Body::Bytes(bytes) => Rest::Bytes { bytes, at: 0 },
-        Body::Pull { length, pull } => Rest::Pull { pull, chunked: framing == Framing::Chunked, left: length },
+        Body::Pull { length, keeps, pull } => {
+            Rest::Pull { pull, chunked: framing == Framing::Chunked, left: length, keeps }
+        }
         Body::Empty | Body::Problem(_) => Rest::None,
     }
 }
@@ -238,56 +277,115 @@ impl Answer {
         }
     }
 
-    /// Writes until all is written or an error; after `WouldBlock` it goes on where it stopped.
-    fn write_all(&mut self) -> io::Result<()> {
-        let Some(writer) = self.writer.as_mut() else { return Err(io::ErrorKind::NotConnected.into()) };
-        let mut streaming = false;
-        loop {
-            while self.pending_at < self.pending.len() {
-                self.pending_at += write_some(writer, &self.pending[self.pending_at..])?;
-            }
-            if streaming {
-                writer.flush()?;
-            }
-            match &mut self.rest {
-                Rest::None => break,
-                Rest::Bytes { bytes, at } => {
-                    while *at < bytes.len() {
-                        let count = write_some(writer, &bytes[*at..])?;
-                        *at += count;
-                        self.body_bytes += count as u64;
-                    }
-                    self.rest = Rest::None;
-                }
-                Rest::Pull { pull, chunked, left } => {
-                    self.pending_at = 0;
-                    let more = pull_piece(&mut self.pending, pull, *chunked, left, &mut self.body_bytes)?;
-                    if !more {
-                        self.rest = Rest::None;
-                    } else if self.pending.is_empty() {
-                        std::thread::sleep(PULL_PAUSE);
-                    }
-                    streaming = true;
-                }
-            }
-        }
-        writer.flush()
+    /// On whose behalf it is sent.
+    pub fn client(&self) -> Client {
+        self.trace.client()
     }
 
-    /// Like `write_all`, but after `WouldBlock` (the socket's send time-out) fails for good once there was no progress
-    /// for too long.
-    fn write_for_a_while(&mut self, idle: Duration) -> io::Result<()> {
-        let result = self.write_all();
-        let progress = (self.body_bytes, self.pending_at);
-        if progress != self.progress {
-            self.progress = progress;
-            self.progress_at = Instant::now();
-        }
-        match result {
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock && self.progress_at.elapsed() >= idle => {
-                Err(io::ErrorKind::TimedOut.into())
+    /// Charges what it keeps in memory.
+    fn charge(&mut self, shared: &Arc<Shared>) {
+        let whole = if let Rest::Bytes { bytes, .. } = &self.rest { Some(Place::of(bytes)) } else { None };
+        let keeps = if let Rest::Pull { keeps, .. } = &self.rest { *keeps } else { 0 };
+        let own = (self.pending.capacity() + keeps) as u64;
+        match &mut self.held {
+            Some(held) if whole.is_none() => held.set_own(own),
+            Some(_) => {}
+            None => {
+                let (theirs, connection) = (Arc::clone(shared), Arc::clone(&self.connection));
+                let cut = Box::new(move || theirs.end(&connection, Reason::Memory));
+                self.held = Some(shared.answer_budget.hold(self.client(), own, whole, cut));
             }
-            result => result,
+        }
+    }
+
+    /// Writes an answer that the socket takes at once.
+    fn write_all(&mut self) -> io::Result<()> {
+        while let Some((writer, bytes)) = self.next_bytes() {
+            let count = write_some(writer, bytes)?;
+            self.advance(count);
+        }
+        self.writer.as_mut().ok_or(io::ErrorKind::NotConnected)?.flush()
+    }
+
+    /// The way to the client, and the next bytes that are there for it.
+    fn next_bytes(&mut self) -> Option<(&mut Box<dyn Write + Send>, &[u8])> {
+        let bytes = match &self.rest {
+            _ if self.pending_at < self.pending.len() => &self.pending[self.pending_at..],
+            Rest::Bytes { bytes, at } if *at < bytes.len() => &bytes[*at..],
+            _ => return None,
+        };
+        self.writer.as_mut().map(|writer| (writer, bytes))
+    }
+
+    fn advance(&mut self, count: usize) {
+        match &mut self.rest {
+            _ if self.pending_at < self.pending.len() => self.pending_at += count,
+            Rest::Bytes { at, .. } => {
+                *at += count;
+                self.body_bytes += count as u64;
+            }
+            Rest::None | Rest::Pull { .. } => {}
+        }
+        if let Some(held) = &self.held {
+            held.moved(count);
+        }
+        self.progress_at = Instant::now();
+    }
+
+    /// Writes for as long as the socket takes it at once.
+    fn write_what_fits(&mut self, shared: &Arc<Shared>) -> io::Result<Written> {
+        if self.socket.is_none() {
+            self.socket = socket::find(&self.connection.key, &self.connection.fd_hint)?;
+        }
+        let Some(socket) = self.socket.take() else { return Err(io::ErrorKind::NotConnected.into()) };
+        let result = self.write_to(shared, &socket);
+        self.socket = Some(socket);
+        result
+    }
+
+    fn write_to(&mut self, shared: &Arc<Shared>, socket: &OwnedFd) -> io::Result<Written> {
+        if self.writer.is_none() {
+            return Err(io::ErrorKind::NotConnected.into());
+        }
+        let mut turn_bytes = 0;
+        loop {
+            while let Some((writer, bytes)) = self.next_bytes() {
+                if turn_bytes >= TURN_BYTES {
+                    return Ok(Written::Turn);
+                }
+                if !waiting::is_ready(socket, Until::Writable) {
+                    return Ok(Written::Full);
+                }
+                let count = write_some(writer, &bytes[..bytes.len().min(WRITE_BYTES)])?;
+                turn_bytes += count;
+                self.advance(count);
+            }
+            if let Some(writer) = &mut self.writer {
+                writer.flush()?;
+            }
+            let client = self.trace.client();
+            let Rest::Pull { pull, chunked, left, .. } = &mut self.rest else {
+                self.rest = Rest::None;
+                return Ok(Written::All);
+            };
+            if self.pending.capacity() > 2 * PIECE_BYTES {
+                self.pending = Vec::new();
+            }
+            self.pending.clear();
+            self.pending_at = 0;
+            if !shared.answer_budget.has_room(client, PIECE_BYTES) {
+                self.charge(shared);
+                return Ok(Written::Nothing);
+            }
+            let more = pull_piece(&mut self.pending, pull, *chunked, left, &mut self.body_bytes)?;
+            if !more {
+                self.rest = Rest::None;
+            }
+            self.charge(shared);
+            if more && self.pending.is_empty() {
+                self.progress_at = Instant::now();
+                return Ok(Written::Nothing);
+            }
         }
     }
 }
@@ -300,50 +398,6 @@ fn write_some(writer: &mut Box<dyn Write + Send>, bytes: &[u8]) -> io::Result<us
             result => return result,
         }
     }
-}
-
-/// Fills `out` with the next piece of a streamed body, framed. False after the last one.
-fn pull_piece(
-    out: &mut Vec<u8>,
-    pull: &mut Puller,
-    chunked: bool,
-    left: &mut Option<u64>,
-    body_bytes: &mut u64,
-) -> io::Result<bool> {
-    // The chunk size is written in front once it is known: eight digits and CRLF are kept free for it.
-    const SIZE_LINE: usize = 10;
-    out.clear();
-    out.resize(if chunked { SIZE_LINE } else { 0 }, 0);
-    let start = out.len();
-    let mut more = true;
-    let began_at = Instant::now();
-    while more && out.len() < PIECE_BYTES {
-        let before = out.len();
-        more = pull(out)?;
-        if out.len() == before || began_at.elapsed() >= PIECE_WAIT {
-            break;
-        }
-    }
-    let count = (out.len() - start) as u64;
-    if let Some(left) = left {
-        *left = left.checked_sub(count).ok_or_else(|| io::Error::other("a body longer than its length"))?;
-        if !more && *left > 0 {
-            return Err(io::Error::other("a body shorter than its length"));
-        }
-    }
-    *body_bytes += count;
-    if chunked {
-        if count == 0 {
-            out.clear();
-        } else {
-            out[..SIZE_LINE].copy_from_slice(format!("{count:08x}\r\n").as_bytes());
-            out.extend_from_slice(b"\r\n");
-        }
-        if !more {
-            out.extend_from_slice(b"0\r\n\r\n");
-        }
-    }
-    Ok(more)
 }
 
 fn conclude(shared: &Arc<Shared>, answer: Answer, complete: bool) {
@@ -387,42 +441,4 @@ fn conclude_as(shared: &Arc<Shared>, mut answer: Answer, complete: bool, failure
 pub fn outcome(status: u16, body_bytes: u64, began_at: Instant, complete: bool) -> Outcome {
     let ended_at = Instant::now();
     Outcome { status, body_bytes, write: ended_at.saturating_duration_since(began_at), ended_at, complete }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn pieces(mut texts: Vec<&'static str>) -> Puller {
-        texts.reverse();
-        Box::new(move |out| {
-            out.extend_from_slice(texts.pop().unwrap_or("").as_bytes());
-            Ok(!texts.is_empty())
-        })
-    }
-
-    fn all(mut pull: Puller, chunked: bool, mut left: Option<u64>) -> io::Result<String> {
-        let (mut whole, mut piece, mut bytes) = (Vec::new(), Vec::new(), 0);
-        loop {
-            let more = pull_piece(&mut piece, &mut pull, chunked, &mut left, &mut bytes)?;
-            whole.extend_from_slice(&piece);
-            if !more {
-                return Ok(String::from_utf8(whole).unwrap());
-            }
-        }
-    }
-
-    #[test]
-    fn pieces_become_chunks_and_an_end() {
-        assert_eq!(all(pieces(vec!["ab", "c"]), true, None).unwrap(), "00000003\r\nabc\r\n0\r\n\r\n");
-        assert_eq!(all(pieces(vec![]), true, None).unwrap(), "0\r\n\r\n");
-        assert_eq!(all(pieces(vec!["ab", "c"]), false, None).unwrap(), "abc");
-    }
-
-    #[test]
-    fn a_stream_that_misses_its_length_is_an_error() {
-        assert_eq!(all(pieces(vec!["ab", "c"]), false, Some(3)).unwrap(), "abc");
-        assert!(all(pieces(vec!["ab", "c"]), false, Some(2)).is_err());
-        assert!(all(pieces(vec!["ab", "c"]), false, Some(4)).is_err());
-    }
 }

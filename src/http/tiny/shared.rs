@@ -6,10 +6,11 @@ use std::time::Instant;
 
 use crossbeam::channel::Sender;
 
+use super::bodies::BodyJob;
 use super::body::{RawRequest, Writer};
 use super::connection::{Connection, Connections, Incoming, Key, Place};
 use super::crew::{Crew, Job};
-use super::exchange::{BodyJob, Reply};
+use super::exchange::Reply;
 use super::figures::{Figures, Reason};
 use super::guard::Nudge;
 use super::head::BodyKind;
@@ -17,8 +18,9 @@ use super::lane::Lane;
 use super::linger::{Leftover, Lingering};
 use super::reply::{self, Answer};
 use super::source::Source;
+use super::waiting::Waiting;
 use super::{socket, sys};
-use crate::http::body_budget::BodyBudget;
+use crate::http::budget::{Answers, Bodies};
 use crate::http::engine::Handler;
 use crate::http::message::Trace;
 use crate::limits::LiveLimits;
@@ -30,11 +32,19 @@ pub struct Shared {
     pub connections: Connections,
     pub crew: Crew,
     /// Memory for bodies.
-    pub body_budget: Arc<BodyBudget>,
-    /// Bodies to be read.
+    pub body_budget: Arc<Bodies>,
+    /// Memory for answers that are not sent yet.
+    pub answer_budget: Arc<Answers>,
+    /// Bodies of a known length that are to be read, as far as they have come.
     pub bodies: Lane<Box<BodyJob>>,
+    /// Those of which nothing has come just now.
+    pub bodies_waiting: Waiting<Box<BodyJob>>,
+    /// Bodies in chunks, whose readers wait for their clients.
+    pub chunked: Lane<Box<BodyJob>>,
     /// Answers to be written to sockets that may be full.
     pub answers: Lane<Box<Answer>>,
+    /// Those whose socket is full.
+    pub answers_waiting: Waiting<Box<Answer>>,
     pub replies: Sender<Option<Reply>>,
     pub sources: Vec<Arc<Source>>,
     pub figures: Figures,
@@ -71,8 +81,9 @@ impl Shared {
             return None;
         };
         let key = Key { port, peer };
-        let waiting_max = self.limits.get().pipelined_requests_max;
-        let (place, is_new) = self.connections.place(key, Incoming { raw, received_at: Instant::now() }, waiting_max);
+        let limits = self.limits.get();
+        let (waiting_max, bytes_max) = (limits.pipelined_requests_max, limits.heads_bytes_max);
+        let (place, is_new) = self.connections.place(key, Incoming::new(raw), waiting_max, bytes_max);
         if is_new {
             self.nudge.new_connection();
         }
@@ -101,7 +112,7 @@ impl Shared {
             return None;
         }
         self.connections.remove(&ended);
-        match self.connections.place(ended.key, incoming, 0).0 {
+        match self.connections.place(ended.key, incoming, 0, 0).0 {
             Place::Run(connection, incoming) => Some(Job::Begin(connection, incoming)),
             Place::Overrun(connection, incoming) | Place::Discard(connection, incoming) => {
                 self.discard(&connection, incoming);
@@ -129,14 +140,13 @@ impl Shared {
 
     /// Hands an answer to the side lane.
     pub fn push_aside_answer(&self, answer: Box<Answer>) -> Result<(), Box<Answer>> {
-        let address = socket::unmapped(answer.connection.key.peer.ip());
-        self.answers.push(address, answer, self.limits.get().connections_max)
+        self.answers.push(answer.client(), answer, self.limits.get().connections_max)
     }
 
-    /// Hands a body to the side lane.
+    /// Hands a body to its side lane.
     pub fn push_aside_body(&self, job: Box<BodyJob>) -> Result<(), Box<BodyJob>> {
-        let address = socket::unmapped(job.connection().key.peer.ip());
-        self.bodies.push(address, job, self.limits.get().connections_max)
+        let lane = if job.is_counted() { &self.bodies } else { &self.chunked };
+        lane.push(job.client(), job, self.limits.get().connections_max)
     }
 
     /// Ends a connection: nothing of it is begun any more, and both its directions are shut.

@@ -8,7 +8,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{OwnedFd, RawFd};
 use std::sync::atomic::{AtomicI32, Ordering};
 
-use rustix::net::Shutdown;
+use rustix::net::{RecvFlags, Shutdown};
 
 use super::connection::Key;
 use super::sys;
@@ -59,6 +59,9 @@ pub fn find(key: &Key, hint: &AtomicI32) -> io::Result<Option<OwnedFd>> {
 /// Ends a connection both ways. Threads that wait for it wake up. Already closed is fine.
 pub fn cut(socket: &OwnedFd) {
     let _ = rustix::net::shutdown(socket, Shutdown::Both);
+    // What came before could still be read, and tiny_http would make it a head of any size.
+    let mut piece = [0u8; 16 * 1024];
+    while rustix::net::recv(socket, &mut piece[..], RecvFlags::DONTWAIT).is_ok_and(|(_, count)| count > 0) {}
 }
 
 /// Lets nothing more in: waiting readers wake up with what is there, then with the end.

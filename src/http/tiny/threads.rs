@@ -8,8 +8,10 @@ use std::thread::JoinHandle;
 use crossbeam::channel::Receiver;
 use tiny_http::Server;
 
+use super::bodies::{self, BodyJob};
 use super::crew::{self, Job, Next, Rest};
 use super::exchange::{self, Reply};
+use super::lane::Lane;
 use super::reply;
 use super::shared::Shared;
 
@@ -135,22 +137,32 @@ pub fn reply(shared: &Arc<Shared>, replies: &Receiver<Option<Reply>>) {
     }
 }
 
-/// A thread of the lane for bodies.
-pub fn read_bodies(shared: &Arc<Shared>) {
-    while let Some((address, job)) = shared.bodies.next() {
-        if catch_unwind(AssertUnwindSafe(|| exchange::read_aside(shared, *job))).is_err() {
+/// A thread of a lane for bodies.
+pub fn read_bodies(shared: &Arc<Shared>, lane: &Lane<Box<BodyJob>>) {
+    while let Some((client, job)) = lane.next() {
+        if catch_unwind(AssertUnwindSafe(|| bodies::read_aside(shared, job))).is_err() {
             shared.figures.panics.inc();
         }
-        shared.bodies.done(address);
+        lane.done(client);
     }
+}
+
+/// Watches the bodies of which nothing has come.
+pub fn watch_bodies(shared: &Arc<Shared>) {
+    shared.bodies_waiting.run(|socket, job| bodies::go_on(shared, socket, job));
+}
+
+/// Watches the answers whose socket is full.
+pub fn watch_answers(shared: &Arc<Shared>) {
+    shared.answers_waiting.run(|socket, answer| reply::go_on_writing(shared, socket, answer));
 }
 
 /// A thread of the lane for answers.
 pub fn write_answers(shared: &Arc<Shared>) {
-    while let Some((address, answer)) = shared.answers.next() {
-        if catch_unwind(AssertUnwindSafe(|| reply::write_patiently(shared, answer))).is_err() {
+    while let Some((client, answer)) = shared.answers.next() {
+        if catch_unwind(AssertUnwindSafe(|| reply::write_what_fits(shared, answer))).is_err() {
             shared.figures.panics.inc();
         }
-        shared.answers.done(address);
+        shared.answers.done(client);
     }
 }

@@ -18,6 +18,9 @@ const SLOW_ANSWER_TIME: Duration = Duration::from_secs(5);
 /// small body that tiny_http reads with the head.
 const HEAD_SLACK_BYTES: u64 = 64 * 1024;
 
+/// Bytes that no head, and no framing of a body, ordinarily takes: from here on every tick counts.
+const FILLING_BYTES: u64 = 8 * 1024;
+
 /// What the guard remembers of a connection between two looks.
 #[derive(Clone, Debug, Default)]
 pub struct Memory {
@@ -43,6 +46,8 @@ pub enum Verdict {
     Fine,
     /// Nothing yet; look again soon.
     Near,
+    /// Nothing yet, but tiny_http is reading something into memory that is no request: look again at once.
+    Filling,
     /// tiny_http has no thread for it.
     Stranded,
     /// What the engine knows is of an earlier connection with the same name, which has ended.
@@ -113,7 +118,9 @@ fn judge_busy(seen: &Seen, glimpse: &Glimpse, memory: &mut Memory, limits: &Limi
     let bytes = body.bytes.load(std::sync::atomic::Ordering::Relaxed);
     let late = body.timeout.is_some_and(|timeout| elapsed > timeout);
     let slow = elapsed > limits.body_grace && (bytes as f64) < elapsed.as_secs_f64() * limits.body_rate_min as f64;
-    let long = body.wire_bytes_max.is_some_and(|most| seen.info.bytes_received.saturating_sub(mark) > most);
+    // What was read of the wire must show in the body: a byte in a chunk of its own is six. Else it is a line without end.
+    let read_bytes = seen.info.bytes_received.saturating_sub(seen.unread_bytes).saturating_sub(mark);
+    let long = read_bytes > bytes.saturating_mul(8).saturating_add(HEAD_SLACK_BYTES);
     // A handler that reads its own body may pause for the disk: only a client that sends nothing is slow.
     let client_waits = body.timeout.is_none() && seen.unread_bytes > 0;
     if let Some(since) = memory.slow_since {
@@ -127,7 +134,7 @@ fn judge_busy(seen: &Seen, glimpse: &Glimpse, memory: &mut Memory, limits: &Limi
         memory.slow_since = Some(now);
         return Verdict::TooSlow;
     }
-    Verdict::Near
+    if read_bytes > bytes.saturating_mul(8).saturating_add(FILLING_BYTES) { Verdict::Filling } else { Verdict::Near }
 }
 
 fn judge_waiting(seen: &Seen, memory: &mut Memory, limits: &Limits, draining: bool, now: Instant) -> Verdict {
@@ -153,6 +160,9 @@ fn judge_waiting(seen: &Seen, memory: &mut Memory, limits: &Limits, draining: bo
         let since = now.saturating_duration_since(*memory.head_since.get_or_insert(now));
         if came > limits.head_bytes_max as u64 + HEAD_SLACK_BYTES || since >= limits.head_timeout {
             return Verdict::End(Reason::Head);
+        }
+        if came > FILLING_BYTES {
+            return Verdict::Filling;
         }
         let has_stalled = u128::from(seen.info.last_data_received_ms) >= DRAIN_STALL.as_millis();
         return if draining && has_stalled { Verdict::End(Reason::Drain) } else { Verdict::Near };
@@ -286,7 +296,7 @@ mod tests {
                 is_too_slow: false.into(),
                 bytes: AtomicU64::new(bytes),
                 timeout: Some(Duration::from_secs(60)),
-                wire_bytes_max: Some(1 << 20),
+                holds_thread: false,
             };
             let reading = glimpse(true, 1, Some(Arc::new(pace)));
             case.after(ms, &seen(200 + bytes, 1, 0), Some(&reading))
@@ -305,7 +315,7 @@ mod tests {
             is_too_slow: false.into(),
             bytes: AtomicU64::new(0),
             timeout: Some(Duration::from_secs(60)),
-            wire_bytes_max: Some(1 << 20),
+            holds_thread: false,
         };
         let waits = glimpse(true, 1, Some(Arc::new(pace)));
         assert_eq!(case.after(0, &seen(100, 1, 0), Some(&waits)), Verdict::Near);
@@ -340,11 +350,17 @@ mod tests {
             is_too_slow: false.into(),
             bytes: AtomicU64::new(9),
             timeout: None,
-            wire_bytes_max: Some(1000),
+            holds_thread: true,
         };
         let reading = glimpse(true, 1, Some(Arc::new(pace)));
+        let most = 200 + 9 * 8 + HEAD_SLACK_BYTES;
         assert_eq!(case.after(0, &seen(200, 1, 0), Some(&reading)), Verdict::Near);
-        assert_eq!(case.after(1, &seen(1200, 1, 0), Some(&reading)), Verdict::Near);
-        assert_eq!(case.after(2, &seen(1201, 1, 0), Some(&reading)), Verdict::End(Reason::Body));
+        assert_eq!(case.after(1, &seen(most, 1, 0), Some(&reading)), Verdict::Filling);
+        assert_eq!(
+            case.after(2, &seen(most + 7, 1, 7), Some(&reading)),
+            Verdict::Filling,
+            "what is unread is not ours yet"
+        );
+        assert_eq!(case.after(3, &seen(most + 1, 1, 0), Some(&reading)), Verdict::End(Reason::Body));
     }
 }

@@ -14,12 +14,13 @@ use std::sync::atomic::Ordering;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use super::connection::{Connection, Glimpse, Key};
+use super::connection::{BodyPace, Connection, Glimpse, Key};
 use super::figures::Reason;
 use super::shared::Shared;
 use super::sys::TCP_ESTABLISHED;
 use super::{socket, threads};
 use crate::http::engine::{DrainSignal, Ended};
+use crate::limits::Limits;
 use judge::{Memory, Verdict};
 use scan::{Scan, Seen};
 
@@ -27,6 +28,10 @@ pub use nudge::Nudge;
 
 /// The loop's beat; also how soon a drain signal is noticed.
 const TICK: Duration = Duration::from_millis(250);
+/// How often the memory in use is asked for, and the beat while tiny_http reads something that is no request.
+const GLANCE: Duration = Duration::from_millis(25);
+/// Growth of memory that is a reason to look.
+const GROWTH_BYTES: usize = 8 * 1024 * 1024;
 /// The beat while the engine drains.
 const TICK_URGENT: Duration = Duration::from_millis(25);
 /// A full look at least this often.
@@ -35,6 +40,8 @@ const LOOK: Duration = Duration::from_secs(2);
 const BURST: Duration = Duration::from_millis(50);
 /// A socket that is closed on the wire and held by no request for this long has lost its thread.
 const LEAKED_AFTER: Duration = Duration::from_secs(5);
+/// A body that a thread waits for may pause for no longer than this while others wait for that thread.
+const HURRY: Duration = Duration::from_secs(2);
 /// How long the backlog may stand before the accept loop counts as dead.
 const BACKLOG_STUCK: Duration = Duration::from_secs(5);
 /// After a restart of an accept loop the next one waits, twice as long each time that the loop died again soon: the old
@@ -53,6 +60,8 @@ pub struct Guard {
     looked_at: Instant,
     look_at: Instant,
     descriptors: usize,
+    /// Memory in use at the last look.
+    resident_bytes: usize,
     leaked: usize,
     couriers: Vec<JoinHandle<()>>,
     restarted_at: Instant,
@@ -73,6 +82,7 @@ impl Guard {
             looked_at: now,
             look_at: now + LOOK,
             descriptors: 0,
+            resident_bytes: 0,
             leaked: 0,
             couriers: Vec::new(),
             restarted_at: now - RESTART_PAUSE,
@@ -100,8 +110,11 @@ impl Guard {
     /// One turn of the loop.
     fn beat(&mut self) {
         let now = Instant::now();
-        let news = self.shared.nudge.wait(self.look_at.saturating_duration_since(now).min(TICK));
+        let news = self.shared.nudge.wait(self.look_at.saturating_duration_since(now).min(GLANCE));
         let now = Instant::now();
+        if self.memory_grew() {
+            self.look_at = now;
+        }
         self.died.extend(news.died);
         self.restart_dead(now);
         if news.new_connection {
@@ -121,16 +134,33 @@ impl Guard {
     /// each may sit in a read of a card that hangs.
     fn refuse_overdue(&self) {
         let request_timeout = self.shared.limits.get().request_timeout;
-        self.shared.body_budget.refuse_overdue(request_timeout);
+        self.shared.body_budget.tend(request_timeout);
+        self.shared.answer_budget.tend();
         while let Some(stage) = self.shared.crew.next_overdue(request_timeout) {
             // The repliers write it: the guard never waits for a client.
             stage.into_late_reply().send(&self.shared);
         }
     }
 
+    /// Whether so much memory was taken since the last look that whoever takes it must be looked for. What tiny_http reads
+    /// of a head or of a chunk's size it keeps, and one client can send much of that between two ticks.
+    fn memory_grew(&mut self) -> bool {
+        let statm = std::fs::read_to_string("/proc/self/statm").unwrap_or_default();
+        let resident = statm.split(' ').nth(1).and_then(|pages| pages.parse::<usize>().ok()).unwrap_or(0);
+        let grew = resident * rustix::param::page_size() > self.resident_bytes + GROWTH_BYTES;
+        self.resident_bytes = if grew { resident * rustix::param::page_size() } else { self.resident_bytes };
+        grew
+    }
+
     fn descriptors_changed(&mut self) -> bool {
         let count = socket::descriptor_numbers().map_or(0, |numbers| numbers.len());
         std::mem::replace(&mut self.descriptors, count) != count
+    }
+
+    /// The limits for bodies that a thread waits for: while others wait for one, it must be used.
+    fn hurried(&self, limits: &Limits) -> Limits {
+        let grace = if self.shared.chunked.has_waiting() { limits.body_grace.min(HURRY) } else { limits.body_grace };
+        Limits { body_grace: grace, ..Limits::clone(limits) }
     }
 
     /// Looks at every connection and acts. Returns how many live connections there are.
@@ -139,6 +169,8 @@ impl Guard {
         let before: Vec<(Arc<Connection>, u64)> =
             known.into_iter().map(|c| (Arc::clone(&c), c.glimpse().taken)).collect();
         self.looked_at = now;
+        self.resident_bytes = 0;
+        self.memory_grew();
         let scan = match scan::scan(&self.shared.sources) {
             Ok(scan) => scan,
             Err(error) => {
@@ -148,15 +180,19 @@ impl Guard {
             }
         };
         let limits = self.shared.limits.get();
-        let (mut urgent, mut near, mut kicks) = (false, false, HashMap::<u16, usize>::new());
+        let hurried = self.hurried(&limits);
+        let (mut urgent, mut near, mut filling) = (false, false, false);
+        let mut kicks = HashMap::<u16, usize>::new();
         let mut idle: Vec<(u32, Key)> = Vec::new();
         for seen in &scan.seen {
             let connection = self.shared.connections.get(&seen.key);
             let glimpse = connection.as_ref().map(|connection| connection.glimpse());
             let memory = self.memories.entry(seen.key).or_default();
-            match judge::judge(seen, glimpse.as_ref(), memory, &limits, draining, now) {
+            let limits = if holds_thread(glimpse.as_ref()) { &hurried } else { &*limits };
+            match judge::judge(seen, glimpse.as_ref(), memory, limits, draining, now) {
                 Verdict::Fine => {}
                 Verdict::Near => near = true,
+                Verdict::Filling => filling = true,
                 Verdict::Stranded => {
                     urgent = true;
                     *kicks.entry(seen.key.port).or_default() += 1;
@@ -191,14 +227,7 @@ impl Guard {
         self.count_leaks(&scan, now);
         self.forget_gone(&scan, before);
         self.shared.figures.connections.set(scan.seen.len() as u64);
-        self.look_at = now
-            + if urgent {
-                BURST
-            } else if near || draining {
-                TICK
-            } else {
-                LOOK
-            };
+        self.look_at = now + pause(filling, urgent, near || draining);
         scan.seen.iter().filter(|seen| seen.info.state == TCP_ESTABLISHED).count()
     }
 
@@ -338,7 +367,9 @@ impl Guard {
     }
 
     fn count(&self) {
+        let (chunked, waiting_for) = self.shared.chunked.depth();
         let ((bodies, reading), (answers, writing)) = (self.shared.bodies.depth(), self.shared.answers.depth());
+        let (bodies, reading) = (bodies + chunked, reading + waiting_for);
         self.shared.figures.lane_queued.set((bodies + answers) as u64);
         self.shared.figures.lane_busy.set((reading + writing) as u64);
         self.shared.figures.queued.set(self.shared.crew.queued() as u64);
@@ -377,6 +408,21 @@ impl Guard {
 
 fn is_busy(glimpse: Option<&Glimpse>) -> bool {
     glimpse.is_some_and(|glimpse| glimpse.busy)
+}
+
+/// How soon the next look is.
+fn pause(filling: bool, urgent: bool, near: bool) -> Duration {
+    match (filling, urgent, near) {
+        (true, ..) => GLANCE,
+        (_, true, _) => BURST,
+        (.., true) => TICK,
+        _ => LOOK,
+    }
+}
+
+/// Whether a thread waits inside tiny_http for the body of this connection.
+fn holds_thread(glimpse: Option<&Glimpse>) -> bool {
+    glimpse.and_then(|glimpse| glimpse.body.as_deref()).is_some_and(|body: &BodyPace| body.holds_thread)
 }
 
 /// Ends a connection that may never have sent a request.
