@@ -52,6 +52,7 @@ fn main() -> std::io::Result<()> {
         workers: 1,
         io_threads,
         limits: Arc::new(LiveLimits::new(limits)),
+        unbounded: Default::default(),
         drain: DrainSignal::default(),
         registry: Registry::default(),
     };

@@ -21,6 +21,7 @@ use crate::cache::Cache;
 use crate::config::{Config, ConfigError, EngineKind, ListenAddress};
 use crate::http::epoll::Epoll;
 use crate::http::listener::Listener;
+use crate::http::network::Unbounded;
 use crate::http::tiny::TinyHttp;
 use crate::http::{DrainSignal, Ended, Engine, EngineOptions};
 use crate::limits::LiveLimits;
@@ -103,6 +104,7 @@ fn serve(config: Config) -> Result<Ended, Refusal> {
         workers: config.workers,
         io_threads: config.io_threads,
         limits,
+        unbounded: Unbounded { loopback: true, proxies: config.trusted_proxies.clone() },
         drain: drain.clone(),
         registry,
     };

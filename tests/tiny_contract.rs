@@ -407,6 +407,7 @@ fn a_unix_listener_is_refused_with_the_name_of_the_engine_that_serves_it() {
         workers: 1,
         io_threads: 1,
         limits: Default::default(),
+        unbounded: Default::default(),
         drain: DrainSignal::default(),
         registry: Default::default(),
     };

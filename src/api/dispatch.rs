@@ -213,7 +213,7 @@ impl Api {
         let token = granted.as_ref().ok().and_then(Grant::token_id);
         let key = match token {
             Some(id) => RateKey::Token(id),
-            None => RateKey::Address(self.access.client_ip(&request.head, request.peer)),
+            None => RateKey::Network(self.access.network(&request.head, request.peer)),
         };
         self.rates.check(key, request.method, Instant::now())
     }

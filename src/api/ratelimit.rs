@@ -4,12 +4,12 @@
 //! bucket that is full again says nothing and may go; when all are in use the fullest goes, which gives away least.
 
 use std::hash::BuildHasher;
-use std::net::{IpAddr, Ipv6Addr};
 use std::time::Instant;
 
 use hashbrown::HashMap;
 use parking_lot::Mutex;
 
+use crate::http::network::Network;
 use crate::http::{Method, Problem, Written};
 use crate::metrics::{Counter, Registry};
 
@@ -23,8 +23,8 @@ const SHARD_BUCKETS_MAX: usize = 256;
 pub enum RateKey<'a> {
     /// A token, by its id.
     Token(&'a str),
-    /// An address; `None` is whoever is behind a Unix socket.
-    Address(Option<IpAddr>),
+    /// Everyone in a network, who has no token.
+    Network(Network),
 }
 
 #[derive(Clone, Copy)]
@@ -79,7 +79,7 @@ impl RateLimiter {
     /// Takes one request out of a bucket, or says in how many whole seconds there is one.
     fn take(&self, key: RateKey<'_>, now: Instant) -> Result<(), u64> {
         // The hash is the key: with a secret seed nobody can aim at another's bucket, and no name is kept.
-        let hash = self.hasher.hash_one(widen(key));
+        let hash = self.hasher.hash_one(key);
         let mut shard = self.shards[hash as usize % SHARDS].lock();
         if shard.len() >= SHARD_BUCKETS_MAX && !shard.contains_key(&hash) {
             self.make_room(&mut shard, now);
@@ -112,17 +112,6 @@ impl RateLimiter {
     }
 }
 
-/// One home has one IPv6 network and 2^64 addresses in it: the network is what is counted.
-fn widen(key: RateKey<'_>) -> RateKey<'_> {
-    match key {
-        RateKey::Address(Some(IpAddr::V6(address))) => {
-            let network = address.to_bits() & !u128::from(u64::MAX);
-            RateKey::Address(Some(IpAddr::V6(Ipv6Addr::from_bits(network))))
-        }
-        other => other,
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -133,7 +122,7 @@ mod tests {
     }
 
     fn address(text: &str) -> RateKey<'static> {
-        RateKey::Address(Some(text.parse().unwrap()))
+        RateKey::Network(Network::of_ip(text.parse().unwrap()))
     }
 
     #[test]
@@ -157,9 +146,13 @@ mod tests {
     fn one_does_not_spend_what_is_anothers() {
         let limiter = limiter(1.0, 1);
         let now = Instant::now();
-        for key in
-            [RateKey::Token("a"), RateKey::Token("b"), address("10.0.0.1"), address("10.0.0.2"), RateKey::Address(None)]
-        {
+        for key in [
+            RateKey::Token("a"),
+            RateKey::Token("b"),
+            address("10.0.0.1"),
+            address("10.0.0.2"),
+            RateKey::Network(Network::Unix),
+        ] {
             assert_eq!(limiter.take(key, now), Ok(()), "{key:?}");
             assert!(limiter.take(key, now).is_err(), "{key:?}");
         }
@@ -201,8 +194,8 @@ mod tests {
         let busy = address("10.0.0.1");
         while limiter.take(busy, now).is_ok() {}
         for number in 0..3 * BUCKETS_MAX as u32 {
-            let crowd = IpAddr::V4(std::net::Ipv4Addr::from_bits(0x0b00_0000 + number));
-            assert_eq!(limiter.take(RateKey::Address(Some(crowd)), now), Ok(()));
+            let crowd = RateKey::Network(Network::Ip(std::net::Ipv4Addr::from_bits(0x0b00_0000 + number).into()));
+            assert_eq!(limiter.take(crowd, now), Ok(()));
         }
         assert!(limiter.take(busy, now).is_err());
         let kept: usize = limiter.shards.iter().map(|shard| shard.lock().len()).sum();
@@ -214,8 +207,8 @@ mod tests {
         let limiter = limiter(1.0, 2);
         let start = Instant::now();
         for number in 0..4 * BUCKETS_MAX as u32 {
-            let crowd = IpAddr::V4(std::net::Ipv4Addr::from_bits(number));
-            let _ = limiter.take(RateKey::Address(Some(crowd)), start);
+            let crowd = RateKey::Network(Network::Ip(std::net::Ipv4Addr::from_bits(number).into()));
+            let _ = limiter.take(crowd, start);
         }
         let later = start + Duration::from_secs(60);
         for shard in &limiter.shards {

@@ -71,7 +71,7 @@ pub static SETTINGS: &[Setting] = &[
     row("server", "io_threads", Field::Count(|c| &mut c.io_threads, 1..=256),
         "Threads that own connections (epoll only). The default is one a core."),
     row("server", "trusted_proxies", Field::Custom { set: set_proxies, show: |c| quote_list(c.trusted_proxies.iter().map(IpAddr::to_string)) },
-        "Addresses of proxies whose X-Forwarded-For counts for rate limits and logs."),
+        "Addresses of proxies whose X-Forwarded-For counts for rate limits and logs, and whose connections\nlimits.connections_per_address_max does not bound."),
 
     row("store", "kind", Field::Custom { set: set_store, show: show_store },
         "\"fjall\" keeps the data on the card; \"memory\" loses it when the process ends."),
@@ -130,9 +130,9 @@ pub static SETTINGS: &[Setting] = &[
         "Requests that take as long or longer are logged with where their time went; 0s is off."),
 
     row("limits", "connections_max", Field::Count(|c| &mut c.limits.connections_max, 1..=1_000_000),
-        "Connections at once; one more waits or pushes out the longest idle. The default is 500 for tiny_http, 12000 for epoll."),
+        "Connections at once. For one more the longest idle or slowest of the address with most makes way;\nif all are at work it gets 503. The default is 500 for tiny_http, 12000 for epoll."),
     row("limits", "connections_per_address_max", Field::Count(|c| &mut c.limits.connections_per_address_max, 1..=1_000_000),
-        "Connections at once from one address."),
+        "Connections at once from one address (IPv6: one /64), of which the longest idle or slowest makes way for one more.\nLoopback, Unix sockets and trusted proxies have only limits.connections_max."),
     row("limits", "head_timeout", Field::Time(|c| &mut c.limits.head_timeout, seconds(1, 3600)),
         "From the first byte of a head to its last."),
     row("limits", "head_bytes_max", Field::SizeOf(|c| &mut c.limits.head_bytes_max, KIB..=MIB),
@@ -295,7 +295,10 @@ fn show_listen(config: &Config) -> String {
 }
 
 fn set_proxies(config: &mut Config, given: &Given) -> Result<(), String> {
-    let parse = |text: &String| text.parse::<IpAddr>().map_err(|_| format!("expected an IP address, not `{text}`"));
+    let parse = |text: &String| match text.parse::<IpAddr>() {
+        Ok(address) => Ok(address.to_canonical()),
+        Err(_) => Err(format!("expected an IP address, not `{text}`")),
+    };
     config.trusted_proxies = given.list()?.iter().map(parse).collect::<Result<_, _>>()?;
     Ok(())
 }

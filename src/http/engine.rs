@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::message::{Outcome, Request, Response, Trace};
+use super::network::Unbounded;
 use super::responder::Responder;
 use crate::limits::LiveLimits;
 use crate::metrics::Registry;
@@ -76,6 +77,8 @@ pub struct EngineOptions {
     pub io_threads: usize,
     /// The limits in force; they may change while the engine runs.
     pub limits: Arc<LiveLimits>,
+    /// Whose connections have no bound of their own.
+    pub unbounded: Unbounded,
     /// When to stop.
     pub drain: DrainSignal,
     /// Where the engine registers its figures.

@@ -14,6 +14,7 @@ pub mod listener;
 pub mod media;
 pub mod message;
 pub mod method;
+pub mod network;
 pub mod problem;
 pub mod query;
 pub mod range;

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use larder::http::epoll::Epoll;
 use larder::http::listener::Listener;
+use larder::http::network::Unbounded;
 use larder::http::{
     Admission, Body, DrainSignal, Ended, Engine, EngineOptions, Handler, HeaderName, Outcome, Problem, Request,
     RequestBody, Responder, Response, Trace,
@@ -186,8 +187,19 @@ impl Fixture {
         Fixture::build(change, 2, None)
     }
 
-    /// With other limits, so many workers, and perhaps a Unix socket beside the port.
+    /// With other limits, so many workers, and perhaps a Unix socket beside the port. This machine's connections are bounded
+    /// like everybody's, so that the bound of an address can be met.
     pub fn build(change: impl FnOnce(&mut Limits), workers: usize, unix: Option<&Path>) -> Fixture {
+        Fixture::build_for(change, workers, unix, Unbounded { loopback: false, proxies: Vec::new() })
+    }
+
+    /// The same, with some whose connections have no bound of their own.
+    pub fn build_for(
+        change: impl FnOnce(&mut Limits),
+        workers: usize,
+        unix: Option<&Path>,
+        unbounded: Unbounded,
+    ) -> Fixture {
         let mut limits = Limits { connections_max: 1000, ..Limits::default() };
         change(&mut limits);
         let limits = Arc::new(LiveLimits::new(limits));
@@ -204,6 +216,7 @@ impl Fixture {
             workers,
             io_threads: 2,
             limits: Arc::clone(&limits),
+            unbounded,
             drain: drain.clone(),
             registry: registry.clone(),
         };

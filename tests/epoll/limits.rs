@@ -125,61 +125,6 @@ fn limits_may_change_while_the_engine_runs() {
 }
 
 #[test]
-fn one_address_gets_so_many_connections_and_a_place_comes_free_again() {
-    let server = Fixture::with_limits(|limits| limits.connections_per_address_max = 3);
-    let mut open: Vec<Connection> = (0..3).map(|_| server.connect()).collect();
-    for connection in &mut open {
-        connection.write(get("/?x").as_bytes());
-        connection.read(false).expect(200);
-    }
-    assert_eq!(server.connect().read_to_end(), b"");
-    assert_eq!(closed(&server, "address_limit"), 1.0);
-    open.pop();
-    let mut client = crate::support::Client::new(&server.address.to_string());
-    eventually("a place is free", || client.try_send("GET", "/?x", &[], b"").is_ok());
-}
-
-#[test]
-fn at_the_cap_the_longest_idle_goes_first_and_those_at_work_stay() {
-    let server = Fixture::with_limits(|limits| limits.connections_max = 3);
-    let mut busy = server.connect();
-    busy.write(get("/hold").as_bytes());
-    eventually("it is begun", || !server.seen.held.lock().is_empty());
-    let mut old = server.connect();
-    old.write(get("/?old").as_bytes());
-    old.read(false).expect(200);
-    a_moment();
-    let mut young = server.connect();
-    young.write(get("/?young").as_bytes());
-    young.read(false).expect(200);
-    let mut new = server.connect();
-    new.write(get("/?new").as_bytes());
-    new.read(false).expect(200);
-    assert!(old.is_closed(), "the longest idle was to go");
-    young.write(get("/?young").as_bytes());
-    young.read(false).expect(200);
-    assert_eq!(closed(&server, "evicted"), 1.0);
-    server.seen.held.lock().pop().unwrap().send(Response::new(204));
-    busy.read(false).expect(204);
-}
-
-#[test]
-fn when_all_are_at_work_new_connections_wait_in_the_kernel() {
-    let server = Fixture::with_limits(|limits| limits.connections_max = 2);
-    let mut busy: Vec<Connection> = (0..2).map(|_| server.connect()).collect();
-    for connection in &mut busy {
-        connection.write(get("/hold").as_bytes());
-    }
-    eventually("both are begun", || server.seen.held.lock().len() == 2);
-    let mut waiting = server.connect();
-    waiting.write(get("/?waited").as_bytes());
-    a_moment();
-    assert!(!server.seen.begun.lock().contains(&"/?waited".to_owned()));
-    server.seen.held.lock().clear();
-    assert_eq!(waiting.read(false).text(), "GET /?waited");
-}
-
-#[test]
 fn a_full_queue_is_503_and_nothing_is_written() {
     let server = Fixture::build(|limits| limits.queued_requests_max = 2, 1, None);
     let mut at_work = server.connect();

@@ -6,6 +6,7 @@ mod bodies;
 mod corpus;
 mod fixture;
 mod limits;
+mod places;
 #[allow(unused_imports)]
 #[path = "../support/mod.rs"]
 mod support;

@@ -11,6 +11,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use larder::http::listener::Listener;
+use larder::http::network::Unbounded;
 use larder::http::tiny::TinyHttp;
 use larder::http::{
     Admission, Body, DrainSignal, Ended, Engine, EngineOptions, Handler, Outcome, Problem, Request, RequestBody,
@@ -162,6 +163,8 @@ pub fn start_with(limits: Limits, workers: usize) -> Running {
         workers,
         io_threads: 1,
         limits: Arc::new(LiveLimits::new(limits)),
+        // So that the bound of an address can be met from this machine.
+        unbounded: Unbounded { loopback: false, proxies: Vec::new() },
         drain: DrainSignal::default(),
         registry: larder::metrics::Registry::default(),
     };

@@ -20,6 +20,7 @@ use parking_lot::{Mutex, RwLock};
 
 use crate::config::{AuthMode, Config, ConfigError, ListenAddress};
 use crate::http::budget::Client;
+use crate::http::network::Network;
 use crate::http::{Head, HeaderName, Method, Peer, Problem};
 use crate::metrics::{Counter, Registry};
 
@@ -168,9 +169,9 @@ impl Access {
         self.has_tokens.load(Ordering::Acquire)
     }
 
-    /// The address a request is counted and logged under; `None` is a peer on a Unix socket.
-    pub fn client_ip(&self, head: &Head, peer: Peer) -> Option<IpAddr> {
-        local::client_ip(head, peer, &self.trusted_proxies)
+    /// The network a request is counted under: the peer's, or what a trusted proxy says of its own peer.
+    pub fn network(&self, head: &Head, peer: Peer) -> Network {
+        local::client_ip(head, peer, &self.trusted_proxies).map_or(Network::Unix, Network::of_ip)
     }
 
     /// On whose behalf memory is held for a request; `None` says that the peer's address tells that.
@@ -178,7 +179,7 @@ impl Access {
         match grant.token_id() {
             Some(id) => Some(Client::of_token(id)),
             None if self.trusted_proxies.is_empty() => None,
-            None => self.client_ip(head, peer).map(Client::of_address),
+            None => Some(Client::of_network(self.network(head, peer))),
         }
     }
 

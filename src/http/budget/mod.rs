@@ -10,7 +10,7 @@ pub mod answers;
 pub mod bodies;
 mod ledger;
 
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
@@ -18,6 +18,7 @@ use std::time::Instant;
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::message::Peer;
+use super::network::Network;
 
 pub use answers::{Answers, Unsent};
 pub use bodies::{Admit, Bodies, Share};
@@ -27,7 +28,7 @@ const PATIENCE_MS: u64 = 2000;
 /// Who moves fewer bytes a second, from his begin on, counts as one who moves nothing.
 const SLOW_RATE: u64 = 16 * 1024;
 
-/// On whose behalf memory is held: a token, or an address; of IPv6 the /64, since one customer has all of that.
+/// On whose behalf memory is held: a token, or the network of an address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Client(u64);
 
@@ -40,22 +41,17 @@ impl Client {
         Client(xxh3_64(id.as_bytes()))
     }
 
-    /// Whoever is at this address.
-    pub fn of_address(address: IpAddr) -> Client {
-        Client(match address {
-            IpAddr::V4(address) => xxh3_64(&address.octets()),
-            IpAddr::V6(address) => {
-                let network = u128::from(address) >> 64 << 64;
-                address.to_ipv4_mapped().map_or(xxh3_64(&Ipv6Addr::from(network).octets()), |v4| xxh3_64(&v4.octets()))
-            }
-        })
-    }
-
     /// Whoever is at the other end; those on Unix sockets are one.
     pub fn of_peer(peer: Peer) -> Client {
-        match peer {
-            Peer::Tcp(address, _) => Client::of_address(address),
-            Peer::Unix => Client::NOBODY,
+        Client::of_network(Network::of(peer))
+    }
+
+    /// Whoever is in this network.
+    pub fn of_network(network: Network) -> Client {
+        match network {
+            Network::Unix => Client::NOBODY,
+            Network::Ip(IpAddr::V4(address)) => Client(xxh3_64(&address.octets())),
+            Network::Ip(IpAddr::V6(network)) => Client(xxh3_64(&network.octets())),
         }
     }
 }
@@ -128,7 +124,7 @@ mod tests {
 
     #[test]
     fn a_client_is_its_token_or_its_network() {
-        let address = |text: &str| Client::of_address(text.parse().unwrap());
+        let address = |text: &str| Client::of_network(Network::of_ip(text.parse().unwrap()));
         assert_eq!(address("2001:db8::1"), address("2001:db8::ffff:1:2:3"));
         assert_ne!(address("2001:db8::1"), address("2001:db8:0:1::1"));
         assert_ne!(address("10.0.0.1"), address("10.0.0.2"));

@@ -1,36 +1,41 @@
-//! Taking connections from the listeners: caps, hand-over to the least loaded thread, and errors that pass.
+//! Taking connections from the listeners: through the door, to the least loaded thread, and errors that pass.
 //!
-//! Invariant: a connection is counted before it is accepted and until it is dropped; at the cap the listeners are left
-//! alone, and new connections wait in the kernel.
+//! Invariant: no descriptor is taken that the door does not allow. Where there is no place, the connection that has been
+//! quiet longest makes way; where none can, the new one waits a moment and is then answered 503.
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Instant;
 
 use rustix::event::epoll::{self, EventData, EventFlags};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
-use rustix::net::{SocketFlags, acceptfrom_with};
+use rustix::net::{RecvFlags, SocketFlags, acceptfrom_with, recv};
 
+use super::door::{Full, Whose};
 use super::io_thread::{IoThread, LISTENER};
 use super::mailbox::Message;
+use super::parse;
+use super::seat::Seat;
 use super::slab::token;
 use super::stats::CloseReason;
+use super::way::no_place;
 use super::wheel::TICK_MS;
+use super::write::Output;
 use crate::http::listener::Listener;
-use crate::http::message::Peer;
+use crate::http::message::{Peer, Trace};
+use crate::http::wire::HeadContext;
 
 /// Connections that one turn may take from one listener.
 const ACCEPTS_PER_TURN: usize = 64;
 /// The longest pause after an error, in ticks.
 const PAUSE_TICKS_MAX: u32 = (1000 / TICK_MS) as u32;
 
-/// Connections of one thread that may wait for another of their address to end; one more is refused at once.
-const HELD_MAX: usize = 64;
-/// How long they wait. A client that closes and opens many at once is served; the ends are told before the beginnings,
-/// but a thread may hear of the beginnings first.
+/// How long a connection without a place waits for one. A client that closes and opens many at once is served; the ends
+/// are told before the beginnings, but a thread may hear of the beginnings first.
 const HELD_TICKS: u32 = 500u64.div_ceil(TICK_MS) as u32;
 
 /// Whether the listeners are being watched.
@@ -41,8 +46,16 @@ pub struct Accepting {
     resume_at: u32,
     /// The pause after the next error in a row.
     pause_ticks: u32,
-    /// Accepted connections over the cap of their address, and since when they wait.
-    held: VecDeque<(OwnedFd, Peer, u32)>,
+    /// Accepted connections that there was no place for.
+    held: VecDeque<Held>,
+}
+
+/// A connection that waits for a place.
+struct Held {
+    socket: OwnedFd,
+    peer: Peer,
+    seat: Arc<Seat>,
+    since: u32,
 }
 
 impl IoThread {
@@ -98,19 +111,14 @@ impl IoThread {
     pub(super) fn accept(&mut self, listener: usize) {
         let shared = Arc::clone(&self.core.shared);
         for _ in 0..ACCEPTS_PER_TURN {
-            // Held from the look at the cap to the accept: two threads that see the same connection must not close two
-            // idle ones for it.
+            // Held from the look at the door to the entry: two threads that see the same connection must not end two
+            // others for it.
             let turn = shared.accept_turn.lock();
-            if !self.claim_or_make_room(listener) {
+            if !self.may_accept(listener) {
                 return;
             }
             let listening = fd_of(&self.listeners[listener]);
-            let accepted = acceptfrom_with(listening, SocketFlags::NONBLOCK | SocketFlags::CLOEXEC);
-            drop(turn);
-            if accepted.is_err() {
-                shared.release_connection();
-            }
-            match accepted {
+            match acceptfrom_with(listening, SocketFlags::NONBLOCK | SocketFlags::CLOEXEC) {
                 Ok((socket, address)) => {
                     self.accepting.pause_ticks = 0;
                     let address = address.and_then(|address| SocketAddr::try_from(address).ok());
@@ -121,26 +129,27 @@ impl IoThread {
                 Err(error) if is_of_the_connection(error) => {}
                 Err(error) => return self.accept_failed(error),
             }
+            drop(turn);
         }
     }
 
-    /// Claims a connection of the total. At the cap it makes room, but for a connection that waits, not for one that may
-    /// come. False if there is nothing to accept now.
-    fn claim_or_make_room(&mut self, listener: usize) -> bool {
-        let connections_max = self.core.limits.connections_max;
-        if self.core.shared.claim_connection(connections_max) {
+    /// Whether one more descriptor may be taken. Where there is no place, one is made, but for a connection that waits, not
+    /// for one that may come; or else it waits beside the places.
+    fn may_accept(&mut self, listener: usize) -> bool {
+        let shared = Arc::clone(&self.core.shared);
+        if shared.door.has_place(&self.core.limits) {
             return true;
         }
         if !self.someone_waits(listener) {
             return false;
         }
-        let claimed = self.make_room() && self.core.shared.claim_connection(connections_max);
-        if !claimed {
+        let may = self.make_room(Whose::Largest) || shared.door.has_room_beside(&self.core.limits);
+        if !may {
             // One tick, not a growing pause: a connection may end at any moment.
             self.accepting.pause_ticks = 0;
             self.pause_accepting();
         }
-        claimed
+        may
     }
 
     /// Not this connection but the next ones will fail as well, for a while: descriptors or memory are used up.
@@ -148,7 +157,7 @@ impl IoThread {
         self.core.shared.stats.accept_errors.inc();
         log::warn!("accept failed: {error}");
         if matches!(error, Errno::MFILE | Errno::NFILE) {
-            self.make_room();
+            self.make_room(Whose::Largest);
         }
         self.pause_accepting();
     }
@@ -158,38 +167,67 @@ impl IoThread {
         poll(&mut watched, Some(&Timespec { tv_sec: 0, tv_nsec: 0 })).is_ok_and(|ready| ready > 0)
     }
 
-    /// Takes a connection that is counted in the total, or hands it to the thread that has fewest.
+    /// Gives a connection a place, or has it wait for one.
     fn admit(&mut self, socket: OwnedFd, peer: Peer) {
-        self.core.shared.stats.accepted.inc();
-        if self.core.shared.claim_address(peer, self.core.limits.connections_per_address_max) {
-            self.place(socket, peer);
-        } else if self.accepting.held.len() < HELD_MAX {
-            self.accepting.held.push_back((socket, peer, self.core.tick));
-        } else {
-            self.refuse(socket);
+        let shared = Arc::clone(&self.core.shared);
+        shared.stats.accepted.inc();
+        let (door, limits) = (&shared.door, Arc::clone(&self.core.limits));
+        let mut entered = door.enter(peer, &limits);
+        if let Err(full) = entered
+            && self.make_room(whose_to_go(full))
+        {
+            entered = door.enter(peer, &limits);
+        }
+        match (entered, door) {
+            (Ok(seat), _) => self.place(socket, peer, seat),
+            (Err(full), door) => match door.wait(peer, &limits) {
+                Some(seat) => self.accepting.held.push_back(Held { socket, peer, seat, since: self.core.tick }),
+                None => self.turn_away_at_once(&socket, peer, full),
+            },
         }
     }
 
+    /// There is not even room to wait for the request: it is refused unseen.
+    fn turn_away_at_once(&self, socket: &OwnedFd, peer: Peer, full: Full) {
+        let shared = &self.core.shared;
+        shared.stats.count_closed(CloseReason::refused_at(full));
+        // What has come is read, or the close becomes a reset, which destroys the answer.
+        let mut buffer = [0u8; 4096];
+        let came = recv(socket, &mut buffer[..], RecvFlags::DONTWAIT).map_or(0, |(came, _)| came);
+        let method = parse::method_of(&buffer[..came]);
+        let context = HeadContext { method, http_1_0: false, keep_alive: false };
+        let mut output = Output::new();
+        output.push(no_place(full, method), Trace::new(method, peer, Instant::now()), context);
+        output.flush(socket, &*shared.handler);
+        output.abandon(&*shared.handler);
+    }
+
+    /// Gives those who wait a place, or a refusal once they have waited long enough.
     fn look_after_held(&mut self) {
         for _ in 0..self.accepting.held.len() {
-            let Some((socket, peer, since)) = self.accepting.held.pop_front() else { return };
-            if self.core.shared.claim_address(peer, self.core.limits.connections_per_address_max) {
-                self.place(socket, peer);
-            } else if self.core.draining || self.core.tick.wrapping_sub(since) > HELD_TICKS {
-                self.refuse(socket);
-            } else {
-                self.accepting.held.push_back((socket, peer, since));
+            let Some(held) = self.accepting.held.pop_front() else { return };
+            let shared = Arc::clone(&self.core.shared);
+            let limits = Arc::clone(&self.core.limits);
+            let mut entered = shared.door.enter_late(&held.seat, &limits);
+            if let Err(full) = entered
+                && self.make_room(whose_to_go(full))
+            {
+                entered = shared.door.enter_late(&held.seat, &limits);
+            }
+            match entered {
+                Ok(()) => self.place(held.socket, held.peer, held.seat),
+                Err(full) if self.core.draining || self.core.tick.wrapping_sub(held.since) > HELD_TICKS => {
+                    shared.stats.count_closed(CloseReason::refused_at(full));
+                    shared.stats.connections.inc();
+                    shared.io[self.index].load.fetch_add(1, Ordering::Relaxed);
+                    self.adopt(held.socket, held.peer, held.seat, Some(full));
+                }
+                Err(_) => self.accepting.held.push_back(held),
             }
         }
     }
 
-    fn refuse(&mut self, socket: OwnedFd) {
-        self.core.shared.release_connection();
-        self.core.shared.stats.count_closed(CloseReason::AddressLimit);
-        drop(socket);
-    }
-
-    fn place(&mut self, socket: OwnedFd, peer: Peer) {
+    fn place(&mut self, socket: OwnedFd, peer: Peer, seat: Arc<Seat>) {
         let shared = &self.core.shared;
         shared.stats.connections.inc();
         let load = |index: usize| shared.io[index].load.load(Ordering::Relaxed);
@@ -197,30 +235,41 @@ impl IoThread {
         let least = (0..shared.io.len()).min_by_key(|&index| load(index)).filter(|&index| load(index) < own);
         shared.io[least.unwrap_or(self.index)].load.fetch_add(1, Ordering::Relaxed);
         match least {
-            Some(index) => shared.io[index].mailbox.send(Message::Connection(socket, peer)),
-            None => self.adopt(socket, peer),
+            Some(index) => shared.io[index].mailbox.send(Message::Connection(socket, peer, seat)),
+            None => self.adopt(socket, peer, seat, None),
         }
     }
 
-    /// Closes the connection that has been idle longest, on whatever thread. True if it was one of ours; another thread
-    /// is told, and until it has done so nobody makes room.
-    fn make_room(&mut self) -> bool {
-        self.publish_idle();
-        let shared = &self.core.shared;
-        if shared.making_room.load(Ordering::SeqCst) {
-            return false;
-        }
-        let since = |index: usize| shared.io[index].idle_since.load(Ordering::Relaxed);
-        let oldest = (0..shared.io.len()).min_by_key(|&index| since(index)).filter(|&index| since(index) != u32::MAX);
-        match oldest {
-            Some(index) if index == self.index => self.evict_own(),
-            Some(index) => {
-                shared.making_room.store(true, Ordering::SeqCst);
-                shared.io[index].mailbox.send(Message::Evict);
-                false
+    /// Has the connection that has been quiet longest make way. True if a place is free now; the socket may still be open,
+    /// beside the places.
+    pub(super) fn make_room(&mut self, whose: Whose) -> bool {
+        let shared = Arc::clone(&self.core.shared);
+        loop {
+            let Some(seat) = shared.door.choose(whose, self.core.tick, &self.core.limits) else {
+                // What is on its way out lingers only as long as nobody needs its descriptor.
+                if shared.door.has_room_beside(&self.core.limits) || !self.hurry_one_out() {
+                    return false;
+                }
+                continue;
+            };
+            let (thread, token) = seat.named();
+            if thread != self.index {
+                shared.io[thread].mailbox.send(Message::GiveUpPlace(token));
+                return true;
             }
-            None => false,
+            if self.give_up_place(token) {
+                return true;
+            }
+            // This loop finds another one in its stead.
+            self.core.came_back.pop();
         }
+    }
+}
+
+fn whose_to_go(full: Full) -> Whose {
+    match full {
+        Full::All => Whose::Largest,
+        Full::Network(network) => Whose::Network(network),
     }
 }
 

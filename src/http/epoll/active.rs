@@ -13,6 +13,7 @@ use super::stats::CloseReason;
 use super::write::Output;
 use crate::http::budget::Share;
 use crate::http::method::Method;
+use crate::http::network::Network;
 use crate::http::wire::HeadContext;
 use crate::limits::Limits;
 
@@ -50,6 +51,8 @@ pub struct Core {
     /// Of them, this thread's part of `limits.heads_bytes_max`.
     pub kept_bytes_max: usize,
     spare: Vec<Vec<u8>>,
+    /// Networks of connections that had lost their place to another and have it back.
+    pub came_back: Vec<Network>,
     /// Buffers of connections that went idle. Boxed, so that taking one moves a pointer.
     #[allow(clippy::vec_box)]
     pool: Vec<Box<Active>>,
@@ -71,6 +74,7 @@ impl Core {
             in_hand_bytes: 0,
             kept_bytes_max: 0,
             spare: Vec::new(),
+            came_back: Vec::new(),
             pool: Vec::new(),
         };
         core.read_limits();
@@ -162,6 +166,8 @@ pub struct Active {
     pub(super) filled_at: Instant,
     /// When an unfinished head, or the rest of a refused message, has had its time; 0 if neither is there.
     pub(super) deadline: u32,
+    /// When the unfinished head began to come.
+    pub(super) head_since: u32,
     /// When a blocked write has had its time, or a body that had nothing is asked again.
     pub(super) write_deadline: u32,
     pub(super) retry_pull: bool,
@@ -187,6 +193,7 @@ impl Active {
             waits_for_room: None,
             filled_at: Instant::now(),
             deadline: 0,
+            head_since: 0,
             write_deadline: 0,
             retry_pull: false,
             starved_since: 0,

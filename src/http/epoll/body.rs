@@ -241,6 +241,12 @@ impl Incoming {
         if self.is_paused() { 0 } else { self.pace.window_end.min(self.pace.total_end) }
     }
 
+    /// Until when what has come would have lasted at the slowest pace that a body may have; `None` for an import, which a
+    /// handler is reading.
+    pub fn paid_until(&self, limits: &Limits) -> Option<u32> {
+        matches!(self.sink, Sink::Memory(_)).then(|| self.pace.paid_until(limits))
+    }
+
     /// Whether the body may go on at this tick.
     pub fn is_in_time(&mut self, tick: u32, limits: &Limits) -> bool {
         self.pace.is_kept(tick, limits)
@@ -266,6 +272,12 @@ impl Pace {
     fn new_window(&mut self, tick: u32, limits: &Limits) {
         self.window_end = tick + ticks(limits.body_grace);
         self.window_bytes = 0;
+    }
+
+    fn paid_until(&self, limits: &Limits) -> u32 {
+        let ticks_paid = self.window_bytes.saturating_mul(1000 / TICK_MS) / limits.body_rate_min.max(1);
+        let began = self.window_end.saturating_sub(ticks(limits.body_grace));
+        began.saturating_add(u32::try_from(ticks_paid).unwrap_or(u32::MAX))
     }
 
     fn count(&mut self, bytes: usize) {

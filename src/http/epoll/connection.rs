@@ -12,9 +12,12 @@ use rustix::net::{Shutdown, shutdown};
 
 use super::active::{Active, Core};
 use super::body::Incoming;
+use super::door::Full;
 use super::mailbox::Message;
+use super::seat::Seat;
 use super::shared::Shared;
 use super::stats::CloseReason;
+use super::way::Way;
 use super::workers::{Job, Piece};
 use super::write::Flushed;
 use crate::http::message::{Outcome, Peer, Response, Trace};
@@ -24,7 +27,7 @@ const ANSWERS_PER_TURN: usize = 16;
 /// Reads that one connection may make before others get their turn.
 const READS_PER_TURN: usize = 16;
 /// How long a refused client may go on sending, so that it sees the answer instead of a reset.
-const LINGER: Duration = Duration::from_secs(2);
+pub(super) const LINGER: Duration = Duration::from_secs(2);
 
 /// What a connection does next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,6 +42,10 @@ pub(super) enum Phase {
     Closing,
     /// Has sent all and reads what the client still sends, to drop it.
     Linger,
+    /// Waits for a head, to refuse it: all places are taken.
+    Door,
+    /// The same: all places of its address are taken.
+    DoorOfAddress,
 }
 
 /// What the owner of a connection is to do with it.
@@ -81,30 +88,41 @@ pub struct Connection {
     pub(super) is_fresh: bool,
     /// The rest of a refused message may still come.
     pub(super) linger: bool,
+    /// Whether it stays.
+    pub way: Way,
+    /// How many requests it has had answered; no more than two are counted.
+    answered: u8,
     /// It stands in its thread's list of those that want another turn.
     pub is_queued: bool,
-    /// The tick at which it last became idle.
-    pub idle_since: u32,
+    /// Its place at the door.
+    pub seat: Arc<Seat>,
     /// The tick at which [`Connection::on_deadline`] is to be called; 0 for never.
     pub deadline: u32,
     pub(super) active: Option<Box<Active>>,
 }
 
 impl Connection {
-    /// A connection that has just been accepted.
-    pub fn new(socket: OwnedFd, peer: Peer, core: &Core) -> Connection {
+    /// A connection that has just been accepted. `full`: there was no place for it.
+    pub fn new(socket: OwnedFd, peer: Peer, seat: Arc<Seat>, full: Option<Full>, core: &Core) -> Connection {
+        let (phase, patience) = match full {
+            None => (Phase::Head, core.limits.idle_timeout),
+            Some(Full::All) => (Phase::Door, LINGER),
+            Some(Full::Network(_)) => (Phase::DoorOfAddress, LINGER),
+        };
         Connection {
             socket,
             peer,
-            phase: Phase::Head,
+            phase,
             readable: false,
             hung_up: false,
             ended: false,
             is_fresh: true,
             linger: false,
+            way: if full.is_some() { Way::Out } else { Way::In },
+            answered: 0,
             is_queued: false,
-            idle_since: core.tick,
-            deadline: core.tick_after(core.limits.idle_timeout),
+            seat,
+            deadline: core.tick_after(patience),
             active: None,
         }
     }
@@ -112,11 +130,6 @@ impl Connection {
     /// The socket, for epoll.
     pub fn socket(&self) -> &OwnedFd {
         &self.socket
-    }
-
-    /// Who is at the other end.
-    pub fn peer(&self) -> Peer {
-        self.peer
     }
 
     /// Whether no request is being read or answered.
@@ -217,6 +230,11 @@ impl Connection {
         self.active.take_if(|active| active.waits_for_room.is_some())
     }
 
+    /// Counts an answer, for the door.
+    pub(super) fn count_answer(&mut self) {
+        self.answered = (self.answered + 1).min(2);
+    }
+
     /// Gives back what was taken.
     pub(super) fn put_back(&mut self, active: Box<Active>) {
         self.active = Some(active);
@@ -224,7 +242,12 @@ impl Connection {
 
     /// The tick in [`Connection::deadline`] has come.
     pub fn on_deadline(&mut self, core: &mut Core, ticket: u64) -> Verdict {
-        let Some(mut active) = self.active.take() else { return Verdict::Close(CloseReason::Idle) };
+        let mut active = match self.active.take() {
+            Some(active) => active,
+            None if self.is_at_the_door() => self.prepare(core),
+            None if self.way == Way::LastChance => return self.go(core),
+            None => return Verdict::Close(CloseReason::Idle),
+        };
         if !active.output.is_empty() {
             let retry = std::mem::take(&mut active.retry_pull);
             self.active = Some(active);
@@ -235,19 +258,39 @@ impl Connection {
             Phase::Body => self.body_is_due(&mut active, core),
             Phase::Waiting | Phase::Closing => {}
             Phase::Linger => active.linger_left = 0,
+            Phase::Door | Phase::DoorOfAddress => self.turn_away_unheard(&mut active, core),
         }
         self.active = Some(active);
         self.drive(core, ticket)
+    }
+
+    /// Whether it only waits to be turned away.
+    pub(super) fn is_at_the_door(&self) -> bool {
+        matches!(self.phase, Phase::Door | Phase::DoorOfAddress)
+    }
+
+    /// Buffers for something to do. One that is on its way out keeps its deadline whatever comes.
+    fn prepare(&self, core: &mut Core) -> Box<Active> {
+        let mut active = core.take_active();
+        if self.phase != Phase::Head {
+            active.deadline = self.deadline;
+        }
+        active
     }
 
     /// Goes as far as it can.
     pub fn drive(&mut self, core: &mut Core, ticket: u64) -> Verdict {
         let mut active = match self.active.take() {
             Some(active) => active,
-            None if self.readable => core.take_active(),
+            None if self.readable => self.prepare(core),
             None => return Verdict::Wait,
         };
+        // Before an answer leaves: its client may act on it, and have the door look, before we note how we stand then.
+        self.seat.at_work();
         let verdict = self.advance(&mut active, core, ticket);
+        if self.way == Way::Back {
+            self.come_back(core);
+        }
         if let Verdict::Close(reason) = verdict {
             self.active = Some(active);
             return self.close(core, reason);
@@ -255,7 +298,7 @@ impl Connection {
         let is_idle = self.phase == Phase::Head && active.input.len() == active.start && active.output.is_empty();
         if is_idle && verdict == Verdict::Wait {
             core.give_back(active);
-            self.idle_since = core.tick;
+            self.seat.quiet(core.tick, self.answered);
             self.deadline = core.tick + core.idle_ticks;
         } else {
             self.deadline = self.deadline_of(&active);
@@ -263,6 +306,7 @@ impl Connection {
                 self.note_part(&mut active, core.tick);
                 core.park(&mut active, self.phase == Phase::Waiting);
             }
+            self.note_standing(&active, core);
             self.active = Some(active);
         }
         verdict
@@ -278,7 +322,7 @@ impl Connection {
         }
         loop {
             let step = match self.phase {
-                Phase::Head => self.next_head(active, core, ticket),
+                Phase::Head | Phase::Door | Phase::DoorOfAddress => self.next_head(active, core, ticket),
                 Phase::Body => self.next_body(active, core, ticket),
                 Phase::Waiting | Phase::Closing => Step::Wait,
                 Phase::Linger if active.linger_left == 0 => Step::Close(active.reason),
@@ -399,7 +443,7 @@ impl Connection {
             return active.write_deadline;
         }
         match self.phase {
-            Phase::Head | Phase::Linger => active.deadline,
+            Phase::Head | Phase::Linger | Phase::Door | Phase::DoorOfAddress => active.deadline,
             Phase::Body if active.waits_for_room.is_some() => 0,
             Phase::Body => active.incoming.as_ref().map_or(0, Incoming::deadline),
             Phase::Waiting | Phase::Closing => 0,

@@ -37,6 +37,7 @@ impl Connection {
             Ok(None) => {
                 if active.deadline == 0 {
                     active.deadline = core.tick_after(core.limits.head_timeout);
+                    active.head_since = core.tick;
                 }
                 return Step::NeedInput;
             }
@@ -64,6 +65,9 @@ impl Connection {
         let ParsedHead { method, head, http_1_0, keep_alive, framing, expectation } = parsed;
         active.context = HeadContext { method, http_1_0, keep_alive };
         let mut trace = Trace::new(method, self.peer, active.filled_at);
+        if self.is_at_the_door() {
+            return self.turn_away(active, core, trace);
+        }
         let request = Request { method, head, body: RequestBody::Bytes(Bytes::new()), peer: self.peer };
         if expectation == Expectation::Unknown {
             let message = "the only expectation understood here is 100-continue";
@@ -208,6 +212,7 @@ impl Connection {
     pub(super) fn push_answer(&mut self, active: &mut Active, core: &Core, response: Response, trace: Trace) -> Step {
         active.share = None;
         active.in_hand = 0;
+        self.count_answer();
         active.context.keep_alive &= !core.draining && !self.linger;
         let ends = active.output.push(response, trace, active.context);
         self.phase = if ends { Phase::Closing } else { Phase::Head };
@@ -215,7 +220,7 @@ impl Connection {
     }
 
     /// Answers a message that is not read to its end: the connection ends, and lingers.
-    fn end_with(&mut self, active: &mut Active, core: &Core, response: Response, trace: Trace) -> Step {
+    pub(super) fn end_with(&mut self, active: &mut Active, core: &Core, response: Response, trace: Trace) -> Step {
         self.linger = true;
         if active.reason == CloseReason::Finished {
             active.reason = CloseReason::Refused;
@@ -315,10 +320,8 @@ impl Connection {
 
     /// The head of a request did not come in time: 408.
     pub(super) fn head_is_late(&mut self, active: &mut Active, core: &Core) {
-        let method = parse::method_of(&active.input[active.start..]);
         active.reason = CloseReason::HeadTimeout;
-        active.context = HeadContext { method, http_1_0: false, keep_alive: false };
-        let trace = Trace::new(method, self.peer, active.filled_at);
+        let trace = self.trace_of_partial_head(active);
         self.refuse(active, core, late("the head of the request came too slowly"), trace);
     }
 }

@@ -2,6 +2,7 @@
 //!
 //! Invariant: a turn does a bounded amount of work for each connection that has news, and none for the others.
 
+use std::collections::VecDeque;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -15,10 +16,13 @@ use rustix::io::Errno;
 use super::accept::Accepting;
 use super::active::Core;
 use super::connection::{Connection, Verdict, unsent};
+use super::door::{Full, Whose};
 use super::mailbox::Message;
+use super::seat::Seat;
 use super::shared::Shared;
 use super::slab::{NO_CONNECTION, Slab, slot_of, token};
 use super::stats::CloseReason;
+use super::way::Way;
 use super::wheel::{IdleOrder, TICK_MS, Wheel};
 use super::workers::STUCK_MS;
 use crate::http::budget::answers::large_bytes;
@@ -35,6 +39,8 @@ const LIMITS_EVERY_TICKS: u32 = (100 / TICK_MS) as u32;
 const STUCK_TURNS_MAX: u32 = 8;
 /// How long an unfinished head may go on once the server stops.
 const DRAIN_HEAD_GRACE: Duration = Duration::from_secs(1);
+/// Connections that have made way and whose clients may still be sending, of one thread.
+const LEAVING_MAX: usize = 256;
 
 /// One I/O thread.
 pub struct IoThread {
@@ -45,9 +51,10 @@ pub struct IoThread {
     pub(super) accepting: Accepting,
     connections: Slab,
     wheel: Wheel,
-    idle: IdleOrder,
     /// Connections that keep a part of a message, from the one that has kept it longest; some may keep none any more.
     parts: IdleOrder,
+    /// Connections that have made way, the first of them in front.
+    leaving: VecDeque<u64>,
     /// Connections that had more to do than one turn allows.
     ready: Vec<u64>,
     limits_read_at: u32,
@@ -73,8 +80,8 @@ impl IoThread {
             accepting: Accepting::default(),
             connections: Slab::default(),
             wheel: Wheel::new(),
-            idle: IdleOrder::new(),
             parts: IdleOrder::new(),
+            leaving: VecDeque::new(),
             ready: Vec::new(),
             limits_read_at: 0,
             stuck_turns: 0,
@@ -112,7 +119,10 @@ impl IoThread {
             self.keep_less();
             self.core.shared.queue.wake(std::mem::take(&mut self.core.jobs));
             self.resume_accepting();
-            self.publish_idle();
+            // The places of those who came back were given away: others make way for them.
+            while let Some(network) = self.core.came_back.pop() {
+                self.make_room(Whose::Network(network));
+            }
         }
         Ok(self.cut)
     }
@@ -178,7 +188,7 @@ impl IoThread {
                     None => unsent(&self.core.shared, &response, &trace),
                 }
             }
-            Message::Connection(socket, peer) => self.adopt(socket, peer),
+            Message::Connection(socket, peer, seat) => self.adopt(socket, peer, seat, None),
             Message::Pulled(token, piece) => {
                 self.with(token, |connection, core| connection.on_pulled(*piece, core, token));
             }
@@ -193,9 +203,8 @@ impl IoThread {
             }
             Message::EndBody(token) => self.with(token, |connection, core| connection.on_end_body(core, token)),
             Message::EndAnswer(token) => self.with(token, |connection, core| connection.on_end_answer(core)),
-            Message::Evict => {
-                self.evict_own();
-                self.core.shared.making_room.store(false, Ordering::SeqCst);
+            Message::GiveUpPlace(token) => {
+                self.give_up_place(token);
             }
             Message::Drain => self.drain(),
             Message::Cut => self.cut(),
@@ -236,8 +245,6 @@ impl IoThread {
                 }
                 if is_idle && self.core.draining && !is_fresh {
                     self.close(token, CloseReason::Drain);
-                } else if is_idle {
-                    self.idle.push(slot, connection.idle_since);
                 }
             }
             Verdict::Again => {
@@ -269,26 +276,24 @@ impl IoThread {
         let Some(mut connection) = self.connections.remove(token) else { return };
         connection.close(&mut self.core, reason);
         self.wheel.clear(slot_of(token));
-        self.idle.remove(slot_of(token));
         self.parts.remove(slot_of(token));
-        self.forget(connection.peer(), reason);
-    }
-
-    /// Takes a connection out of all counts.
-    fn forget(&self, peer: Peer, reason: CloseReason) {
         let shared = &self.core.shared;
-        shared.release_address(peer);
+        shared.door.leave(&connection.seat);
         shared.io[self.index].load.fetch_sub(1, Ordering::Relaxed);
-        shared.release_connection();
         shared.stats.connections.dec();
-        shared.stats.count_closed(reason);
+        if connection.way != Way::Out {
+            shared.stats.count_closed(reason);
+        }
     }
 
-    /// Makes a connection this thread's own. It is counted already.
-    pub(super) fn adopt(&mut self, socket: OwnedFd, peer: Peer) {
-        let connection = Connection::new(socket, peer, &self.core);
+    /// Makes a connection this thread's own. It is counted already. `full`: there was no place for it, and it is told so.
+    pub(super) fn adopt(&mut self, socket: OwnedFd, peer: Peer, seat: Arc<Seat>, full: Option<Full>) {
+        let connection = Connection::new(socket, peer, seat, full, &self.core);
         let token = self.connections.insert(connection);
         let Some(connection) = self.connections.get(token) else { return };
+        connection.seat.name(self.index, token);
+        // IMPORTANT: after its name. From now on it may be told to make way.
+        connection.seat.quiet(self.core.tick, 0);
         // Edge-triggered: registered once for everything, so that neither a slow handler nor a full socket costs a
         // system call to change what is watched. Level-triggered was measured beside it with a constant answer, requests a
         // CPU-second within 2 %: the choice is for the calls that are never made, not for that.
@@ -302,31 +307,37 @@ impl IoThread {
         }
     }
 
-    /// Closes the connection that has been idle longest. False if none is idle.
-    pub(super) fn evict_own(&mut self) -> bool {
-        let Some((slot, _)) = self.longest_idle() else { return false };
-        let Some(token) = self.connections.token_at(slot) else { return false };
-        self.close(token, CloseReason::Evicted);
-        true
-    }
-
-    /// The slot that has been idle longest, and since when. Connections that have become active since they were put into
-    /// the order leave it here, and come back when they are idle again: this is cheaper than to do it on every request.
-    fn longest_idle(&mut self) -> Option<(u32, u32)> {
-        while let Some((slot, since)) = self.idle.longest() {
-            let token = self.connections.token_at(slot)?;
-            if self.connections.get(token).is_some_and(|connection| connection.is_idle()) {
-                return Some((slot, since));
+    /// Has a connection of ours make way, whose place the door has given away. False if it has work after all.
+    pub(super) fn give_up_place(&mut self, token: u64) -> bool {
+        let Some(connection) = self.connections.get(token) else { return true };
+        let verdict = connection.give_up_place(&mut self.core, token);
+        let goes = connection.way != Way::In || matches!(verdict, Verdict::Close(_));
+        if goes {
+            if self.leaving.len() >= LEAVING_MAX {
+                self.hurry_one_out();
             }
-            self.idle.remove(slot);
+            self.leaving.push_back(token);
         }
-        None
+        self.apply(token, verdict);
+        goes
     }
 
-    /// Lets the other threads know since when our longest idle connection is idle.
-    pub(super) fn publish_idle(&mut self) {
-        let since = self.longest_idle().map_or(u32::MAX, |(_, since)| since);
-        self.core.shared.io[self.index].idle_since.store(since, Ordering::Relaxed);
+    /// Ends the connection that made way first. False if none of ours is on its way out.
+    pub(super) fn hurry_one_out(&mut self) -> bool {
+        while let Some(token) = self.leaving.pop_front() {
+            if self.way_of(token).is_some_and(|way| way != Way::In) {
+                self.with(token, |connection, core| connection.read_what_came(core, token));
+            }
+            if self.way_of(token).is_some_and(|way| way != Way::In) {
+                self.close(token, CloseReason::Evicted);
+                return true;
+            }
+        }
+        false
+    }
+
+    fn way_of(&mut self, token: u64) -> Option<Way> {
+        self.connections.get(token).map(|connection| connection.way)
     }
 
     fn drain(&mut self) {

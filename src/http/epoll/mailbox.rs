@@ -10,6 +10,7 @@ use std::sync::{Arc, Weak};
 use parking_lot::Mutex;
 use rustix::event::{EventfdFlags, eventfd};
 
+use super::seat::Seat;
 use super::workers::Piece;
 use crate::http::budget::Answers;
 use crate::http::budget::answers::large_bytes;
@@ -22,7 +23,7 @@ pub enum Message {
     /// The answer for a ticket.
     Answer(u64, Box<(Response, Trace)>),
     /// A connection that another thread accepted for this one.
-    Connection(OwnedFd, Peer),
+    Connection(OwnedFd, Peer, Arc<Seat>),
     /// A worker has made the next piece of a body.
     Pulled(u64, Box<Piece>),
     /// There is no room for a piece of this ticket's answer; what makes it comes back.
@@ -35,8 +36,8 @@ pub enum Message {
     EndBody(u64),
     /// The client of this connection takes too little of its answer while memory is short.
     EndAnswer(u64),
-    /// Close the longest idle connection.
-    Evict,
+    /// The place of this connection was given to another: it goes, unless it has work by now.
+    GiveUpPlace(u64),
     /// Look at the drain signal.
     Drain,
     /// Close everything and end.

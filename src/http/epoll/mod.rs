@@ -17,24 +17,28 @@ mod accept;
 mod active;
 mod body;
 mod connection;
+mod door;
 mod intake;
 mod io_thread;
 mod lane;
 mod mailbox;
 mod pressure;
+mod seat;
 mod shared;
 mod slab;
 mod stats;
+mod way;
 mod wheel;
 mod workers;
 mod write;
 
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use self::door::Door;
 use self::io_thread::IoThread;
 use self::mailbox::{Mailbox, Message};
 use self::shared::{IoThreadView, Shared};
@@ -82,12 +86,13 @@ impl Running {
         let answers = Arc::new(Answers::new(Arc::clone(&options.limits), &options.registry));
         let views = (0..options.io_threads.max(1)).map(|_| {
             let mailbox = Mailbox::new(&answers)?;
-            Ok(IoThreadView { mailbox, load: AtomicUsize::new(0), idle_since: AtomicU32::new(u32::MAX) })
+            Ok(IoThreadView { mailbox, load: AtomicUsize::new(0) })
         });
         let views = views.collect::<io::Result<Vec<_>>>()?;
         let stats = Stats::new(&options.registry);
         let bodies = Bodies::new(Arc::clone(&options.limits), &options.registry);
-        let shared = Arc::new(Shared::new(handler, options.limits, stats, (bodies, answers), views));
+        let door = Door::new(options.unbounded);
+        let shared = Arc::new(Shared::new(handler, options.limits, stats, (bodies, answers), door, views));
         let mut running = Running { shared: Arc::clone(&shared), io: Vec::new(), workers: Vec::new() };
         let started = running.start_threads(&listeners, options.workers.max(1));
         if started.is_err() {

@@ -40,7 +40,7 @@ impl Connection {
     /// Notes since when it keeps a part of a message for which it waits for its client.
     pub(super) fn note_part(&self, active: &mut Active, tick: u32) {
         let keeps = match self.phase {
-            Phase::Head => active.input.len() > active.start,
+            Phase::Head | Phase::Door | Phase::DoorOfAddress => active.input.len() > active.start,
             Phase::Body => active.share.is_none() || active.kept_bytes() >= HEAVY_HEAD_BYTES,
             Phase::Waiting | Phase::Closing | Phase::Linger => false,
         };
@@ -66,6 +66,7 @@ impl Connection {
         match self.phase {
             Phase::Head => self.head_is_late(&mut active, core),
             Phase::Body => self.body_is_late(&mut active, core),
+            Phase::Door | Phase::DoorOfAddress => self.turn_away_unheard(&mut active, core),
             Phase::Waiting | Phase::Closing | Phase::Linger => {}
         }
         active.reason = CloseReason::Memory;

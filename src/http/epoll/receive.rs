@@ -9,6 +9,7 @@ use rustix::net::{RecvFlags, recv};
 use super::active::{Active, Core};
 use super::connection::{Connection, Phase, Verdict};
 use super::stats::CloseReason;
+use super::way::Way;
 
 impl Connection {
     /// Reads once. `Some` if there was nothing to read, or no more will come.
@@ -32,6 +33,9 @@ impl Connection {
             }
             Ok(bytes) => {
                 self.is_fresh = false;
+                if self.way == Way::LastChance {
+                    self.way = Way::Back;
+                }
                 active.filled_at = Instant::now();
                 if self.phase == Phase::Linger {
                     active.input.clear();

@@ -1,5 +1,6 @@
 //! The engine's figures.
 
+use super::door::Full;
 use crate::metrics::{Counter, Gauge, Registry};
 
 /// Why a connection ended.
@@ -21,9 +22,9 @@ pub enum CloseReason {
     BodyTimeout,
     /// The client took no byte of its answer for `limits.idle_timeout`.
     WriteTimeout,
-    /// It was the longest idle when all connections were taken.
+    /// It had been idle longest, or was slowest, and made way for another.
     Evicted,
-    /// Its address has as many as it may.
+    /// Refused with 503: its address has as many as it may, and none could make way.
     AddressLimit,
     /// The server stops.
     Drain,
@@ -31,6 +32,18 @@ pub enum CloseReason {
     BrokenBody,
     /// Memory was short, and it moved least of what it held.
     Memory,
+    /// Refused with 503: there were as many as there may be, and none could make way.
+    Full,
+}
+
+impl CloseReason {
+    /// The reason for one that there was no place for.
+    pub fn refused_at(full: Full) -> CloseReason {
+        match full {
+            Full::All => CloseReason::Full,
+            Full::Network(_) => CloseReason::AddressLimit,
+        }
+    }
 }
 
 const CLOSED: &str = "larder_http_connections_closed_total";
@@ -54,7 +67,7 @@ pub struct Stats {
     pub queue_depth: Gauge,
     /// Heads and small bodies that were ended because too much was kept of them.
     pub parts_ended: Counter,
-    closed: [Counter; 13],
+    closed: [Counter; 14],
 }
 
 impl Stats {
@@ -88,6 +101,7 @@ impl Stats {
                 closed(&[("reason", "drain")]),
                 closed(&[("reason", "broken_body")]),
                 closed(&[("reason", "memory")]),
+                closed(&[("reason", "full")]),
             ],
         }
     }
