@@ -236,7 +236,7 @@ fn nothing_is_stale(engine: &str, config: &str, durability: &str, wanted: u64) {
         for name in 0..CLIENTS {
             scope.spawn(move || {
                 let _ends = Ends(ended);
-                let (client, random) = (Client::new(address), 0x9e37_79b9_7f4a_7c15 * (name + 1));
+                let (client, random) = (Client::new(address), 0x9e37_79b9_7f4a_7c15u64.wrapping_mul(name + 1));
                 let mut reader = Reader { client, name, random, seen: Vec::new(), durability, own: Own::default() };
                 reader.run(ended);
                 answers.fetch_add(reader.own.count, Ordering::Relaxed);
