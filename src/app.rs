@@ -10,7 +10,6 @@ mod restart;
 mod signals;
 mod warm;
 
-use std::io::Write;
 use std::process::ExitCode;
 use std::sync::Arc;
 
@@ -55,8 +54,12 @@ impl From<ConfigError> for Refusal {
 
 /// Serves with this configuration until told to stop; the exit code says how it ended.
 pub fn run(config: Config) -> ExitCode {
-    logging::init(config.log_level);
-    match serve(config) {
+    if let Err(error) = logging::init(config.log_level) {
+        crate::cli::complain(&format!("the thread that writes the log could not be started: {error}"));
+        return ExitCode::from(EXIT_FAILURE);
+    }
+    logging::tell_panics();
+    let code = match serve(config) {
         Ok(Ended::Drained) => ExitCode::SUCCESS,
         Ok(Ended::CutShort) => {
             log::warn!("some connections were cut: they did not finish in time");
@@ -67,7 +70,9 @@ pub fn run(config: Config) -> ExitCode {
             log::error!("{}", refusal.reason);
             ExitCode::from(refusal.code)
         }
-    }
+    };
+    log::logger().flush();
+    code
 }
 
 fn serve(config: Config) -> Result<Ended, Refusal> {
@@ -78,6 +83,8 @@ fn serve(config: Config) -> Result<Ended, Refusal> {
     let _ticker =
         registry.start_ticker().map_err(|error| format!("the metrics thread could not be started: {error}"))?;
     board::process::register(&registry, &config.data_dir);
+    let help = "Log lines that were never shown: nobody read standard error, or it took no more.";
+    registry.sampled_counter("larder_log_lines_dropped_total", help, &[], Box::new(|| logging::dropped_lines() as f64));
     board::process::register_build(&registry, crate::api::health::engine_name(config.engine));
     let limits = Arc::new(LiveLimits::new(config.limits.clone()));
     let access = Access::open(&config, &registry)?;
@@ -156,19 +163,13 @@ fn inherited() -> std::io::Result<Vec<Listener>> {
 
 /// Says on stdout where larder listens, and to the service manager that it is ready.
 fn announce(listeners: &[Listener], config: &Config) {
-    let mut out = std::io::stdout().lock();
     let urls: Vec<String> = listeners.iter().map(Listener::url).collect();
-    // A closed stdout must not stop a server.
-    for url in &urls {
-        let _ = writeln!(out, "larder listening on {url}");
-    }
+    let mut text: String = urls.iter().map(|url| format!("larder listening on {url}\n")).collect();
     if let Some(url) = urls.iter().find(|url| url.starts_with("http")) {
-        let _ = writeln!(
-            out,
-            "try: curl -i -X PUT {url}/api/v1/kv/home/notes/first -H 'Content-Type: text/plain' -d 'hello'"
-        );
+        let path = "/api/v1/kv/home/notes/first";
+        text.push_str(&format!("try: curl -i -X PUT {url}{path} -H 'Content-Type: text/plain' -d 'hello'\n"));
     }
-    let _ = out.flush();
+    logging::say(text);
     if config.engine == EngineKind::TinyHttp {
         log::info!("engine tiny_http: for trusted networks; --engine epoll is for many or untrusted clients");
     }

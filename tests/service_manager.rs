@@ -75,10 +75,11 @@ fn a_socket_is_taken_over_once_and_readiness_is_told() {
 #[test]
 fn the_journal_gets_priorities_and_no_forged_lines() {
     if is_child() {
-        logging::init(log::LevelFilter::Info);
+        logging::init(log::LevelFilter::Info).unwrap();
         log::info!(target: "larder::test", "asked for {}", "a\n<0>larder: forged");
         log::debug!(target: "larder::test", "too quiet");
         log::info!(target: "fjall", "of no concern");
+        log::logger().flush();
         return;
     }
     let (mut reader, writer) = std::io::pipe().unwrap();

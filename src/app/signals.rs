@@ -35,6 +35,7 @@ pub fn install(api: &Arc<Api>) -> io::Result<()> {
 fn stop(drain: &DrainSignal, signal: &str) {
     if drain.is_set() {
         log::warn!("{signal} again: leaving at once; what was acknowledged as synced is on the card");
+        log::logger().flush();
         // IMPORTANT: no destructors. One of them may be what hangs.
         std::process::exit(EXIT_FORCED);
     }

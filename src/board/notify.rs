@@ -3,12 +3,22 @@
 //! Without a service manager everything here does nothing. The environment is read and never changed, since changing it
 //! beside running threads is not sound.
 
+use std::ffi::OsStr;
 use std::io;
 use std::os::fd::{FromRawFd, OwnedFd};
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::net::{SocketAddr, UnixDatagram};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use sd_notify::NotifyState;
+
+use crate::log_limited;
+use crate::logging::RateLimit;
+
+/// How long to wait for a manager that has no room for a message.
+const SEND_MAX: Duration = Duration::from_secs(1);
 
 /// Says that requests are served now, with a line for `systemctl status`.
 pub fn ready(status: &str) {
@@ -68,9 +78,23 @@ fn one_line(text: &str) -> String {
 }
 
 fn send(state: &[NotifyState<'_>]) {
-    if let Err(error) = sd_notify::notify(state) {
-        log::warn!("cannot notify the service manager: {error}");
+    static FAILED: RateLimit = RateLimit::new(1, Duration::from_secs(60));
+    let Some(path) = std::env::var_os("NOTIFY_SOCKET").filter(|path| !path.is_empty()) else { return };
+    let text: String = state.iter().map(|state| format!("{state}\n")).collect();
+    if let Err(error) = send_to(path.as_bytes(), text.as_bytes()) {
+        log_limited!(FAILED, log::Level::Warn, "cannot notify the service manager: {error}");
     }
+}
+
+/// A manager that does not read must hold up neither a stop nor the watchdog: what it has no room for in time is not sent.
+fn send_to(path: &[u8], text: &[u8]) -> io::Result<()> {
+    let address = match path.strip_prefix(b"@") {
+        Some(name) => SocketAddr::from_abstract_name(name)?,
+        None => SocketAddr::from_pathname(OsStr::from_bytes(path))?,
+    };
+    let socket = UnixDatagram::unbound()?;
+    socket.set_write_timeout(Some(SEND_MAX))?;
+    socket.send_to_addr(text, &address).map(drop)
 }
 
 #[cfg(test)]
@@ -80,6 +104,27 @@ mod tests {
     #[test]
     fn a_status_stays_one_line() {
         assert_eq!(one_line("serving\nMAINPID=1"), "serving MAINPID=1");
+    }
+
+    #[test]
+    fn a_manager_that_does_not_read_holds_nobody_up() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("notify");
+        let manager = UnixDatagram::bind(&path).unwrap();
+        let name = format!("@larder-test-{}", std::process::id());
+        let hidden = UnixDatagram::bind_addr(&SocketAddr::from_abstract_name(&name[1..]).unwrap()).unwrap();
+        for (path, reader) in [(path.as_os_str().as_bytes(), manager), (name.as_bytes(), hidden)] {
+            let mut sent = 0;
+            let error = loop {
+                match send_to(path, b"WATCHDOG=1\n") {
+                    Ok(()) => sent += 1,
+                    Err(error) => break error,
+                }
+            };
+            assert_eq!((sent > 0, error.kind()), (true, io::ErrorKind::WouldBlock), "{error}");
+            assert_eq!(reader.recv(&mut [0; 64]).unwrap(), 11);
+            send_to(path, b"STOPPING=1\n").unwrap();
+        }
     }
 
     #[test]

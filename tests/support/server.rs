@@ -116,7 +116,8 @@ impl ServerBuilder {
     }
 }
 
-fn follow(mut from: impl Read + Send + 'static, log: Arc<Mutex<String>>) {
+/// Keeps what comes, as it comes.
+pub fn follow(mut from: impl Read + Send + 'static, log: Arc<Mutex<String>>) {
     std::thread::spawn(move || {
         let mut piece = [0; 4096];
         while let Ok(n @ 1..) = from.read(&mut piece) {
@@ -239,6 +240,11 @@ impl Server {
             assert!(Instant::now() < give_up, "the server did not end within 30 s; its log:\n{}", self.log());
             std::thread::sleep(Duration::from_millis(5));
         }
+    }
+
+    /// How the process ended, if it has.
+    pub fn try_wait(&mut self) -> Option<ExitStatus> {
+        self.child.try_wait().expect("the process")
     }
 
     /// SIGTERM, and wait for a clean end.
