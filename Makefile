@@ -45,9 +45,10 @@ budget-write: build ## renew benches/budget.toml with what is measured now
 fuzz: ## coverage-guided fuzzing of every parser in turn, for HOURS (default 1) in all
 	@CARGO='$(CARGO)' HOURS='$(HOURS)' sh tests/fuzz/run.sh
 
-torture: ## a thousand kill -9 rounds and thousands of power cuts with a ledger of what was acknowledged, and many sealed journals
+torture: ## kill -9, power cuts and failures of the card by the thousand with a ledger of what was acknowledged, and many sealed journals
 	TORTURE_ROUNDS=1000 $(CARGO) test --locked --profile fast --test torture -- --nocapture
 	POWER_CUTS=2000 POWER_SEED=1000 $(CARGO) test --locked --profile fast --test campaign -- --nocapture power_cut
+	FAULT_RUNS=all $(CARGO) test --locked --profile fast --test campaign -- --nocapture no_failure
 	FRESH_ROTATIONS=50 $(CARGO) test --locked --profile fast --test release -- --nocapture nothing_stale
 
 deploy: ## put larder on a board: HOST=user@board [PORT=22] [ENGINE=tiny_http|epoll] [TUNE=1] [BIN=path]

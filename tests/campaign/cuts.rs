@@ -8,6 +8,9 @@ use crate::scene::Scene;
 use crate::support::{Kept, Names, Op, Seeded, Server};
 use crate::traffic::Mood;
 
+/// Lives in which journals are sealed: on optimised code, since it takes long (`make torture`).
+const FLOODS_PERCENT: u64 = if cfg!(debug_assertions) { 0 } else { 8 };
+
 /// When the power of a life is to fail.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum When {
@@ -20,7 +23,7 @@ enum When {
 }
 
 /// How many operations of a kind there are about, during a start and during the work of a life.
-fn usual(op: Op) -> (u64, u64) {
+pub fn usual(op: Op) -> (u64, u64) {
     match op {
         Op::Sync => (25, 150),
         Op::Write => (30, 300),
@@ -128,8 +131,12 @@ fn arm(scene: &mut Scene, drawn: &mut Seeded, when: When) {
 
 /// One life. Whether it ended with a power cut.
 fn live(scene: &mut Scene, drawn: &mut Seeded, life: u64, when: When) -> bool {
-    let (mood, steps) = (*drawn.one_of(&Mood::ALL), drawn.between(5, 40));
-    let steps = if mood == Mood::Bulk { steps / 4 + 1 } else { steps };
+    let (mood, steps) = (*drawn.one_of(&Mood::QUICK), drawn.between(5, 40));
+    let (mood, steps) = match (mood, drawn.percent(FLOODS_PERCENT)) {
+        (_, true) => (Mood::Flood, 20 + steps),
+        (Mood::Bulk, _) => (mood, steps / 4 + 1),
+        _ => (mood, steps),
+    };
     scene.tell(format!("life {life}: {when:?}, {mood:?}, {steps} steps"));
     if when == When::Starting {
         arm(scene, drawn, when);

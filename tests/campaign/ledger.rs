@@ -158,6 +158,7 @@ impl Thing {
             (Promise::Relaxed { answered, lost_until }, End::PowerCut(at)) => {
                 lost_until < at || synced.is_some_and(|sent| answered < sent)
             }
+            (Promise::Relaxed { answered, .. }, End::CardFailed) => synced.is_some_and(|sent| answered < sent),
         };
         if let Some(sure) = self.candidates.iter().rposition(is_sure) {
             self.candidates.drain(..sure);
@@ -202,13 +203,15 @@ impl Thing {
     }
 }
 
-/// How a server came to its end, the card being well.
+/// How a server came to its end.
 #[derive(Clone, Copy, Debug)]
 pub enum End {
     /// The system lives: all that was written is there.
     Killed,
     /// The power failed at this moment.
     PowerCut(Instant),
+    /// The power failed on a card on which something else had failed before: no sync can be relied on to have come.
+    CardFailed,
 }
 
 /// What all clients of a store share.

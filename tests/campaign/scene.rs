@@ -96,6 +96,27 @@ impl Scene {
         Ok(())
     }
 
+    /// Reads everything in the life in which it was written. `Err`: something was not answered, though the card lets
+    /// itself be read.
+    pub fn read_all(&mut self, server: &Server, blind: bool) -> Result<(), String> {
+        let mut client = server.client();
+        for thing in self.things.iter().flat_map(|things| &things.all) {
+            for (place, key) in thing.keys.iter().enumerate() {
+                match look(&mut client, key, &[]) {
+                    Ok(found) => {
+                        let shown = thing.may_show(place, &found);
+                        shown.unwrap_or_else(|text| {
+                            self.shared.violation(format!("a read shows something else: {text}"))
+                        });
+                    }
+                    Err(Dark::Answer(_)) if blind => {}
+                    Err(Dark::NoAnswer(text) | Dark::Answer(text)) => return Err(text),
+                }
+            }
+        }
+        Ok(())
+    }
+
     /// What must be true of a store that is well after its start, whatever happened before it.
     pub fn is_well(&mut self, client: &mut Client) -> Result<(), String> {
         let answer = client.try_send("GET", "/health", &[], b"").map_err(|error| format!("GET /health: {error}"))?;
@@ -143,6 +164,7 @@ impl Scene {
         let violations = self.shared.take_violations();
         if !violations.is_empty() || std::env::var_os("CAMPAIGN_STORY").is_some() {
             let story = self.story.join("\n  ");
+            // In one piece: stores are tried side by side.
             eprintln!("{seed}:\n  {story}\n  {}\nthe last log:\n{}\n", violations.join("\n  "), self.log);
         }
         violations.into_iter().map(|violation| format!("{seed}: {violation}")).collect()

@@ -226,8 +226,8 @@ impl Control {
         let ended = if self.fault() == Fault::SyncFails { Err(Errno::EIO) } else { met };
         let mut disk = self.live()?;
         match ended {
-            Ok(()) => disk.end_sync(&mark),
-            Err(_) => disk.fail_sync(&mark),
+            Ok(()) if self.fault() != Fault::SyncsLie => disk.end_sync(&mark),
+            _ => disk.fail_sync(&mark),
         }
         ended
     }

@@ -54,6 +54,8 @@ pub enum Fault {
     None,
     /// Every sync takes its time and then fails with EIO; what it was to make durable is not.
     SyncFails,
+    /// Every sync takes its time and says that all is well, and makes nothing durable.
+    SyncsLie,
     /// Every write and every new file fails with ENOSPC, and `statfs` still shows room (as on a card that lies).
     WriteFindsNoSpace,
     /// The same, and `statfs` says so.

@@ -14,6 +14,8 @@ pub const PAGE_BYTES: u64 = 4096;
 /// What of a page is written wholly or not at all, whenever the power fails.
 const SECTOR_BYTES: usize = 512;
 
+const ZEROS: [u8; PAGE_BYTES as usize] = [0; PAGE_BYTES as usize];
+
 /// The bytes of a page, zeros behind the end of the file; `None` if they are all zeros.
 type Image = Option<Box<[u8]>>;
 
@@ -238,15 +240,14 @@ fn read_page(file: &File, number: u64) -> io::Result<Image> {
             n => filled += n,
         }
     }
-    Ok(bytes.iter().any(|byte| *byte != 0).then_some(bytes))
+    Ok((bytes[..] != ZEROS).then_some(bytes))
 }
 
 /// Writes pages, and gives the file its length: this one, or the one that it has.
 fn restore(file: &File, pages: impl Iterator<Item = (u64, Image)>, length: Option<u64>) -> io::Result<()> {
     let length = length.map_or_else(|| file.metadata().map(|metadata| metadata.len()), Ok)?;
-    let zeros = vec![0; PAGE_BYTES as usize];
     for (number, image) in pages.filter(|(number, _)| number * PAGE_BYTES < length) {
-        file.write_all_at(image.as_deref().unwrap_or(&zeros), number * PAGE_BYTES)?;
+        file.write_all_at(image.as_deref().unwrap_or(&ZEROS), number * PAGE_BYTES)?;
     }
     file.set_len(length)
 }
