@@ -17,7 +17,7 @@ use crate::api::access::Access;
 use crate::api::{Api, Parts};
 use crate::board::{self, notify};
 use crate::cache::Cache;
-use crate::config::{Config, ConfigError, EngineKind, ListenAddress};
+use crate::config::{Config, ConfigError, EngineKind, ListenAddress, descriptors};
 use crate::http::epoll::Epoll;
 use crate::http::listener::Listener;
 use crate::http::network::Unbounded;
@@ -101,6 +101,9 @@ fn serve(config: Config) -> Result<Ended, Refusal> {
     }));
     signals::install(&api).map_err(|error| format!("the signal handlers could not be installed: {error}"))?;
     let store = opening::open(&api)?;
+    if let Some(text) = descriptors::cut(&config) {
+        log::warn!("{text}");
+    }
     if let Some(text) = preflight::open_to_others(&config) {
         log::warn!("{text}");
     }

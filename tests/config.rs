@@ -17,7 +17,7 @@ impl Setup {
         let folder = tempfile::tempdir().expect("a folder for the test");
         let path = folder.path().join("larder.toml");
         std::fs::write(&path, text).expect("a file for the test");
-        let board = Board { ram_bytes: 512 << 20, cores: 4 };
+        let board = Board { cores: 4, ..Board::default() };
         Setup { folder, inputs: Inputs { board, file: Some(path), ..Inputs::default() } }
     }
 
@@ -74,6 +74,53 @@ fn the_connection_limit_follows_the_engine_unless_it_is_set() {
     assert_eq!(set.config().limits.connections_max, 20);
     assert_eq!(set.config().limits.connections_per_address_max, 20);
     assert_eq!(Setup::file("").config().limits.connections_max, 500);
+}
+
+#[test]
+fn no_more_connections_are_let_in_than_leave_the_store_its_descriptors() {
+    let epoll = "[server]\nengine = \"epoll\"\n";
+    let files = "[server]\nengine = \"epoll\"\n[www]\ndir = \"/srv\"\n";
+    let wanted = "[limits]\nconnections_max = 300\n";
+    let memory = "[store]\nkind = \"memory\"\n";
+    let few = "[limits]\nconnections_max = 3\n";
+    let rows: &[(&str, Option<u64>, usize)] = &[
+        ("", None, 500),
+        ("", Some(1 << 40), 500),
+        ("", Some(4096), 500),
+        ("", Some(1024), 204),
+        ("", Some(256), 8),
+        (memory, Some(256), 42),
+        (wanted, Some(1024), 204),
+        (wanted, Some(2048), 300),
+        (few, Some(1024), 3),
+        (few, Some(250), 3),
+        (epoll, None, 12_000),
+        (epoll, Some(1 << 30), 12_000),
+        (epoll, Some(4096), 3584),
+        (epoll, Some(1024), 614),
+        (epoll, Some(256), 38),
+        (files, Some(32_768), 12_000),
+        (files, Some(1024), 307),
+    ];
+    for (text, descriptors, most) in rows {
+        let mut setup = Setup::file(text);
+        setup.inputs.board.descriptors = *descriptors;
+        let config = setup.config();
+        let limits = &config.limits;
+        assert_eq!(limits.connections_max, *most, "{text} {descriptors:?}");
+        assert!(limits.connections_per_address_max <= limits.connections_max);
+        let told = larder::config::descriptors::cut(&config);
+        let wanted = config.connections_wanted;
+        let begin = format!("limits.connections_max is cut from {wanted} to {most}: of the ");
+        assert_eq!(told.is_some(), wanted > *most, "{text} {descriptors:?}");
+        assert!(told.is_none_or(|told| told.starts_with(&begin)));
+    }
+    for (text, descriptors) in [("", 40), ("", 200), (epoll, 40), (epoll, 200), (memory, 40), (few, 200)] {
+        let mut setup = Setup::file(text);
+        setup.inputs.board.descriptors = Some(descriptors);
+        let errors = setup.errors();
+        assert!(errors.len() == 1 && errors[0].contains("ulimit -n"), "{text} {descriptors}: {errors:?}");
+    }
 }
 
 #[test]

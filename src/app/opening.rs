@@ -10,6 +10,7 @@ use parking_lot::Mutex;
 use crate::api::Api;
 use crate::api::observer::CacheKeeper;
 use crate::board::folder::user;
+use crate::config::descriptors::cached_files;
 use crate::config::{Config, StoreKind};
 use crate::store::fjall::{FjallOptions, FjallStore};
 use crate::store::memory::MemoryStore;
@@ -101,6 +102,7 @@ fn attach(api: &Arc<Api>, opened: &Opened) -> Result<(), StoreError> {
             let options = FjallOptions {
                 memtable_bytes: config.memtable_bytes,
                 block_cache_bytes: config.block_cache_bytes,
+                cached_files: cached_files(config),
                 expire_before_ms: expired_before.clone(),
             };
             Arc::new(FjallStore::open_telling(&config.data_dir, options, &mut |found| note_recovery(api, found))?)

@@ -10,7 +10,7 @@ use crate::board::folder::{self, Obstacle, Usable, check_writable, user};
 use crate::board::overlap::lies_in;
 use crate::config::load::file_to_read;
 use crate::config::units::show_size;
-use crate::config::{Config, StoreKind};
+use crate::config::{Config, StoreKind, descriptors};
 use crate::http::static_files::{Closed, StaticFiles, StaticOptions};
 use crate::store::fjall::layout;
 use crate::store::space::{Allowed, SpaceWatch};
@@ -76,6 +76,12 @@ pub fn open_to_others(config: &Config) -> Option<String> {
 
 /// What `larder serve` would meet, a line each, though it would start.
 pub fn remarks(config: &Config) -> Vec<String> {
+    let mut remarks: Vec<String> = descriptors::cut(config).map(|text| format!("note: {text}")).into_iter().collect();
+    remarks.extend(of_data_folder(config));
+    remarks
+}
+
+fn of_data_folder(config: &Config) -> Vec<String> {
     let dir = config.data_dir.display();
     let usable = match data_folder(config) {
         None => return Vec::new(),

@@ -5,6 +5,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+
 use super::disk;
 use crate::metrics::{Registry, Sampler};
 
@@ -113,8 +115,20 @@ fn open_descriptors() -> Option<f64> {
     Some(fs::read_dir("/proc/self/fd").ok()?.count().saturating_sub(1) as f64)
 }
 
+/// Raises the number of files that may be open at once as far as this process may, and returns it; `None` if it has no
+/// end. A login shell gives 1024 and lets them be raised: a program that waits with `select` could not bear more, and
+/// larder does not.
+pub fn raise_descriptors_max() -> Option<u64> {
+    let limit = getrlimit(Resource::Nofile);
+    let raised = Rlimit { current: limit.maximum, maximum: limit.maximum };
+    match setrlimit(Resource::Nofile, raised) {
+        Ok(()) => limit.maximum,
+        Err(_) => limit.current,
+    }
+}
+
 fn descriptors_max() -> Option<f64> {
-    let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
+    let limit = getrlimit(Resource::Nofile).current;
     Some(limit.map_or(f64::INFINITY, |limit| limit as f64))
 }
 

@@ -29,8 +29,11 @@ use std::process::ExitCode;
 use exit::{Failure, USAGE};
 use parse::Invocation;
 
+use crate::board::process::raise_descriptors_max;
+
 /// Runs the command that the words after the program's name ask for.
 pub fn run(words: impl IntoIterator<Item = OsString>) -> ExitCode {
+    raise_descriptors_max();
     match parse::parse(words).and_then(|invocation| dispatch(&invocation)) {
         Ok(code) => code,
         Err(failure) => {

@@ -87,7 +87,8 @@ pub fn failure(errors: Vec<ConfigError>) -> Failure {
 }
 
 fn board() -> Board {
-    Board { ram_bytes: crate::board::memory::ram_bytes(), cores: crate::board::cores() }
+    let descriptors = crate::board::process::raise_descriptors_max();
+    Board { ram_bytes: crate::board::memory::ram_bytes(), cores: crate::board::cores(), descriptors }
 }
 
 /// The table of settings in force.

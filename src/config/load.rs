@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use super::error::{ConfigError, Source};
 use super::raw::Given;
 use super::settings::{SETTINGS, find};
-use super::{Config, EngineKind, env, file, rules};
+use super::{Config, EngineKind, descriptors, env, file, rules};
 use crate::limits::{CONNECTIONS_EPOLL, Limits};
 
 /// The file that is read if it exists and no other is named.
@@ -19,12 +19,14 @@ pub struct Board {
     pub ram_bytes: u64,
     /// Cores.
     pub cores: usize,
+    /// Files and sockets that this process may have open; `None`: as many as it likes.
+    pub descriptors: Option<u64>,
 }
 
 impl Default for Board {
     /// The smallest board larder is for.
     fn default() -> Board {
-        Board { ram_bytes: 512 << 20, cores: 1 }
+        Board { ram_bytes: 512 << 20, cores: 1, descriptors: None }
     }
 }
 
@@ -117,6 +119,11 @@ pub fn load(inputs: &Inputs) -> Result<Loaded, Vec<ConfigError>> {
     config.inputs = inputs.clone();
     if errors.is_empty() {
         errors = rules::contradictions(&config, &sources);
+    }
+    if errors.is_empty()
+        && let Err(message) = descriptors::cut_connections(&mut config)
+    {
+        errors.push(ConfigError { source: None, message });
     }
     if errors.is_empty() { Ok(Loaded { config, file: path, sources }) } else { Err(errors) }
 }

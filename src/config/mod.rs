@@ -5,6 +5,7 @@
 //! [`rules`] looks at how they go together. Invariant: a `Config` that [`load`] returned contradicts nothing, and
 //! nothing that was given is ignored.
 
+pub mod descriptors;
 pub mod env;
 pub mod error;
 pub mod example;
@@ -145,6 +146,8 @@ pub struct Config {
     pub slow_request: Duration,
     // [limits]
     pub limits: Limits,
+    // What `limits.connections_max` was before it was cut to the descriptors that there are.
+    pub connections_wanted: usize,
     // Where all this came from, so that SIGHUP can read it again.
     pub inputs: Inputs,
 }
@@ -190,6 +193,7 @@ impl Config {
                 answers_bytes_max: (ram_bytes / 16).clamp(4 * mib, 256 * mib),
                 ..Limits::default()
             },
+            connections_wanted: crate::limits::CONNECTIONS_TINY_HTTP,
             inputs: Inputs::default(),
         }
     }

@@ -4,6 +4,7 @@ pub mod budget;
 pub mod cache_control;
 pub mod conditional;
 pub mod digest;
+pub mod door;
 pub mod encoding;
 pub mod engine;
 pub mod epoll;

@@ -15,16 +15,16 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, SocketFlags, acceptfrom_with, recv};
 
-use super::door::{Full, Whose};
 use super::io_thread::{IoThread, LISTENER};
 use super::mailbox::Message;
 use super::parse;
-use super::seat::Seat;
 use super::slab::token;
 use super::stats::CloseReason;
 use super::way::no_place;
 use super::wheel::TICK_MS;
 use super::write::Output;
+use crate::http::door::seat::Seat;
+use crate::http::door::{Full, Whose};
 use crate::http::listener::Listener;
 use crate::http::message::{Peer, Trace};
 use crate::http::wire::HeadContext;

@@ -12,14 +12,14 @@ use rustix::net::{Shutdown, shutdown};
 
 use super::active::{Active, Core};
 use super::body::Incoming;
-use super::door::Full;
 use super::mailbox::Message;
-use super::seat::Seat;
 use super::shared::Shared;
 use super::stats::CloseReason;
 use super::way::Way;
 use super::workers::{Job, Piece};
 use super::write::Flushed;
+use crate::http::door::Full;
+use crate::http::door::seat::Seat;
 use crate::http::message::{Outcome, Peer, Response, Trace};
 
 /// Answers that one connection may get before others get their turn.

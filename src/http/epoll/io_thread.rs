@@ -16,9 +16,7 @@ use rustix::io::Errno;
 use super::accept::Accepting;
 use super::active::Core;
 use super::connection::{Connection, Verdict, unsent};
-use super::door::{Full, Whose};
 use super::mailbox::Message;
-use super::seat::Seat;
 use super::shared::Shared;
 use super::slab::{NO_CONNECTION, Slab, slot_of, token};
 use super::stats::CloseReason;
@@ -26,6 +24,8 @@ use super::way::Way;
 use super::wheel::{IdleOrder, TICK_MS, Wheel};
 use super::workers::STUCK_MS;
 use crate::http::budget::answers::large_bytes;
+use crate::http::door::seat::Seat;
+use crate::http::door::{Full, Whose};
 use crate::http::listener::Listener;
 use crate::http::message::Peer;
 

@@ -10,10 +10,10 @@ use std::sync::{Arc, Weak};
 use parking_lot::Mutex;
 use rustix::event::{EventfdFlags, eventfd};
 
-use super::seat::Seat;
 use super::workers::Piece;
 use crate::http::budget::Answers;
 use crate::http::budget::answers::large_bytes;
+use crate::http::door::seat::Seat;
 use crate::http::message::{Peer, Puller, Response, Trace};
 use crate::http::responder::ResponseSink;
 use crate::wake::{self, Wake};

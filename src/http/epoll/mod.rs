@@ -17,13 +17,11 @@ mod accept;
 mod active;
 mod body;
 mod connection;
-mod door;
 mod intake;
 mod io_thread;
 mod lane;
 mod mailbox;
 mod pressure;
-mod seat;
 mod shared;
 mod slab;
 mod stats;
@@ -38,12 +36,12 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use self::door::Door;
 use self::io_thread::IoThread;
 use self::mailbox::{Mailbox, Message};
 use self::shared::{IoThreadView, Shared};
 use self::stats::Stats;
 use super::budget::{Answers, Bodies};
+use super::door::Door;
 use super::engine::{Ended, Engine, EngineOptions, Handler};
 use super::listener::Listener;
 

@@ -6,11 +6,11 @@ use std::time::Instant;
 
 use parking_lot::Mutex;
 
-use super::door::Door;
 use super::mailbox::Mailbox;
 use super::stats::Stats;
 use super::workers::Queue;
 use crate::http::budget::{Answers, Bodies};
+use crate::http::door::Door;
 use crate::http::engine::Handler;
 use crate::limits::LiveLimits;
 

@@ -1,6 +1,6 @@
 //! The engine's figures.
 
-use super::door::Full;
+use crate::http::door::Full;
 use crate::metrics::{Counter, Gauge, Registry};
 
 /// Why a connection ended.

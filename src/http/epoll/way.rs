@@ -10,10 +10,10 @@ use rustix::net::{Shutdown, shutdown};
 
 use super::active::{Active, Core};
 use super::connection::{Connection, LINGER, Phase, Step, Verdict};
-use super::door::Full;
 use super::parse;
 use super::stats::CloseReason;
 use super::workers::overloaded;
+use crate::http::door::Full;
 use crate::http::message::{Response, Trace};
 use crate::http::method::Method;
 use crate::http::wire::HeadContext;

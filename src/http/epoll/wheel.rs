@@ -4,7 +4,8 @@
 //! which is what happens on every request.
 
 /// The length of a tick in milliseconds: time-outs are exact to this.
-pub const TICK_MS: u64 = 50;
+pub use crate::http::door::seat::TICK_MS;
+
 const SLOTS: usize = 1024;
 const NONE: u32 = u32::MAX;
 

@@ -39,6 +39,9 @@ use guard::Guard;
 use shared::Shared;
 use source::Source;
 
+/// What one connection takes at most: tiny_http has its socket twice, and larder once while it waits for the client.
+pub const DESCRIPTORS_PER_CONNECTION: usize = 3;
+
 /// How long the engine's threads may take to end once every connection is cut.
 const JOIN_TIMEOUT: Duration = Duration::from_secs(1);
 

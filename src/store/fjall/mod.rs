@@ -42,7 +42,7 @@ use error::{from_fjall, from_io, from_lsm};
 use layout::DATABASE_DIR;
 use memtables::Memtables;
 use open::{make_dir, open_database};
-pub use options::FjallOptions;
+pub use options::{CACHED_FILES, FjallOptions, descriptors_max};
 use reclaim::Reclaimer;
 use snapshot::FjallSnapshot;
 use views::Views;

@@ -21,7 +21,11 @@ use crate::limits::{KIB, MIB};
 const WORKER_THREADS: usize = 2;
 /// The least fjall takes. It counts sealed journals, so with the active one plan twice as much on the card.
 const JOURNALS_BYTES_MAX: u64 = 64 * MIB as u64;
-const CACHED_FILES_MAX: usize = 64;
+/// The least and the most of tables that are kept open for reading.
+pub const CACHED_FILES: (usize, usize) = (10, 64);
+/// A merge reads a table of each run at once, and writes stop at 30 runs with 4 more on their way. Two
+/// merges, a flush, the versions that they write, and the journals.
+const BUSY_FILES_MAX: usize = 2 * (34 + 4) + 8 + 12;
 /// Small tables keep the scratch space and the duration of one compaction step small.
 pub(super) const TABLE_BYTES: u64 = 8 * MIB as u64;
 /// Where fjall would rotate by itself. Larder rotates long before; this is out of reach on purpose.
@@ -32,6 +36,11 @@ const BLOOM_BITS_PER_KEY: f32 = 10.0;
 const FIRST_LEVEL_TABLES: u8 = 4;
 const LEVEL_RATIO: f32 = 10.0;
 
+/// The most descriptors that a store with so many tables kept open takes at once.
+pub const fn descriptors_max(cached_files: usize) -> usize {
+    cached_files + BUSY_FILES_MAX
+}
+
 /// What may differ from start to start.
 #[derive(Clone, Debug)]
 pub struct FjallOptions {
@@ -41,6 +50,8 @@ pub struct FjallOptions {
     pub memtable_bytes: u64,
     /// Bytes of decompressed blocks kept in memory.
     pub block_cache_bytes: u64,
+    /// Tables kept open for reading, at most.
+    pub cached_files: usize,
     /// Records that expire before this time (ms by the expiry clock) may be dropped while tables are compacted; 0:
     /// none may. Whoever holds the expiry clock moves it.
     pub expire_before_ms: Arc<AtomicU64>,
@@ -51,6 +62,7 @@ impl Default for FjallOptions {
         FjallOptions {
             memtable_bytes: 4 * MIB as u64,
             block_cache_bytes: 4 * MIB as u64,
+            cached_files: CACHED_FILES.1,
             expire_before_ms: Arc::new(AtomicU64::new(0)),
         }
     }
@@ -61,7 +73,7 @@ impl FjallOptions {
         Database::builder(dir)
             .worker_threads(WORKER_THREADS)
             .cache_size(self.block_cache_bytes)
-            .max_cached_files(Some(CACHED_FILES_MAX))
+            .max_cached_files(Some(self.cached_files))
             .max_journaling_size(JOURNALS_BYTES_MAX)
             // Recovery compresses again to check a checksum: another release of the compressor would make good
             // journals unreadable. Uncompressed bytes are verified as they stand.

@@ -4,9 +4,10 @@
 
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
 
-use super::wheel::TICK_MS;
 use crate::http::network::Network;
 
+/// The unit of the door's times, in milliseconds.
+pub const TICK_MS: u64 = 50;
 /// How much later a connection counts as quiet for each request that it has had answered, up to two of them. Whoever
 /// comes back within this time is never taken for one of those who only hold a connection open.
 const HEAD_START: u32 = (1200 / TICK_MS) as u32;

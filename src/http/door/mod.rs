@@ -7,12 +7,14 @@
 //! Invariant: whose request is at work is never named. Places and what is beside them never exceed
 //! `limits.connections_max` and [`beside_max`] together, so the descriptors that clients can take are bounded by both.
 
+pub mod seat;
+
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
 use parking_lot::Mutex;
 
-use super::seat::{Place, Seat, Standing};
+use self::seat::{Place, Seat, Standing};
 use crate::http::message::Peer;
 use crate::http::network::{Network, Unbounded};
 use crate::limits::Limits;
