@@ -179,6 +179,40 @@ fn an_import_whose_own_copy_cannot_be_read_is_not_blamed_on_the_client() {
     }
 }
 
+#[test]
+fn relaxed_writes_from_before_a_failure_are_synced_when_it_stops_all_writes() {
+    let rows = [(Failure::NoSpace, false, false), (Failure::NoSpace, true, true), (Failure::Io, true, false)];
+    for (failure, for_good, stops) in rows.into_iter().chain([(Failure::Io, false, true)]) {
+        let backing = tempfile::tempdir().unwrap();
+        let options = CardOptions { power_cuts: true, failed_syncs_forget: true, ..CardOptions::default() };
+        let mut card = match Card::mount(backing.path(), options) {
+            Ok(card) => card,
+            Err(error) => return support::skipped(&format!("no FUSE here: {error}")),
+        };
+        let data = card.path().join("data");
+        // Long, so that the time of their own sync does not come.
+        let server = Server::builder().config("[store]\nreserve = 0\nsync_interval = \"60m\"\n").data(&data).start();
+        server.put("/api/v1/kv/n/c/synced", b"kept").expect(201);
+        for n in 0..3 {
+            let answer = server.put(&format!("/api/v1/kv/n/c/{n}?durability=relaxed"), b"promised").expect(201);
+            assert_eq!(answer.header("Larder-Durability"), Some("relaxed; max-loss=3600s"));
+        }
+        card.fail_at(Op::Write, 1, failure, for_good);
+        server.put("/api/v1/kv/n/c/unknown", b"?").expect(504);
+        if stops {
+            assert!(!server.stop().success());
+        }
+        card.cut_power();
+        card.power_up().unwrap();
+        let server = start(&data);
+        server.get("/health").expect(200);
+        server.get("/api/v1/kv/n/c/synced").expect(200);
+        for n in 0..3 {
+            assert_eq!(server.get(&format!("/api/v1/kv/n/c/{n}")).expect(200).text(), "promised", "{failure:?}");
+        }
+    }
+}
+
 fn folder_of(path: &Path) -> &Path {
     path.parent().unwrap()
 }

@@ -402,10 +402,9 @@ impl Committer {
             }
             Err(error) => log::error!("no new snapshot after the failure: {error}"),
         }
-        for key in self.announced.drain(..) {
-            self.observer.abort(&key);
-        }
-        self.unsynced_since = None;
+        self.announced.drain(..).for_each(|key| self.observer.abort(&key));
+        // Earlier relaxed writes are promised to be on the card soon, whatever became of this one.
+        let _ = self.unsynced_since.take().map(|_| self.store.sync());
     }
 
     /// When the sync of relaxed writes must begin.

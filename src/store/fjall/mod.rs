@@ -219,6 +219,17 @@ impl FjallStore {
         self.db.persist(PersistMode::Buffer).map_err(from_fjall)
     }
 
+    /// Syncs the journals though fjall will have no more to do with them: what was committed before something failed
+    /// stands there, and some of it may be promised.
+    fn sync_in_spite(&self) {
+        let synced = recovery::journals(&self.dir.join(DATABASE_DIR)).and_then(|journals| {
+            journals.iter().try_for_each(|(_, journal)| File::open(journal).and_then(|file| file.sync_data()))
+        });
+        if let Err(error) = synced {
+            log::error!("relaxed writes from before the failure may be lost with the power: {error}");
+        }
+    }
+
     fn memtable_over_limit(&self) -> bool {
         self.keyspaces.both().into_iter().any(|keyspace| memtables::active_bytes(keyspace) > self.memtable_bytes)
     }
@@ -286,8 +297,15 @@ impl Store for FjallStore {
 
     fn sync(&self) -> Result<(), StoreError> {
         let mut progress = self.progress.lock();
-        self.db.persist(PersistMode::SyncData).map_err(from_fjall)?;
-        progress.synced();
+        match self.db.persist(PersistMode::SyncData) {
+            Ok(()) => progress.synced(),
+            Err(error) => {
+                if progress.unsynced {
+                    self.sync_in_spite();
+                }
+                return Err(from_fjall(error));
+            }
+        }
         Ok(())
     }
 
