@@ -88,6 +88,41 @@ fn goes_on(dir: &Path, keys: std::ops::RangeInclusive<usize>, damaged: bool, wha
     assert!(left.is_empty(), "{what}: {left:?}");
 }
 
+#[test]
+fn a_first_start_that_ended_within_a_list_of_tables_is_begun_anew() {
+    for keyspace in 0..3 {
+        for (left, named) in [(0, false), (9, false), (40, false), (9, true), (0, true)] {
+            let dir = tempfile::tempdir().unwrap();
+            drop(open(dir.path()));
+            let folder = |number| dir.path().join(format!("fjall/keyspaces/{number}"));
+            // As each of them begins.
+            let (list, current) =
+                (fs::read(folder(0).join("v0")).unwrap(), fs::read(folder(0).join("current")).unwrap());
+            assert!(list.len() > 40);
+            take_away(&folder(keyspace));
+            fs::create_dir_all(folder(keyspace).join("tables")).unwrap();
+            fs::write(folder(keyspace).join("v0"), &list[..left]).unwrap();
+            if named {
+                fs::write(folder(keyspace).join("current"), current).unwrap();
+            }
+            goes_on(dir.path(), 0..=0, false, &format!("{left} bytes of the list of {keyspace}, named: {named}"));
+        }
+    }
+}
+
+#[test]
+fn a_list_of_tables_that_was_being_written_gives_way_to_the_one_before() {
+    let scene = scene();
+    for (number, bytes) in [(7, 0), (8, 20), (9, 60)] {
+        let dir = tempfile::tempdir().unwrap();
+        copy_dir(scene.path(), dir.path());
+        let folder = dir.path().join("fjall/keyspaces/1");
+        take_away(&folder.join("current"));
+        fs::write(folder.join(format!("v{number}")), noise(1, bytes)).unwrap();
+        goes_on(dir.path(), KEYS - 1..=KEYS - 1, false, &format!("{bytes} bytes of v{number}"));
+    }
+}
+
 fn take_away(path: &Path) {
     if path.is_dir() { fs::remove_dir_all(path).unwrap() } else { fs::remove_file(path).unwrap() }
 }

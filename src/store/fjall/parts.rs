@@ -27,6 +27,9 @@ pub(super) const LOCK_FILE: &str = "lock";
 /// Names the file with the list of tables that counts.
 const CURRENT_FILE: &str = "current";
 const CURRENT_BYTES: u64 = 25;
+/// What a list of tables ends with, and the bytes from there: mark, two kinds, checksum, place, length.
+const LIST_MARK: &[u8] = b"SFA!";
+const LIST_END_BYTES: usize = 4 + 2 + 16 + 8 + 8;
 /// The keyspace that names the others.
 const META: u64 = 0;
 /// Larder makes the keyspaces in this order.
@@ -105,6 +108,11 @@ fn is_absent(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory)
 }
 
+/// Whether the bytes are to blame, or that there are none: who reads in front of a short file's beginning gets EINVAL.
+fn is_of_bytes(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::UnexpectedEof | io::ErrorKind::InvalidInput)
+}
+
 /// A file's length; 0 if it is not there.
 fn length(path: &Path) -> io::Result<u64> {
     match fs::metadata(path) {
@@ -131,20 +139,41 @@ fn folders(dir: &Path) -> io::Result<Vec<u64>> {
 }
 
 /// Whether a keyspace's folder names its list of tables. Where only that name is lost, it is written again: of the lists,
-/// which are written and synced before they are named, the last one counts.
+/// which are written and synced before they are named, the last whole one counts. Without tables a list says nothing, and
+/// may never have been written whole.
 fn has_current(folder: &Path) -> io::Result<bool> {
+    let has_tables = !entries(&folder.join(TABLES_DIR))?.is_empty();
     if length(&folder.join(CURRENT_FILE))? >= CURRENT_BYTES {
-        return Ok(true);
+        return Ok(has_tables || last_list(folder)?.is_some());
     }
-    let mut lists: Vec<u64> = entries(folder)?.iter().filter_map(|name| name.strip_prefix('v')?.parse().ok()).collect();
-    lists.sort_unstable();
-    let Some(last) = lists.pop() else { return Ok(false) };
-    let list = fs::read(folder.join(format!("v{last}")))?;
+    let Some((last, list)) = last_list(folder)?.filter(|_| has_tables) else { return Ok(false) };
     // Its number, its checksum, and the kind of the checksum.
     let current = [&last.to_le_bytes()[..], &xxh3_128(&list).to_le_bytes(), &[0]].concat();
     recovery::write_synced(folder, CURRENT_FILE, &current)?;
     log::error!("{} had lost the name of its list of tables: v{last} is the last one", folder.display());
     Ok(true)
+}
+
+/// The last list of tables in a keyspace's folder that was written to its end.
+fn last_list(folder: &Path) -> io::Result<Option<(u64, Vec<u8>)>> {
+    let mut lists: Vec<u64> = entries(folder)?.iter().filter_map(|name| name.strip_prefix('v')?.parse().ok()).collect();
+    lists.sort_unstable();
+    for number in lists.into_iter().rev() {
+        let list = fs::read(folder.join(format!("v{number}")))?;
+        if is_whole_list(&list) {
+            return Ok(Some((number, list)));
+        }
+    }
+    Ok(None)
+}
+
+/// Whether a list ends as all do: with a table of its contents, and that one's mark, checksum, place and length.
+fn is_whole_list(list: &[u8]) -> bool {
+    let Some((contents, end)) = list.split_last_chunk::<LIST_END_BYTES>() else { return false };
+    let number = |at: usize| end[at..].first_chunk().map_or(u64::MAX, |bytes| u64::from_le_bytes(*bytes));
+    let place = usize::try_from(number(22)).unwrap_or(usize::MAX);
+    let Some(contents) = contents.get(place..) else { return false };
+    end.starts_with(LIST_MARK) && end[6..22] == xxh3_128(contents).to_le_bytes() && number(30) == contents.len() as u64
 }
 
 /// What the keyspaces are called; `None` if that cannot be told any more.
@@ -164,7 +193,7 @@ fn names(folder: &Path) -> io::Result<Option<Vec<(u64, String)>>> {
     };
     match read() {
         Ok(names) => Ok(Some(names)),
-        Err(lsm_tree::Error::Io(error)) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        Err(lsm_tree::Error::Io(error)) if !is_of_bytes(&error) => Err(error),
         Err(error) => {
             log::error!("the names of the keyspaces cannot be read: {error}");
             Ok(None)
