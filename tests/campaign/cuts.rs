@@ -58,7 +58,7 @@ impl Tally {
 pub fn campaign(first_seed: u64, cuts: u64) -> String {
     let (tally, next) = (Tally::default(), AtomicU64::new(first_seed));
     std::thread::scope(|scope| {
-        for _ in 0..2 {
+        for _ in 0..cuts.min(2) {
             scope.spawn(|| {
                 while tally.cuts() < cuts {
                     store(next.fetch_add(1, Ordering::SeqCst), &tally);
@@ -175,11 +175,13 @@ fn live(scene: &mut Scene, drawn: &mut Seeded, life: u64, when: When) -> bool {
 /// Has the server stop if the power is still there, and then cuts it.
 fn cut(scene: &mut Scene, server: Option<Server>, log: &str) -> bool {
     let mut log = log.to_owned();
+    let mut stopped = false;
     if let Some(mut server) = server {
         if scene.card.cut_at().is_none() {
             server.signal("TERM");
             let status = server.wait();
-            if !status.success() && scene.card.cut_at().is_none() {
+            stopped = status.success();
+            if !stopped && scene.card.cut_at().is_none() {
                 scene.shared.violation(format!("with power: the stop ended with {status}"));
             }
             scene.tell(format!("  stopped: {status}"));
@@ -188,7 +190,7 @@ fn cut(scene: &mut Scene, server: Option<Server>, log: &str) -> bool {
     }
     scene.card.cut_power();
     let at = scene.card.cut_at().expect("the power is cut");
-    scene.ended(End::PowerCut(at), &log);
+    scene.ended(if stopped { End::Stopped } else { End::PowerCut(at) }, &log);
     scene.card.power_up().expect("the card comes up again");
     true
 }
@@ -217,6 +219,6 @@ fn last(scene: &mut Scene) {
         if !status.success() {
             scene.shared.violation(format!("the stop ended with {status}"));
         }
-        scene.ended(End::Killed, &log);
+        scene.ended(End::Stopped, &log);
     }
 }

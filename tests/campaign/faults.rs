@@ -50,6 +50,11 @@ impl Plan {
         self.nth <= starting.max(working) && self.is_first >= (self.op == Op::Mkdir)
     }
 
+    /// Whether a sync of a journal can be relied on.
+    fn syncs(&self) -> bool {
+        !matches!(self.op, Op::Sync | Op::Open)
+    }
+
     /// Whether what is on the card may be out of reach.
     fn blinds(&self) -> bool {
         matches!(self.op, Op::Open | Op::Read)
@@ -136,13 +141,14 @@ fn healthy(scene: &mut Scene, drawn: &mut Seeded, when: &str) {
     let log = server.log();
     if drawn.percent(50) {
         server.kill();
+        scene.ended(End::Killed, &log);
     } else {
         let status = server.stop();
         if !status.success() {
             scene.shared.violation(format!("the stop on a healthy card {when} ended with {status}"));
         }
+        scene.ended(End::Stopped, &log);
     }
-    scene.ended(End::Killed, &log);
 }
 
 /// The life in which the operation fails. Whether it did.
@@ -159,7 +165,7 @@ fn disturbed(scene: &mut Scene, drawn: &mut Seeded, plan: &Plan) -> bool {
             if scene.card.fired() == before {
                 scene.shared.violation("no start, and nothing had failed");
             }
-            end(scene, drawn, None, &log);
+            end(scene, drawn, plan, None, &log);
             return true;
         }
     };
@@ -167,6 +173,7 @@ fn disturbed(scene: &mut Scene, drawn: &mut Seeded, plan: &Plan) -> bool {
         arm(scene);
     }
     let mood = *drawn.one_of(&[Mood::Mixed, Mood::Durable, Mood::Relaxed, Mood::Bulk, Mood::Imports]);
+    let mut is_open = true;
     match scene.is_well(&mut server.client()) {
         Ok(()) => {
             let trouble = scene.work(&server, drawn, mood, 14, plan.blinds());
@@ -176,23 +183,26 @@ fn disturbed(scene: &mut Scene, drawn: &mut Seeded, plan: &Plan) -> bool {
             }
         }
         Err(text) if scene.card.fired() == before => scene.shared.violation(format!("not well: {text}")),
-        Err(text) => scene.tell(format!("  {text}")),
+        Err(text) => {
+            scene.tell(format!("  {text}"));
+            is_open = false;
+        }
     }
     let fired = scene.card.fired() > before;
-    end(scene, drawn, Some(server), "");
+    end(scene, drawn, plan, Some((server, is_open)), "");
     fired
 }
 
-/// The end of the disturbed life, and of what disturbed it.
-fn end(scene: &mut Scene, drawn: &mut Seeded, server: Option<Server>, log: &str) {
+/// The end of the disturbed life, of a server that had its store open or not, and of what disturbed it.
+fn end(scene: &mut Scene, drawn: &mut Seeded, plan: &Plan, server: Option<(Server, bool)>, log: &str) {
     let fired = scene.card.fired();
     let mut log = log.to_owned();
     let mut was_clean = false;
-    if let Some(mut server) = server {
+    if let Some((mut server, is_open)) = server {
         let stops = drawn.percent(50);
         if stops {
             server.signal("TERM");
-            was_clean = server.wait().success();
+            was_clean = server.wait().success() && is_open;
         }
         scene.tell(format!("  stopped: {stops}, cleanly: {was_clean}, {fired} failures"));
         log = server.log();
@@ -203,7 +213,9 @@ fn end(scene: &mut Scene, drawn: &mut Seeded, server: Option<Server>, log: &str)
         let kept = if drawn.percent(35) { Kept::Nothing } else { Kept::Drawn(drawn.number()) };
         scene.tell(format!("  and the power fails, kept {kept:?}"));
         scene.card.cut_power_keeping(kept);
-        scene.ended(if was_clean { End::Killed } else { End::CardFailed }, &log);
+        let at = scene.card.cut_at().expect("the power is cut");
+        let end = if plan.syncs() { End::PowerCut(at) } else { End::CardFailed };
+        scene.ended(if was_clean { End::Stopped } else { end }, &log);
         scene.card.power_up().expect("the card comes up again");
     } else {
         scene.ended(End::Killed, &log);

@@ -87,6 +87,8 @@ pub enum Promise {
     Synced,
     /// It will be: a power cut later than this does not take it.
     Relaxed { answered: Instant, lost_until: Instant },
+    /// It was, but the process that was to sync it is gone: as long as the system lives.
+    Cached,
     /// Nothing.
     Unknown,
 }
@@ -120,15 +122,17 @@ pub struct Thing {
     pub keys: Vec<String>,
     /// The version of the first key, where it is known.
     pub version: Option<u64>,
-    /// In the order of the writes. The first must be there, or a later one.
+    /// In the order of the writes. The first is on the card for sure.
     candidates: Vec<Candidate>,
+    /// This one must be found, or a later one: more than what is on the card, if the system was not stopped.
+    first: usize,
 }
 
 impl Thing {
     /// Not there yet.
     pub fn new(keys: Vec<String>) -> Thing {
         let states = vec![State::Absent; keys.len()];
-        Thing { keys, version: None, candidates: vec![Candidate { states, promise: Promise::Synced }] }
+        Thing { keys, version: None, candidates: vec![Candidate { states, promise: Promise::Synced }], first: 0 }
     }
 
     /// What a read must show now; `None`: that is not known.
@@ -154,25 +158,36 @@ impl Thing {
     pub fn after(&mut self, end: End, synced: Option<Instant>) {
         let is_sure = |candidate: &Candidate| match (candidate.promise, end) {
             (Promise::Unknown, _) => false,
-            (Promise::Synced, _) | (_, End::Killed) => true,
+            (Promise::Synced, _) | (_, End::Killed | End::Stopped) => true,
+            (Promise::Cached, _) => false,
             (Promise::Relaxed { answered, lost_until }, End::PowerCut(at)) => {
                 lost_until < at || synced.is_some_and(|sent| answered < sent)
             }
             (Promise::Relaxed { answered, .. }, End::CardFailed) => synced.is_some_and(|sent| answered < sent),
         };
-        if let Some(sure) = self.candidates.iter().rposition(is_sure) {
+        let sure = self.candidates.iter().rposition(is_sure).unwrap_or(0);
+        self.first = sure;
+        if !matches!(end, End::Killed) {
             self.candidates.drain(..sure);
+            self.candidates[0].promise = Promise::Synced;
+            self.first = 0;
         }
-        // Later ones may be there or not; if they are after the next start, they stay.
-        self.candidates.iter_mut().skip(1).for_each(|candidate| candidate.promise = Promise::Unknown);
-        self.candidates[0].promise = Promise::Synced;
+        for candidate in self.candidates.iter_mut().skip(1) {
+            candidate.promise = match candidate.promise {
+                // The process that was to sync it is gone.
+                Promise::Relaxed { .. } if matches!(end, End::Killed) => Promise::Cached,
+                Promise::Synced | Promise::Cached if matches!(end, End::Killed) => candidate.promise,
+                _ => Promise::Unknown,
+            };
+        }
         self.version = None;
     }
 
     /// Compares with what a start has found, which then stands. `Err`: what must be there is not, or something else is.
     pub fn found(&mut self, found: &[Found]) -> Result<&[State], String> {
         let fits = |candidate: &Candidate| candidate.states.iter().zip(found).all(|(state, found)| state.is(found));
-        let Some(place) = self.candidates.iter().rposition(fits) else { return Err(self.differs(found)) };
+        let place = self.candidates.iter().rposition(fits).filter(|place| *place >= self.first);
+        let Some(place) = place else { return Err(self.differs(found)) };
         let mut candidate = self.candidates.swap_remove(place);
         candidate.promise = Promise::Synced;
         for (state, found) in candidate.states.iter_mut().zip(found) {
@@ -180,7 +195,7 @@ impl Thing {
                 *state = State::Absent;
             }
         }
-        self.candidates = vec![candidate];
+        (self.candidates, self.first) = (vec![candidate], 0);
         self.version = match found.first() {
             Some(Found::Value(answer)) => Some(answer.version()),
             _ => None,
@@ -206,8 +221,10 @@ impl Thing {
 /// How a server came to its end.
 #[derive(Clone, Copy, Debug)]
 pub enum End {
-    /// The system lives: all that was written is there.
+    /// The system lives: all that was written is there, until the power fails.
     Killed,
+    /// Well: all that was written is on the card.
+    Stopped,
     /// The power failed at this moment.
     PowerCut(Instant),
     /// The power failed on a card on which something else had failed before: no sync can be relied on to have come.

@@ -50,6 +50,7 @@ fn a_state_may_be_found_if_no_promise_excludes_it() {
         (&[synced, relaxed(8)], cut, Some(9), [false, false, true, false]),
         (&[relaxed(7), relaxed(9), unknown], cut, None, [false, true, true, true]),
         (&[relaxed(7), relaxed(9), unknown], End::Killed, None, [false, false, true, true]),
+        (&[relaxed(7), relaxed(9), unknown], End::Stopped, None, [false, false, true, true]),
         (&[synced, relaxed(1)], End::CardFailed, None, [false, true, true, false]),
         (&[synced, relaxed(1)], End::CardFailed, Some(2), [false, false, true, false]),
     ];
@@ -57,6 +58,15 @@ fn a_state_may_be_found_if_no_promise_excludes_it() {
         let writes: Vec<_> = promises.iter().enumerate().map(|(n, promise)| (value(n as u64 + 1), *promise)).collect();
         let found = allowed(&writes, *end, synced.map(at), &states);
         assert_eq!(found, expected, "{promises:?}, {end:?}, {synced:?}");
+    }
+    let writes = [(value(1), synced), (value(2), relaxed(1)), (value(3), unknown)];
+    for (later, expected) in [(End::Killed, [false, false, true, true]), (cut, [false, true, true, true])] {
+        let mut thing = Thing::new(vec!["key".to_owned()]);
+        writes.iter().for_each(|(state, promise)| thing.wrote(vec![state.clone()], *promise));
+        thing.after(End::Killed, None);
+        thing.after(later, None);
+        let found = states.iter().map(|state| thing.clone().found(&[found(state)]).is_ok());
+        assert!(found.eq(expected), "killed before it was synced, and then {later:?}");
     }
     let writes = [(value(1), synced), (State::Absent, synced)];
     assert_eq!(allowed(&writes, cut, None, &states), [true, false, false, false], "a deleted key came back");
@@ -71,6 +81,7 @@ fn a_batch_is_whole_and_what_has_expired_stays_away() {
     pair.wrote(vec![value(1), value(1)], Promise::Synced);
     pair.wrote(vec![value(2), value(2)], Promise::Unknown);
     pair.after(End::Killed, None);
+    pair.after(End::Stopped, None);
     for (x, y, whole) in [(1, 1, true), (2, 2, true), (1, 2, false), (2, 1, false)] {
         assert_eq!(pair.clone().found(&[found(&value(x)), found(&value(y))]).is_ok(), whole, "{x} {y}");
     }

@@ -182,6 +182,13 @@ impl Control {
         ask(&mut self.wanted().triggers)
     }
 
+    /// Forgets what was to happen at later operations.
+    pub fn disarm(&self) {
+        let mut wanted = self.wanted();
+        wanted.triggers.disarm();
+        wanted.unreadable = None;
+    }
+
     /// When the power was cut.
     pub fn cut_at(&self) -> Option<Instant> {
         *self.cut_at.lock().expect("nobody panics with the time")

@@ -169,7 +169,7 @@ impl Card {
 
     /// Forgets what was to happen at later operations.
     pub fn disarm(&self) {
-        self.control.triggers(|triggers| triggers.disarm());
+        self.control.disarm();
     }
 
     /// How many operations of a kind there were since the power came.
