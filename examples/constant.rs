@@ -55,6 +55,7 @@ fn main() -> std::io::Result<()> {
         unbounded: Default::default(),
         drain: DrainSignal::default(),
         registry: Registry::default(),
+        watchdog: Default::default(),
     };
     Epoll.serve(vec![listener], Arc::new(handler), options)?;
     Ok(())

@@ -80,8 +80,6 @@ fn serve(config: Config) -> Result<Ended, Refusal> {
     let listeners = listen(&config)?;
     let drain = DrainSignal::default();
     let registry = Registry::default();
-    let _ticker =
-        registry.start_ticker().map_err(|error| format!("the metrics thread could not be started: {error}"))?;
     board::process::register(&registry, &config.data_dir);
     let help = "Log lines that were never shown: nobody read standard error, or it took no more.";
     registry.sampled_counter("larder_log_lines_dropped_total", help, &[], Box::new(|| logging::dropped_lines() as f64));
@@ -99,6 +97,9 @@ fn serve(config: Config) -> Result<Ended, Refusal> {
         files: preflight::files(&config)?,
         drain: drain.clone(),
     }));
+    let _ticker = registry
+        .start_ticker(&api.watchdog)
+        .map_err(|error| format!("the metrics thread could not be started: {error}"))?;
     signals::install(&api).map_err(|error| format!("the signal handlers could not be installed: {error}"))?;
     let store = opening::open(&api)?;
     if let Some(text) = descriptors::cut(&config) {
@@ -117,6 +118,7 @@ fn serve(config: Config) -> Result<Ended, Refusal> {
         unbounded: Unbounded { loopback: true, proxies: config.trusted_proxies.clone() },
         drain: drain.clone(),
         registry,
+        watchdog: api.watchdog.clone(),
     };
     let ended = engine(config.engine).serve(listeners, api.clone(), options);
 

@@ -410,6 +410,7 @@ fn a_unix_listener_is_refused_with_the_name_of_the_engine_that_serves_it() {
         unbounded: Default::default(),
         drain: DrainSignal::default(),
         registry: Default::default(),
+        watchdog: Default::default(),
     };
     let handler = std::sync::Arc::new(support::Steered::default());
     let error = larder::http::tiny::TinyHttp.serve(vec![listener], handler, options).unwrap_err();

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
 
+use crate::board::watchdog::Heartbeat;
 use crate::http::{Responder, Response, ResponseSink, Trace};
 use crate::store::WriteError;
 
@@ -55,10 +56,10 @@ impl Deadlines {
     }
 
     /// Runs until [`Deadlines::stop`], on a thread of its own.
-    pub fn run(&self) {
+    pub fn run(&self, heartbeat: &Heartbeat) {
         let mut stop = self.stop.lock();
         while !*stop {
-            self.stopped.wait_for(&mut stop, TICK);
+            heartbeat.wait(|max| self.stopped.wait_for(&mut stop, TICK.min(max)));
             self.expire(Instant::now());
         }
     }

@@ -39,6 +39,7 @@ pub mod whole;
 use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
+use crate::board::watchdog::Watchdog;
 use crate::cache::Cache;
 use crate::config::Config;
 use crate::http::DrainSignal;
@@ -84,6 +85,8 @@ pub struct Api {
     pub cors: Cors,
     /// What the heads of values say by namespace and collection.
     pub value_rules: value_rules::ValueRules,
+    /// Whom threads show that they are alive.
+    pub watchdog: Watchdog,
     /// Set when larder is stopping.
     pub drain: DrainSignal,
     /// When larder started.
@@ -135,6 +138,7 @@ impl Api {
             "Damaged records, and stretches of keys that cannot be read, that requests came by, each time anew.",
             &[],
         );
+        let watchdog = Watchdog::new();
         Api {
             rates: RateLimiter::new(config.rate_per_second, config.rate_burst, &registry),
             cors: Cors::new(&config.cors_origins),
@@ -148,7 +152,8 @@ impl Api {
             deadlines: Arc::default(),
             files,
             streams: Streams::default(),
-            chores: Chores::default(),
+            chores: Chores::new(watchdog.clone()),
+            watchdog,
             drain,
             started_at: Instant::now(),
             made_keys: create::MadeKeys::default(),

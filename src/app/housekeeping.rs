@@ -10,7 +10,7 @@ use std::time::Duration;
 use crossbeam::channel::{Sender, bounded};
 
 use crate::api::Api;
-use crate::board::watchdog::{Watchdog, WatchdogThread};
+use crate::board::watchdog::WatchdogThread;
 use crate::board::{memory, notify};
 use crate::http::wire;
 use crate::store::StoreState;
@@ -41,12 +41,12 @@ pub struct Background {
 /// Starts them.
 pub fn start(api: &Arc<Api>) -> io::Result<Background> {
     let (stop, stopped) = bounded::<()>(0);
-    let watchdog = Watchdog::new();
-    let heartbeat = watchdog.heartbeat("housekeeping");
+    let watchdog = &api.watchdog;
+    let heartbeat = watchdog.heartbeat("larder-keeping");
     let watched = api.clone();
     watchdog.stage("commit", Box::new(move || watched.store().and_then(|db| db.busy_for())));
-    let deadlines = api.deadlines.clone();
-    let ending = thread::Builder::new().name("larder-deadlines".into()).spawn(move || deadlines.run())?;
+    let (deadlines, alive) = (api.deadlines.clone(), watchdog.heartbeat("larder-deadlines"));
+    let ending = thread::Builder::new().name("larder-deadlines".into()).spawn(move || deadlines.run(&alive))?;
     let keeper = api.clone();
     let restart = Arc::<AtomicBool>::default();
     let leaving = restart.clone();
@@ -55,7 +55,6 @@ pub fn start(api: &Arc<Api>) -> io::Result<Background> {
         let mut trimming = Trimming::default();
         let mut restart = Restart::new(&keeper.config.data_dir, notify::is_supervised());
         for round in 0u32.. {
-            heartbeat.beat();
             wire::set_clock_trusted(keeper.store().is_none_or(|db| db.clock().is_set()));
             if round % MEMORY_EVERY == 0 {
                 budget.adjust(&keeper);
@@ -72,7 +71,7 @@ pub fn start(api: &Arc<Api>) -> io::Result<Background> {
                 leaving.store(true, Ordering::SeqCst);
                 keeper.drain.start();
             }
-            if stopped.recv_timeout(INTERVAL).is_err_and(|error| error.is_disconnected()) {
+            if heartbeat.wait(|_| stopped.recv_timeout(INTERVAL)).is_err_and(|error| error.is_disconnected()) {
                 return;
             }
         }

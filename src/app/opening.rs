@@ -109,7 +109,7 @@ fn attach(api: &Arc<Api>, opened: &Opened) -> Result<(), StoreError> {
         }
     };
     let observer = Arc::new(CacheKeeper { cache: api.cache.clone(), rules: api.value_rules.clone() });
-    let db = Database::start(store.clone(), observer, &api.registry, database_options(config, expired_before))?;
+    let db = Database::start(store.clone(), observer, &api.registry, database_options(api, expired_before))?;
     if config.store == StoreKind::Memory {
         db.follow(any_version(), Box::new(|_| {}));
     }
@@ -156,7 +156,8 @@ fn note_recovery(api: &Api, report: &RecoveryReport) {
     gauge("larder_recovery_changes_rescued", help, report.changes_rescued);
 }
 
-fn database_options(config: &Config, expired_before: Arc<AtomicU64>) -> DatabaseOptions {
+fn database_options(api: &Api, expired_before: Arc<AtomicU64>) -> DatabaseOptions {
+    let config = &api.config;
     DatabaseOptions {
         durability_default: config.durability,
         sync_interval: config.sync_interval,
@@ -166,6 +167,7 @@ fn database_options(config: &Config, expired_before: Arc<AtomicU64>) -> Database
         reserve_bytes: config.reserve_bytes,
         expiry_scan_rate: config.expiry_scan_rate,
         expired_before,
+        watchdog: api.watchdog.clone(),
         ..DatabaseOptions::default()
     }
 }

@@ -1,8 +1,12 @@
 //! Whether larder still does its work, told to the service manager as long as it is so.
 //!
-//! Loops beat at least every [`LOOP_SILENCE_MAX`]; stages say how old their oldest item is, at most [`ITEM_AGE_MAX`].
-//! Nothing is written or asked to find out. While anything is late no ping is sent, and the manager restarts us when its
-//! own interval has passed: a stall that ends before does no harm.
+//! Every thread that serves has a loop, and each loop a heartbeat. It waits with a time-out, so that one that is stuck is
+//! told from one that has nothing to do ([`SILENCE_MAX`]), and works on one thing for a bounded time ([`WORK_MAX`]: a card
+//! may hang for so long). What waits for a client by its nature rests, and nothing is expected of it meanwhile. Stages say
+//! how old their oldest item is. Nothing is written or asked to find out. While anything is late no ping is sent, and the
+//! manager restarts us when its own interval has passed: a stall that ends before does no harm.
+//!
+//! The times are those of the monotonic clock: a board that was suspended has not been silent.
 //!
 //! Invariant: a ping is sent only after every loop and every stage was found healthy.
 
@@ -15,10 +19,12 @@ use std::time::{Duration, Instant};
 use crossbeam::channel::{RecvTimeoutError, Sender, bounded};
 use parking_lot::Mutex;
 
-/// How long a loop may be silent.
-pub const LOOP_SILENCE_MAX: Duration = Duration::from_secs(5);
-/// How old the oldest item of a stage may be.
-pub const ITEM_AGE_MAX: Duration = Duration::from_secs(30);
+/// How long a loop waits at most before it beats again.
+pub const WAIT_MAX: Duration = Duration::from_secs(2);
+/// How long a loop that waits may be silent: some machines are too busy to let it run for seconds.
+pub const SILENCE_MAX: Duration = Duration::from_secs(10);
+/// How long a loop may work on one thing, and how old the oldest item of a stage may be.
+pub const WORK_MAX: Duration = Duration::from_secs(30);
 
 /// Says how old the oldest item of a stage is; `None` when it holds none. Must not wait.
 pub type ItemAge = Box<dyn Fn() -> Option<Duration> + Send + Sync>;
@@ -35,10 +41,23 @@ struct Watched {
 
 struct Beat {
     name: String,
-    /// Of the last beat, since the watchdog's start.
-    at_ms: AtomicU64,
+    /// Milliseconds from the watchdog's start to the last beat, and behind them in two bits what the loop does since.
+    last: AtomicU64,
+    /// How long it may work on one thing.
+    work_max_ms: AtomicU64,
     /// The loop ended in a panic: nothing makes it healthy again.
     died: AtomicBool,
+}
+
+/// What a loop does.
+#[derive(Clone, Copy)]
+enum Doing {
+    /// It works on something.
+    Work = 0,
+    /// It waits with a time-out.
+    Wait = 1,
+    /// It waits for somebody else for as long as that takes.
+    Rest = 2,
 }
 
 /// Held by a loop that must keep turning. Dropped at the end of the loop it is no longer watched; dropped by a panic the
@@ -61,9 +80,11 @@ impl Watchdog {
         Watchdog(Arc::new(Watched { started: Instant::now(), loops, stages }))
     }
 
-    /// Watches a loop from now on. It must call [`Heartbeat::beat`] at least every 5 s, so it must wait with a time-out.
+    /// Watches a loop from now on. It calls [`Heartbeat::beat`] for each thing it does, and waits in [`Heartbeat::wait`].
     pub fn heartbeat(&self, name: impl Into<String>) -> Heartbeat {
-        let beat = Arc::new(Beat { name: name.into(), at_ms: AtomicU64::new(0), died: AtomicBool::new(false) });
+        let work_max_ms = AtomicU64::new(as_ms(WORK_MAX));
+        let beat =
+            Arc::new(Beat { name: name.into(), last: AtomicU64::new(0), work_max_ms, died: AtomicBool::new(false) });
         let heartbeat = Heartbeat { watched: self.0.clone(), beat: beat.clone() };
         heartbeat.beat();
         self.0.loops.lock().push(beat);
@@ -84,7 +105,7 @@ impl Watchdog {
         let loops = self.0.loops.lock().iter().filter_map(|beat| beat.late_at(now)).collect::<Vec<_>>();
         let stages = self.0.stages.lock();
         let stages = stages.iter().filter_map(|(name, oldest)| {
-            let age = oldest().filter(|age| *age > ITEM_AGE_MAX)?;
+            let age = oldest().filter(|age| *age > WORK_MAX)?;
             Some(format!("{name} holds an item for {} s", age.as_secs()))
         });
         loops.into_iter().chain(stages).collect()
@@ -127,19 +148,47 @@ impl Beat {
         if self.died.load(Ordering::Relaxed) {
             return Some(format!("{} ended in a panic", self.name));
         }
-        let silent = now.saturating_sub(Duration::from_millis(self.at_ms.load(Ordering::Relaxed)));
-        (silent > LOOP_SILENCE_MAX).then(|| format!("{} is silent for {} s", self.name, silent.as_secs()))
+        let last = self.last.load(Ordering::Relaxed);
+        let silent = now.saturating_sub(Duration::from_millis(last >> 2));
+        let (max, does) = match last & 3 {
+            0 => (Duration::from_millis(self.work_max_ms.load(Ordering::Relaxed)), "is at the same work"),
+            1 => (SILENCE_MAX, "is silent"),
+            _ => return None,
+        };
+        (silent > max).then(|| format!("{} {does} for {} s", self.name, silent.as_secs()))
     }
 }
 
+fn as_ms(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
 impl Heartbeat {
-    /// The loop turned. Costs one store.
+    /// The loop begins something. Costs one store.
     pub fn beat(&self) {
-        self.beat_at(self.watched.started.elapsed());
+        self.note(Doing::Work, self.watched.started.elapsed());
     }
 
-    fn beat_at(&self, now: Duration) {
-        self.beat.at_ms.store(u64::try_from(now.as_millis()).unwrap_or(u64::MAX), Ordering::Relaxed);
+    /// Waits, for [`WAIT_MAX`] at most, which `wait` is given.
+    pub fn wait<T>(&self, wait: impl FnOnce(Duration) -> T) -> T {
+        self.note(Doing::Wait, self.watched.started.elapsed());
+        let result = wait(WAIT_MAX);
+        self.beat();
+        result
+    }
+
+    /// What comes now waits for somebody else: nothing is expected before the next beat.
+    pub fn rest(&self) {
+        self.note(Doing::Rest, self.watched.started.elapsed());
+    }
+
+    /// One thing may take so long, if that is more than [`WORK_MAX`].
+    pub fn allow(&self, work_max: Duration) {
+        self.beat.work_max_ms.store(as_ms(work_max.max(WORK_MAX)), Ordering::Relaxed);
+    }
+
+    fn note(&self, doing: Doing, now: Duration) {
+        self.beat.last.store(as_ms(now) << 2 | doing as u64, Ordering::Relaxed);
     }
 }
 
@@ -178,14 +227,41 @@ mod tests {
     }
 
     #[test]
-    fn a_loop_is_late_after_five_seconds_and_well_again_when_it_beats() {
+    fn a_loop_is_late_when_it_waits_or_works_for_too_long_and_well_again_when_it_beats() {
         let watchdog = Watchdog::new();
         let heartbeat = watchdog.heartbeat("committer");
-        heartbeat.beat_at(at(100));
-        assert!(watchdog.late_at(at(105)).is_empty());
-        assert_eq!(watchdog.late_at(at(107)), ["committer is silent for 7 s"]);
-        heartbeat.beat_at(at(107));
-        assert!(watchdog.late_at(at(108)).is_empty());
+        for (doing, max, late) in [(Doing::Wait, 10, "is silent"), (Doing::Work, 30, "is at the same work")] {
+            heartbeat.note(doing, at(100));
+            assert!(watchdog.late_at(at(100 + max)).is_empty());
+            assert_eq!(watchdog.late_at(at(102 + max)), [format!("committer {late} for {} s", max + 2)]);
+            heartbeat.note(doing, at(102 + max));
+            assert!(watchdog.late_at(at(103 + max)).is_empty());
+        }
+        heartbeat.note(Doing::Rest, at(100));
+        assert!(watchdog.late_at(at(100_000)).is_empty());
+    }
+
+    #[test]
+    fn work_that_may_take_longer_is_given_its_time_and_never_less_than_a_card_may_hang() {
+        let watchdog = Watchdog::new();
+        let heartbeat = watchdog.heartbeat("worker");
+        heartbeat.note(Doing::Work, at(100));
+        for (allowed, max) in [(1, 30), (30, 30), (90, 90)] {
+            heartbeat.allow(at(allowed));
+            assert!(watchdog.late_at(at(100 + max)).is_empty(), "{allowed}");
+            assert_eq!(watchdog.late_at(at(101 + max)).len(), 1, "{allowed}");
+        }
+    }
+
+    #[test]
+    fn who_waits_is_watched_as_one_who_waits_and_then_as_one_who_works() {
+        let watchdog = Watchdog::new();
+        let heartbeat = watchdog.heartbeat("worker");
+        heartbeat.wait(|max| {
+            assert_eq!(max, WAIT_MAX);
+            assert_eq!(watchdog.late_at(at(20)).len(), 1);
+        });
+        assert!(watchdog.late_at(at(20)).is_empty());
     }
 
     #[test]

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use super::message::{Outcome, Request, Response, Trace};
 use super::network::Unbounded;
 use super::responder::Responder;
+use crate::board::watchdog::Watchdog;
 use crate::limits::LiveLimits;
 use crate::metrics::Registry;
 
@@ -83,6 +84,8 @@ pub struct EngineOptions {
     pub drain: DrainSignal,
     /// Where the engine registers its figures.
     pub registry: Registry,
+    /// Whom its threads show that they are alive.
+    pub watchdog: Watchdog,
 }
 
 /// An HTTP server of one make: it owns the sockets and calls the handler.

@@ -7,6 +7,7 @@ use std::thread::{Builder, JoinHandle};
 use crossbeam::channel::{RecvTimeoutError, Sender, bounded};
 
 use super::registry::Registry;
+use crate::board::watchdog::Watchdog;
 
 /// Keeps the slices of a registry turning. Dropping it ends and joins the thread.
 pub struct Ticker {
@@ -16,11 +17,14 @@ pub struct Ticker {
 
 impl Registry {
     /// Starts the thread `larder-metrics`. An error is that of starting a thread.
-    pub fn start_ticker(&self) -> io::Result<Ticker> {
+    pub fn start_ticker(&self, watchdog: &Watchdog) -> io::Result<Ticker> {
         let hub = self.0.hub.clone();
         let (stop, stopped) = bounded::<()>(0);
+        let heartbeat = watchdog.heartbeat("larder-metrics");
         let thread = Builder::new().name("larder-metrics".to_owned()).spawn(move || {
-            while stopped.recv_timeout(hub.until_next_slice()) == Err(RecvTimeoutError::Timeout) {
+            let wait = |max| stopped.recv_timeout(hub.until_next_slice().min(max));
+            // Before the end of a slice a tick opens none.
+            while heartbeat.wait(wait) == Err(RecvTimeoutError::Timeout) {
                 hub.tick();
             }
         })?;
@@ -41,12 +45,13 @@ impl Drop for Ticker {
 #[cfg(test)]
 mod tests {
     use super::super::Registry;
+    use crate::board::watchdog::Watchdog;
     use std::time::Duration;
 
     #[test]
     fn dropping_the_ticker_ends_its_thread_at_once() {
         let registry = Registry::default();
-        drop(registry.start_ticker().unwrap());
+        drop(registry.start_ticker(&Watchdog::new()).unwrap());
         assert_eq!(std::sync::Arc::strong_count(&registry.0.hub), 1);
     }
 

@@ -21,6 +21,7 @@ use super::versions::IMPORT_END;
 use super::versions::{Versions, read_number};
 use super::view::{View, ViewCell};
 use super::{Action, CommitObserver, Durability, Reply, Store, StoreError, WriteError, WriteRequest};
+use crate::board::watchdog::Watchdog;
 use crate::limits::{Limits, MIB};
 use crate::metrics::Registry;
 
@@ -52,6 +53,8 @@ pub struct DatabaseOptions {
     pub expired_before: Arc<AtomicU64>,
     /// Where time comes from.
     pub time: Arc<dyn TimeSource>,
+    /// Whom the threads show that they are alive.
+    pub watchdog: Watchdog,
 }
 
 impl Default for DatabaseOptions {
@@ -70,6 +73,7 @@ impl Default for DatabaseOptions {
             keeper_interval: Duration::from_secs(5),
             expired_before: Arc::default(),
             time: Arc::new(SystemTimeSource::new(false)),
+            watchdog: Watchdog::new(),
         }
     }
 }

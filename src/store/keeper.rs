@@ -14,6 +14,7 @@ use super::committer::WriteQueue;
 use super::database::{DatabaseOptions, Shared, submit};
 use super::sweeper::Sweeper;
 use super::{Durability, Store, WriteRequest};
+use crate::board::watchdog::Watchdog;
 use crate::metrics::Registry;
 
 /// What the keeper needs of the options.
@@ -21,6 +22,7 @@ pub(super) struct KeeperOptions {
     scan_rate: u64,
     interval: Duration,
     expired_before: Arc<AtomicU64>,
+    watchdog: Watchdog,
 }
 
 impl From<&DatabaseOptions> for KeeperOptions {
@@ -29,6 +31,7 @@ impl From<&DatabaseOptions> for KeeperOptions {
             scan_rate: options.expiry_scan_rate,
             interval: options.keeper_interval,
             expired_before: options.expired_before.clone(),
+            watchdog: options.watchdog.clone(),
         }
     }
 }
@@ -73,6 +76,7 @@ fn keep(
     stopped: &Receiver<()>,
 ) {
     let (mut look_at, mut could_delete) = (Instant::now(), false);
+    let heartbeat = options.watchdog.heartbeat("larder-keeper");
     loop {
         if Instant::now() >= look_at {
             tick(shared, queue);
@@ -86,10 +90,10 @@ fn keep(
             look_at = Instant::now() + options.interval;
         }
         let rest = match &mut sweeper {
-            Some(sweeper) => sweeper.step().unwrap_or(options.interval),
+            Some(sweeper) => sweeper.step(&heartbeat).unwrap_or(options.interval),
             None => options.interval,
         };
-        match stopped.recv_timeout(rest.min(options.interval)) {
+        match heartbeat.wait(|max| stopped.recv_timeout(rest.min(options.interval).min(max))) {
             Err(RecvTimeoutError::Timeout) => {}
             Ok(()) | Err(RecvTimeoutError::Disconnected) => return,
         }

@@ -9,7 +9,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use bytes::Bytes;
-use crossbeam::channel::{Receiver, bounded, select};
+use crossbeam::channel::{Receiver, RecvError, bounded, select};
 
 use super::committer::WriteQueue;
 use super::database::{Shared, submit};
@@ -17,6 +17,7 @@ use super::{
     Action, Durability, FullKey, OpOutcome, Precondition, Preread, Record, Space, Store, StoreError, TYPE_META,
     TYPE_RECORD, WriteError, WriteOp, WriteOutcome, WriteRequest, record,
 };
+use crate::board::watchdog::Heartbeat;
 use crate::limits::{CHUNK_OPERATIONS, MIB};
 use crate::metrics::{Counter, Registry};
 
@@ -83,7 +84,7 @@ impl Sweeper {
     }
 
     /// Looks at one chunk and deletes what expired in it. Tells how long to rest; `None`: there is nothing to do now.
-    pub(super) fn step(&mut self) -> Option<Duration> {
+    pub(super) fn step(&mut self, heartbeat: &Heartbeat) -> Option<Duration> {
         if !self.shared.clock.may_delete() || self.shared.switches.has_failed() || !self.begin() {
             return None;
         }
@@ -99,7 +100,7 @@ impl Sweeper {
         self.scanned.add(chunk.keys);
         let mut expired = chunk.expired.into_iter().peekable();
         while expired.peek().is_some() {
-            if !self.delete(expired.by_ref().take(CHUNK_OPERATIONS).collect()) {
+            if !self.delete(expired.by_ref().take(CHUNK_OPERATIONS).collect(), heartbeat) {
                 self.shared.expiring.store(true, Ordering::Relaxed);
                 return None;
             }
@@ -171,7 +172,7 @@ impl Sweeper {
 
     /// Asks the committer to delete, and waits for its answer: that is the pace. False if it was refused or the
     /// database is stopping.
-    fn delete(&mut self, ops: Vec<WriteOp>) -> bool {
+    fn delete(&mut self, ops: Vec<WriteOp>, heartbeat: &Heartbeat) -> bool {
         let (reply, answered) = bounded::<Result<WriteOutcome, WriteError>>(1);
         let request = WriteRequest {
             ops,
@@ -184,19 +185,25 @@ impl Sweeper {
             }),
         };
         submit(&self.shared, &self.queue, request);
-        select! {
-            recv(answered) -> result => match result {
-                Ok(Ok(outcome)) => {
-                    let deleted = |result: &&OpOutcome| matches!(result, OpOutcome::Deleted { .. });
-                    let count = outcome.results.iter().filter(deleted).count() as u64;
-                    self.deleted_now += count;
-                    self.deleted.add(count);
-                    true
-                }
-                Ok(Err(_)) | Err(_) => false,
-            },
-            recv(self.stopped) -> _ => false,
-        }
+        let wait = |max| {
+            select! {
+                recv(answered) -> result => Some(result),
+                recv(self.stopped) -> _ => Some(Err(RecvError)),
+                // The committer has its own heartbeat: it may have more before this than one piece of work.
+                default(max) => None,
+            }
+        };
+        let result = loop {
+            if let Some(result) = heartbeat.wait(wait) {
+                break result;
+            }
+        };
+        let Ok(Ok(outcome)) = result else { return false };
+        let deleted = |result: &&OpOutcome| matches!(result, OpOutcome::Deleted { .. });
+        let count = outcome.results.iter().filter(deleted).count() as u64;
+        self.deleted_now += count;
+        self.deleted.add(count);
+        true
     }
 }
 

@@ -219,6 +219,7 @@ impl Fixture {
             unbounded,
             drain: drain.clone(),
             registry: registry.clone(),
+            watchdog: Default::default(),
         };
         let thread = std::thread::spawn(move || Epoll.serve(listeners, Arc::new(handler), options));
         Fixture { address, seen, limits, drain, registry, gate, thread: Some(thread) }

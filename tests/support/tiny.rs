@@ -167,6 +167,7 @@ pub fn start_with(limits: Limits, workers: usize) -> Running {
         unbounded: Unbounded { loopback: false, proxies: Vec::new() },
         drain: DrainSignal::default(),
         registry: larder::metrics::Registry::default(),
+        watchdog: Default::default(),
     };
     let (drain, limits, registry) = (options.drain.clone(), Arc::clone(&options.limits), options.registry.clone());
     let theirs = Arc::clone(&handler);

@@ -59,7 +59,7 @@ pub fn remove(api: &Api, db: &Arc<Database>, request: &Request, mut responder: R
             responder.send(removal.run());
         }
     });
-    if api.chores.submit(job).is_err()
+    if api.chores.submit(timeout, job).is_err()
         && let Some(responder) = cell.lock().take()
     {
         responder.send(error::write_error(&WriteError::Overloaded));

@@ -93,10 +93,11 @@ impl IoThread {
     /// Serves until the drain is done. Returns how many connections were cut before they were answered.
     pub fn run(mut self) -> std::io::Result<usize> {
         self.start_accepting()?;
+        let heartbeat = self.core.shared.watchdog.heartbeat(format!("larder-io-{}", self.index));
         let mut events: Vec<Event> = Vec::with_capacity(EVENTS_PER_TURN);
         let (mut messages, mut due, mut again) = (Vec::new(), Vec::new(), Vec::new());
         while !self.has_ended() {
-            self.wait(&mut events)?;
+            heartbeat.wait(|max| self.wait(&mut events, max))?;
             self.look_at_the_clock();
             for event in &events {
                 self.on_event(event.data.u64(), event.flags);
@@ -131,20 +132,19 @@ impl IoThread {
         self.is_cut || (self.core.draining && self.connections.len() == 0)
     }
 
-    fn wait(&mut self, events: &mut Vec<Event>) -> std::io::Result<()> {
+    fn wait(&mut self, events: &mut Vec<Event>, max: Duration) -> std::io::Result<()> {
         let timers = [self.wheel.wait_ms(self.core.tick), self.accept_wait_ms()];
-        let mut timeout_ms = timers.into_iter().flatten().min();
+        let mut timeout_ms = timers.into_iter().flatten().min().unwrap_or(u64::MAX).min(max.as_millis() as u64);
         let was_stuck = self.core.shared.queue.is_stuck();
         if was_stuck {
-            timeout_ms = Some(timeout_ms.map_or(STUCK_MS, |ms| ms.min(STUCK_MS)));
+            timeout_ms = timeout_ms.min(STUCK_MS);
         }
         if !self.ready.is_empty() || !self.core.mailbox.prepare_sleep() {
-            timeout_ms = Some(0);
+            timeout_ms = 0;
         }
-        let timeout =
-            timeout_ms.map(|ms| Timespec { tv_sec: (ms / 1000) as i64, tv_nsec: ((ms % 1000) * 1_000_000) as _ });
+        let timeout = Timespec { tv_sec: (timeout_ms / 1000) as _, tv_nsec: ((timeout_ms % 1000) * 1_000_000) as _ };
         events.clear();
-        match epoll::wait(&self.epoll, spare_capacity(events), timeout.as_ref()) {
+        match epoll::wait(&self.epoll, spare_capacity(events), Some(&timeout)) {
             Ok(_) | Err(Errno::INTR) => {}
             Err(error) => return Err(error.into()),
         }

@@ -61,13 +61,16 @@ impl Engine for Epoll {
         }
         let drain = options.drain.clone();
         let limits = Arc::clone(&options.limits);
+        let heartbeat = options.watchdog.heartbeat("the epoll engine");
         let running = Running::start(Arc::new(listeners), handler, options)?;
         while !drain.is_set() && !running.io_has_ended() {
-            std::thread::sleep(LOOK_EVERY);
+            heartbeat.wait(|_| std::thread::sleep(LOOK_EVERY));
             workers::refuse_overdue(&running.shared);
             running.shared.bodies.tend(limits.get().request_timeout);
             running.shared.answers.tend();
         }
+        // The drain has its own time-out.
+        heartbeat.rest();
         running.stop(Instant::now() + limits.get().drain_timeout)
     }
 }
@@ -90,7 +93,8 @@ impl Running {
         let stats = Stats::new(&options.registry);
         let bodies = Bodies::new(Arc::clone(&options.limits), &options.registry);
         let door = Door::new(options.unbounded);
-        let shared = Arc::new(Shared::new(handler, options.limits, stats, (bodies, answers), door, views));
+        let shared =
+            Arc::new(Shared::new(handler, options.limits, stats, (bodies, answers), door, views, options.watchdog));
         let mut running = Running { shared: Arc::clone(&shared), io: Vec::new(), workers: Vec::new() };
         let started = running.start_threads(&listeners, options.workers.max(1));
         if started.is_err() {

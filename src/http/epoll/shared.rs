@@ -9,6 +9,7 @@ use parking_lot::Mutex;
 use super::mailbox::Mailbox;
 use super::stats::Stats;
 use super::workers::Queue;
+use crate::board::watchdog::Watchdog;
 use crate::http::budget::{Answers, Bodies};
 use crate::http::door::Door;
 use crate::http::engine::Handler;
@@ -38,6 +39,8 @@ pub struct Shared {
     pub io: Vec<IoThreadView>,
     /// When tick 0 was.
     pub epoch: Instant,
+    /// Whom the threads show that they are alive.
+    pub watchdog: Watchdog,
 }
 
 /// What is known from outside of one I/O thread.
@@ -57,6 +60,7 @@ impl Shared {
         (bodies, answers): (Bodies, Arc<Answers>),
         door: Door,
         io: Vec<IoThreadView>,
+        watchdog: Watchdog,
     ) -> Shared {
         Shared {
             handler,
@@ -70,6 +74,7 @@ impl Shared {
             door,
             io,
             epoch: Instant::now(),
+            watchdog,
         }
     }
 }

@@ -13,6 +13,7 @@ use parking_lot::{Condvar, Mutex, MutexGuard};
 
 use super::mailbox::{Mailbox, Message};
 use super::shared::Shared;
+use crate::board::watchdog::Heartbeat;
 use crate::http::budget::Client;
 use crate::http::message::{Puller, Request, Response};
 use crate::http::method::Method;
@@ -175,9 +176,10 @@ impl Queue {
         self.has_work.notify_all();
     }
 
-    fn next(&self) -> Option<Job> {
+    fn next(&self, heartbeat: &Heartbeat) -> Option<Job> {
         let mut inner = self.inner.lock();
         loop {
+            heartbeat.beat();
             if let Some(job) = self.take(&mut inner) {
                 return Some(job);
             }
@@ -185,7 +187,7 @@ impl Queue {
                 return None;
             }
             inner.sleeping += 1;
-            self.has_work.wait(&mut inner);
+            heartbeat.wait(|max| self.has_work.wait_for(&mut inner, max));
             inner.sleeping -= 1;
         }
     }
@@ -200,7 +202,9 @@ impl Queue {
 
 /// What one worker thread does until the queue is closed.
 pub fn run(shared: &Shared) {
-    while let Some(first) = shared.queue.next() {
+    let heartbeat = shared.watchdog.heartbeat("a worker");
+    while let Some(first) = shared.queue.next(&heartbeat) {
+        heartbeat.allow(2 * shared.limits.get().request_timeout);
         let until = Instant::now() + ANSWERS_HELD;
         wake::together(|| {
             work(shared, first);

@@ -20,6 +20,7 @@ use tiny_http::Server;
 
 use super::connection::{Connection, Incoming};
 use super::exchange::Stage;
+use crate::board::watchdog::Heartbeat;
 
 /// Something for a worker to do.
 pub enum Job {
@@ -59,8 +60,10 @@ pub fn is_leader() -> bool {
 #[derive(Default)]
 struct State {
     leaders: usize,
-    /// Workers asleep that nobody has woken yet.
+    /// Workers asleep.
     parked: usize,
+    /// Wake-ups that none of them has taken yet: whoever wakes takes one, also who woke because its time was over.
+    woken: usize,
     /// Leads handed over to workers that are waking up; they count as leaders already.
     handed: usize,
     /// The one leader sits in tiny_http's queue.
@@ -149,10 +152,11 @@ impl Crew {
     }
 
     /// Waits for something to do, for a worker that does not lead.
-    pub fn next(&self) -> Next {
+    pub fn next(&self, heartbeat: &Heartbeat) -> Next {
         ROLE.set(Role::Hand);
         let mut state = self.state.lock();
         loop {
+            heartbeat.beat();
             if let Some(stage) = state.slow.pop_front() {
                 return Next::Job(Job::Handle(stage));
             }
@@ -168,7 +172,9 @@ impl Crew {
                 state.leaders = 1;
             } else {
                 state.parked += 1;
-                self.wake.wait(&mut state);
+                heartbeat.wait(|max| self.wake.wait_for(&mut state, max));
+                state.parked -= 1;
+                state.woken = state.woken.saturating_sub(1);
                 continue;
             }
             ROLE.set(Role::Leader);
@@ -249,12 +255,12 @@ impl Crew {
     }
 
     fn wake_one(&self, state: &mut State) -> bool {
-        let woken = state.parked > 0;
-        if woken {
-            state.parked -= 1;
+        let is_asleep = state.parked > state.woken;
+        if is_asleep {
+            state.woken += 1;
             self.wake.notify_one();
         }
-        woken
+        is_asleep
     }
 
     /// Brings a job from anywhere. True if the leader has to be called out of tiny_http's queue for it.
@@ -278,7 +284,7 @@ impl Crew {
     pub fn stop(&self) {
         let mut state = self.state.lock();
         state.stopping = true;
-        state.parked = 0;
+        state.woken = state.parked;
         self.wake.notify_all();
     }
 }

@@ -8,6 +8,7 @@ use std::collections::VecDeque;
 
 use parking_lot::{Condvar, Mutex};
 
+use crate::board::watchdog::Heartbeat;
 use crate::http::budget::Client;
 
 /// Threads of a lane.
@@ -54,16 +55,17 @@ impl<J> Lane<J> {
     }
 
     /// Waits for work that may be done now. `None` when the lane has stopped and its queue is empty.
-    pub fn next(&self) -> Option<(Client, J)> {
+    pub fn next(&self, heartbeat: &Heartbeat) -> Option<(Client, J)> {
         let mut state = self.state.lock();
         loop {
+            heartbeat.beat();
             if let Some(found) = take_next(&mut state) {
                 return Some(found);
             }
             if state.stopping && state.queue.is_empty() {
                 return None;
             }
-            self.wake.wait(&mut state);
+            heartbeat.wait(|max| self.wake.wait_for(&mut state, max));
         }
     }
 
@@ -106,6 +108,7 @@ fn take_next<J>(state: &mut State<J>) -> Option<(Client, J)> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::board::watchdog::Watchdog;
 
     const A: Client = Client::NOBODY;
 
@@ -115,28 +118,28 @@ mod tests {
 
     #[test]
     fn a_client_gets_three_threads_and_the_next_one_is_not_held_up() {
-        let lane = Lane::default();
+        let (lane, heartbeat) = (Lane::default(), Watchdog::new().heartbeat("a thread"));
         for job in [1, 2, 3, 5] {
             lane.push(A, job, 10).unwrap();
         }
         lane.push(b(), 4, 10).unwrap();
-        assert_eq!(lane.next(), Some((A, 1)));
-        assert_eq!(lane.next(), Some((A, 2)));
-        assert_eq!(lane.next(), Some((A, 3)));
-        assert_eq!(lane.next(), Some((b(), 4)), "the fourth of A waits");
+        assert_eq!(lane.next(&heartbeat), Some((A, 1)));
+        assert_eq!(lane.next(&heartbeat), Some((A, 2)));
+        assert_eq!(lane.next(&heartbeat), Some((A, 3)));
+        assert_eq!(lane.next(&heartbeat), Some((b(), 4)), "the fourth of A waits");
         lane.done(A);
-        assert_eq!(lane.next(), Some((A, 5)));
+        assert_eq!(lane.next(&heartbeat), Some((A, 5)));
         assert_eq!(lane.depth(), (0, 4));
     }
 
     #[test]
     fn a_full_or_stopped_lane_gives_work_back() {
-        let lane = Lane::default();
+        let (lane, heartbeat) = (Lane::default(), Watchdog::new().heartbeat("a thread"));
         lane.push(A, 1, 1).unwrap();
         assert_eq!(lane.push(A, 2, 1), Err(2));
         lane.stop();
         assert_eq!(lane.push(b(), 3, 9), Err(3));
-        assert_eq!(lane.next(), Some((A, 1)), "what was taken in is still done");
-        assert_eq!(lane.next(), None);
+        assert_eq!(lane.next(&heartbeat), Some((A, 1)), "what was taken in is still done");
+        assert_eq!(lane.next(&heartbeat), None);
     }
 }

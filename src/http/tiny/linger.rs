@@ -121,10 +121,18 @@ impl Lingering {
 
     /// The life of the one thread that tends them.
     pub fn run(&self, shared: &Shared) {
+        let heartbeat = shared.watchdog.heartbeat("the end of connections");
         let mut all: Vec<Held> = Vec::new();
         let mut came = true;
         loop {
-            let stopping = self.collect(&mut all, if came { PAUSE } else { PAUSE_QUIET });
+            let stopping = heartbeat.wait(|max| {
+                let pause = match (all.is_empty(), came) {
+                    (true, _) => max,
+                    (_, true) => PAUSE,
+                    (_, false) => PAUSE_QUIET,
+                };
+                self.collect(&mut all, pause)
+            });
             came = false;
             let mut at = 0;
             while at < all.len() {
@@ -142,17 +150,11 @@ impl Lingering {
         }
     }
 
-    /// Waits for arrivals, no longer than `pause` if there is somebody to tend. True if this is the end.
+    /// Waits for arrivals, no longer than `pause`. True if this is the end.
     fn collect(&self, all: &mut Vec<Held>, pause: Duration) -> bool {
         let mut state = self.state.lock();
         if state.arrivals.is_empty() && !state.stopping {
-            if all.is_empty() {
-                while state.arrivals.is_empty() && !state.stopping {
-                    self.bell.wait(&mut state);
-                }
-            } else {
-                self.bell.wait_for(&mut state, pause);
-            }
+            self.bell.wait_for(&mut state, pause);
         }
         all.append(&mut state.arrivals);
         state.stopping

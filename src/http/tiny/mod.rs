@@ -121,6 +121,7 @@ fn build(
         imports: AtomicUsize::new(0),
         lingering: linger::Lingering::default(),
         forgotten: AtomicUsize::new(0),
+        watchdog: options.watchdog.clone(),
         draining: AtomicBool::new(false),
         stopping: AtomicBool::new(false),
     };
@@ -144,12 +145,12 @@ fn start(
     }
     for _ in 0..lane::THREADS {
         let (reading, writing) = (Arc::clone(shared), Arc::clone(shared));
-        handles.push(threads::spawn("larder-chunked", move || threads::read_bodies(&reading, &reading.chunked))?);
+        handles.push(threads::spawn("larder-chunked", move || threads::read_chunked(&reading))?);
         handles.push(threads::spawn("larder-answer", move || threads::write_answers(&writing))?);
     }
     for _ in 0..lane::COUNTED_THREADS {
         let reading = Arc::clone(shared);
-        handles.push(threads::spawn("larder-body", move || threads::read_bodies(&reading, &reading.bodies))?);
+        handles.push(threads::spawn("larder-body", move || threads::read_bodies(&reading))?);
     }
     let (bodies, answers) = (Arc::clone(shared), Arc::clone(shared));
     handles.push(threads::spawn("larder-body-wait", move || threads::watch_bodies(&bodies))?);

@@ -20,6 +20,7 @@ use super::reply::{self, Answer};
 use super::source::Source;
 use super::waiting::Waiting;
 use super::{socket, sys};
+use crate::board::watchdog::Watchdog;
 use crate::http::budget::{Answers, Bodies};
 use crate::http::engine::Handler;
 use crate::http::message::Trace;
@@ -58,6 +59,7 @@ pub struct Shared {
     pub lingering: Lingering,
     /// Requests that had to be forgotten, each with a thread of tiny_http.
     pub forgotten: AtomicUsize,
+    pub watchdog: Watchdog,
     pub draining: AtomicBool,
     pub stopping: AtomicBool,
 }

@@ -5,7 +5,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::thread::JoinHandle;
 
-use crossbeam::channel::Receiver;
+use crossbeam::channel::{Receiver, RecvTimeoutError};
 use tiny_http::Server;
 
 use super::bodies::{self, BodyJob};
@@ -14,6 +14,7 @@ use super::exchange::{self, Reply};
 use super::lane::Lane;
 use super::reply;
 use super::shared::Shared;
+use crate::board::watchdog::Heartbeat;
 
 /// Threads that write answers which come from elsewhere.
 pub const REPLIERS: usize = 2;
@@ -25,10 +26,12 @@ pub fn spawn(name: &str, body: impl FnOnce() + Send + 'static) -> io::Result<Joi
 
 /// A worker.
 pub fn work(shared: &Arc<Shared>) {
+    let heartbeat = shared.watchdog.heartbeat("a worker");
     loop {
-        match shared.crew.next() {
+        heartbeat.allow(2 * shared.limits.get().request_timeout);
+        match shared.crew.next(&heartbeat) {
             Next::Job(job) => run(shared, job),
-            Next::Lead => lead(shared),
+            Next::Lead => lead(shared, &heartbeat),
             Next::Stop => return,
         }
     }
@@ -55,15 +58,16 @@ enum Taken {
 }
 
 /// Takes requests and answers the quick ones, for as long as this worker leads.
-fn lead(shared: &Arc<Shared>) {
+fn lead(shared: &Arc<Shared>, heartbeat: &Heartbeat) {
     while crew::is_leader() {
+        heartbeat.beat();
         if let Some(job) = shared.crew.fresh() {
             run(shared, job);
             if !crew::is_leader() {
                 return;
             }
         }
-        match take(shared) {
+        match take(shared, heartbeat) {
             Taken::Job(job) => run(shared, job),
             Taken::Nothing => {}
             Taken::SteppedDown => return,
@@ -72,7 +76,7 @@ fn lead(shared: &Arc<Shared>) {
 }
 
 /// Takes one request of the first listener and places it; waits for one if this is the only leader.
-fn take(shared: &Arc<Shared>) -> Taken {
+fn take(shared: &Arc<Shared>, heartbeat: &Heartbeat) -> Taken {
     let mut server = shared.crew.taking.lock();
     let (result, waited) = match server.try_recv() {
         Ok(Some(raw)) => (Ok(raw), false),
@@ -81,9 +85,16 @@ fn take(shared: &Arc<Shared>) -> Taken {
             Rest::Job(job) => return Taken::Job(job),
             Rest::StepDown => return Taken::SteppedDown,
             Rest::Block => {
-                let result = server.recv();
+                let result = heartbeat.wait(|max| server.recv_timeout(max));
                 shared.crew.unblocked();
-                (result, true)
+                match result.transpose() {
+                    Some(result) => (result, true),
+                    // Time for a beat, or a call: perhaps to another server.
+                    None => {
+                        shared.crew.turn_to(&mut server, shared.sources[0].current());
+                        return Taken::Nothing;
+                    }
+                }
             }
         },
     };
@@ -114,9 +125,11 @@ fn report(shared: &Arc<Shared>, source: usize, error: &io::Error) {
 /// Takes the requests of a server that the workers do not take from: a further listener's, or one whose accept loop
 /// has died but whose connections live.
 pub fn carry(shared: &Arc<Shared>, source: usize, server: &Arc<Server>) {
+    let heartbeat = shared.watchdog.heartbeat("a courier");
     while !shared.is_stopping() {
-        match server.recv() {
-            Ok(raw) => {
+        match heartbeat.wait(|max| server.recv_timeout(max)) {
+            Ok(None) => {}
+            Ok(Some(raw)) => {
                 let placed = catch_unwind(AssertUnwindSafe(|| shared.place(shared.sources[source].port, raw)));
                 if let Ok(Some(job)) = placed {
                     shared.push(job);
@@ -130,16 +143,34 @@ pub fn carry(shared: &Arc<Shared>, source: usize, server: &Arc<Server>) {
 /// Writes answers that come from threads which are not the engine's.
 /// `None` ends one of them.
 pub fn reply(shared: &Arc<Shared>, replies: &Receiver<Option<Reply>>) {
-    while let Ok(Some(reply)) = replies.recv() {
+    let heartbeat = shared.watchdog.heartbeat("a replier");
+    loop {
+        let reply = match heartbeat.wait(|max| replies.recv_timeout(max)) {
+            Ok(Some(reply)) => reply,
+            Err(RecvTimeoutError::Timeout) => continue,
+            Ok(None) | Err(RecvTimeoutError::Disconnected) => return,
+        };
         if catch_unwind(AssertUnwindSafe(|| reply.write(shared))).is_err() {
             shared.figures.panics.inc();
         }
     }
 }
 
-/// A thread of a lane for bodies.
-pub fn read_bodies(shared: &Arc<Shared>, lane: &Lane<Box<BodyJob>>) {
-    while let Some((client, job)) = lane.next() {
+/// A thread of the lane for bodies of a known length.
+pub fn read_bodies(shared: &Arc<Shared>) {
+    let heartbeat = shared.watchdog.heartbeat("a reader of bodies");
+    read(shared, &shared.bodies, &heartbeat, || {});
+}
+
+/// A thread of the lane for bodies in chunks, which waits for clients inside tiny_http.
+pub fn read_chunked(shared: &Arc<Shared>) {
+    let heartbeat = shared.watchdog.heartbeat("a reader of chunked bodies");
+    read(shared, &shared.chunked, &heartbeat, || heartbeat.rest());
+}
+
+fn read(shared: &Arc<Shared>, lane: &Lane<Box<BodyJob>>, heartbeat: &Heartbeat, before: impl Fn()) {
+    while let Some((client, job)) = lane.next(heartbeat) {
+        before();
         if catch_unwind(AssertUnwindSafe(|| bodies::read_aside(shared, job))).is_err() {
             shared.figures.panics.inc();
         }
@@ -149,17 +180,20 @@ pub fn read_bodies(shared: &Arc<Shared>, lane: &Lane<Box<BodyJob>>) {
 
 /// Watches the bodies of which nothing has come.
 pub fn watch_bodies(shared: &Arc<Shared>) {
-    shared.bodies_waiting.run(|socket, job| bodies::go_on(shared, socket, job));
+    let heartbeat = shared.watchdog.heartbeat("the watch over bodies");
+    shared.bodies_waiting.run(&heartbeat, |socket, job| bodies::go_on(shared, socket, job));
 }
 
 /// Watches the answers whose socket is full.
 pub fn watch_answers(shared: &Arc<Shared>) {
-    shared.answers_waiting.run(|socket, answer| reply::go_on_writing(shared, socket, answer));
+    let heartbeat = shared.watchdog.heartbeat("the watch over answers");
+    shared.answers_waiting.run(&heartbeat, |socket, answer| reply::go_on_writing(shared, socket, answer));
 }
 
 /// A thread of the lane for answers.
 pub fn write_answers(shared: &Arc<Shared>) {
-    while let Some((client, answer)) = shared.answers.next() {
+    let heartbeat = shared.watchdog.heartbeat("a writer of answers");
+    while let Some((client, answer)) = shared.answers.next(&heartbeat) {
         if catch_unwind(AssertUnwindSafe(|| reply::write_what_fits(shared, answer))).is_err() {
             shared.figures.panics.inc();
         }

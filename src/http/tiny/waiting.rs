@@ -15,6 +15,8 @@ use rustix::buffer::spare_capacity;
 use rustix::event::epoll::{self, CreateFlags, EventData, EventFlags};
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 
+use crate::board::watchdog::Heartbeat;
+
 /// How often the times of what is held are looked at.
 const LOOK: Duration = Duration::from_millis(50);
 const EVENTS_PER_TURN: usize = 64;
@@ -90,15 +92,17 @@ impl<J> Waiting<J> {
     }
 
     /// The life of the thread that watches. `ready` must not wait for anything.
-    pub fn run(&self, ready: impl Fn(OwnedFd, J)) {
+    pub fn run(&self, heartbeat: &Heartbeat, ready: impl Fn(OwnedFd, J)) {
         let mut events = Vec::with_capacity(EVENTS_PER_TURN);
         let mut looked_at = Instant::now();
-        let pause = Timespec { tv_sec: 0, tv_nsec: LOOK.as_nanos() as _ };
         loop {
             events.clear();
             let is_empty = self.state.lock().held.is_empty();
-            let timeout = (!is_empty).then_some(&pause);
-            let _ = epoll::wait(&self.epoll, spare_capacity(&mut events), timeout);
+            heartbeat.wait(|max| {
+                let pause = if is_empty { max } else { LOOK };
+                let timeout = Timespec { tv_sec: pause.as_secs() as _, tv_nsec: pause.subsec_nanos() as _ };
+                let _ = epoll::wait(&self.epoll, spare_capacity(&mut events), Some(&timeout));
+            });
             let stopping = self.stopping.load(Ordering::SeqCst);
             for event in &events {
                 self.hand_out(event.data.u64(), &ready);
@@ -159,6 +163,7 @@ mod tests {
     use std::sync::mpsc::channel;
 
     use super::*;
+    use crate::board::watchdog::Watchdog;
 
     fn pair() -> (TcpStream, TcpStream) {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
@@ -172,7 +177,9 @@ mod tests {
         let (tell, told) = channel();
         let far = Instant::now() + Duration::from_secs(600);
         std::thread::scope(|scope| {
-            scope.spawn(|| waiting.run(|_, job: &str| tell.send(job).unwrap()));
+            let heartbeat = Watchdog::new().heartbeat("a thread");
+            let waiting = &waiting;
+            scope.spawn(move || waiting.run(&heartbeat, |_, job: &str| tell.send(job).unwrap()));
             let (mut client, served) = pair();
             assert!(!is_ready(&served.try_clone().unwrap().into(), Until::Readable));
             waiting.hold(served.try_clone().unwrap().into(), Until::Readable, far, "reads").unwrap();

@@ -93,7 +93,7 @@ pub(super) fn committer(
     options: &DatabaseOptions,
 ) -> (WriteQueue, Committer) {
     let metrics = CommitMetrics::new(registry);
-    let (queue, source) = write_queue(options.queued_writes_max, options.queued_bytes_max, metrics.depth.clone());
+    let (queue, source) = write_queue(options, metrics.depth.clone());
     let provisional = (!shared.clock.is_synchronised()).then(Provisional::default);
     let committer = Committer {
         store,
@@ -163,7 +163,7 @@ impl Committer {
         loop {
             self.wait_for_company();
             let next = match self.carried.take() {
-                Some(request) => Next::Request(request),
+                Some(request) => self.source.again(request),
                 None => self.source.next(self.next_duty()),
             };
             self.shared.set_busy(true);

@@ -9,7 +9,9 @@ use crossbeam::channel::{Receiver, RecvTimeoutError, Sender, TrySendError, bound
 use crossbeam::sync::{Parker, Unparker};
 use parking_lot::RwLock;
 
+use crate::board::watchdog::Heartbeat;
 use crate::metrics::Gauge;
+use crate::store::DatabaseOptions;
 use crate::store::{Action, Durability, Reply, WriteError, WriteOp, WriteOutcome, WriteRequest};
 
 /// Nobody waits for the queue to fill.
@@ -104,16 +106,22 @@ pub(super) struct WriteSource {
     receiver: Receiver<Pending>,
     level: Arc<Level>,
     parker: Parker,
+    heartbeat: Heartbeat,
 }
 
 /// A queue for so many requests and so many bytes; a single request may be larger than that if nothing else waits.
-pub(super) fn write_queue(requests_max: usize, bytes_max: u64, depth: Gauge) -> (WriteQueue, WriteSource) {
-    let (sender, receiver) = bounded(requests_max);
+pub(super) fn write_queue(options: &DatabaseOptions, depth: Gauge) -> (WriteQueue, WriteSource) {
+    let (sender, receiver) = bounded(options.queued_writes_max);
     let level = Arc::new(Level { bytes: AtomicU64::new(0), depth, target: AtomicUsize::new(NO_TARGET) });
     let parker = Parker::new();
     let door = Arc::new(Door::new(Some(sender)));
-    let queue = WriteQueue { door: door.clone(), level: level.clone(), bytes_max, unparker: parker.unparker().clone() };
-    (queue, WriteSource { door, receiver, level, parker })
+    let queue = WriteQueue {
+        door: door.clone(),
+        level: level.clone(),
+        bytes_max: options.queued_bytes_max,
+        unparker: parker.unparker().clone(),
+    };
+    (queue, WriteSource { door, receiver, level, parker, heartbeat: options.watchdog.heartbeat("larder-committer") })
 }
 
 impl WriteQueue {
@@ -163,13 +171,19 @@ pub(super) enum Next {
 }
 
 impl WriteSource {
-    /// The next request, waiting for it until then.
+    /// The next request, waiting for it until then at most: now and then the wait ends with nothing.
     pub(super) fn next(&self, until: Instant) -> Next {
-        match self.receiver.recv_deadline(until) {
+        match self.heartbeat.wait(|max| self.receiver.recv_deadline(until.min(Instant::now() + max))) {
             Ok(pending) => Next::Request(self.counted_out(pending)),
             Err(RecvTimeoutError::Timeout) => Next::TimedOut,
             Err(RecvTimeoutError::Disconnected) => Next::Closed,
         }
+    }
+
+    /// A request that was taken before, as the next one.
+    pub(super) fn again(&self, pending: Pending) -> Next {
+        self.heartbeat.beat();
+        Next::Request(pending)
     }
 
     /// The next request if one waits.

@@ -19,6 +19,7 @@ use super::figures::Reason;
 use super::shared::Shared;
 use super::sys::TCP_ESTABLISHED;
 use super::{socket, threads};
+use crate::board::watchdog::Heartbeat;
 use crate::http::engine::{DrainSignal, Ended};
 use crate::limits::Limits;
 use judge::{Memory, Verdict};
@@ -54,6 +55,7 @@ const RESTART_PAUSE_MAX: Duration = Duration::from_secs(2);
 pub struct Guard {
     shared: Arc<Shared>,
     drain: DrainSignal,
+    heartbeat: Heartbeat,
     memories: HashMap<Key, Memory, foldhash::fast::RandomState>,
     dead_since: HashMap<u64, Instant, foldhash::fast::RandomState>,
     backlogs: Vec<(u32, Instant)>,
@@ -75,6 +77,7 @@ impl Guard {
         let now = Instant::now();
         Guard {
             backlogs: vec![(0, now); shared.sources.len()],
+            heartbeat: shared.watchdog.heartbeat("the guard"),
             shared,
             drain,
             memories: HashMap::default(),
@@ -110,7 +113,8 @@ impl Guard {
     /// One turn of the loop.
     fn beat(&mut self) {
         let now = Instant::now();
-        let news = self.shared.nudge.wait(self.look_at.saturating_duration_since(now).min(GLANCE));
+        let pause = self.look_at.saturating_duration_since(now).min(GLANCE);
+        let news = self.heartbeat.wait(|_| self.shared.nudge.wait(pause));
         let now = Instant::now();
         if self.memory_grew() {
             self.look_at = now;
@@ -391,7 +395,7 @@ impl Guard {
             if empty_looks == 2 {
                 break;
             }
-            std::thread::sleep(TICK_URGENT);
+            self.heartbeat.wait(|_| std::thread::sleep(TICK_URGENT));
         }
         let in_hand = self.shared.in_hand();
         if let Ok(scan) = scan::scan(&self.shared.sources) {
