@@ -26,6 +26,9 @@ def before_call(context, case, kwargs):
         # A collection only means something in its namespace.
         if "namespace" not in case.query and case.operation.path == "/api/v1/export":
             case.query.pop("collection", None)
+        # No schema knows the last version, beyond which nothing can be asked for.
+        if "since" in case.query:
+            case.query["since"] = 0
     # A body that is said to be gzip must be gzip; the tests of encodings send those.
     if case.headers and case.headers.get("Content-Encoding") == "gzip":
         case.headers.pop("Content-Encoding")
