@@ -105,7 +105,7 @@ impl Bench {
                 self.answers.recv().unwrap()
             }
         };
-        let outcome = Outcome { complete: true, ..Outcome::unsent(response.status) };
+        let outcome = Outcome { cut: None, ..Outcome::unsent(response.status) };
         self.api.finished(&trace, &outcome);
         response
     }

@@ -97,6 +97,10 @@ fn read_chunks(input: &mut impl BufRead) -> std::io::Result<Vec<u8>> {
 const LINES: &str = "{\"namespace\":\"a\",\"collection\":\"b\",\"key\":\"1\",\"value\":1}\n\
                      {\"namespace\":\"a\",\"collection\":\"b\",\"key\":\"2\",\"value\":2}\n\
                      {\"end\":true,\"items\":2,\"version\":77}\n";
+const REASON: &str = "{\"namespace\":\"a\",\"collection\":\"b\",\"key\":\"1\",\"value\":1}\n\
+    {\"status\":503,\"title\":\"Service Unavailable\",\"code\":\"DRAINING\",\"message\":\"larder is stopping\"}\n";
+const SEVERAL: &str = "{\"namespace\":\"a\",\"collection\":\"b\",\"key\":\"1\",\"value\":1}\n\
+    {\"end\":true,\"items\":1,\"version\":77,\"views\":3}\n";
 const EMPTY: &str = "{\"items\":[],\"next\":null}";
 const FULL: &str = "{\"items\":[\"a\"],\"next\":null}";
 
@@ -134,6 +138,8 @@ fn an_export_that_is_cut_leaves_no_backup() {
         Export::Whole("{\"namespace\":\"a\"}\n"),
         Export::Whole("{\"namespace\":\"a\"}\n{\"end\":true,\"items\":2,\"version\":7}\n"),
         Export::Whole(""),
+        Export::CutOnTheWire(REASON),
+        Export::Whole(REASON),
     ] {
         // A cut behind the end line is no loss: the line itself says that all is there.
         let whole = matches!(export, Export::CutOnTheWire(text) if text == LINES);
@@ -149,8 +155,33 @@ fn an_export_that_is_cut_leaves_no_backup() {
             }
             assert!(code == 1 || code == 5, "{words:?} {code}: {err}");
             assert!(err.contains("the export was cut"), "{err}");
+            let says_why = matches!(export, Export::Whole(REASON) | Export::CutOnTheWire(REASON));
+            assert_eq!(
+                err.contains("after 1 values the server says: larder is stopping (DRAINING)"),
+                says_why,
+                "{err}"
+            );
+            assert!(code == 1 || !says_why, "{err}");
             assert_eq!(std::fs::read(&file).expect("the file"), b"the last one", "{words:?}");
             assert_eq!(count(folder.path()), 1, "{words:?}");
+        }
+    }
+}
+
+#[test]
+fn an_export_of_several_moments_says_so() {
+    let folder = tempfile::tempdir().expect("a folder for the test");
+    let file = folder.path().join("a");
+    let name = file.to_str().expect("text");
+    for (lines, views) in [(SEVERAL, 3), (LINES, 1)] {
+        let fake = Fake::start(Export::Whole(lines), EMPTY);
+        for words in [["backup", name, "--json"], ["export", "--json", "-o"]] {
+            let words: Vec<&str> = words.into_iter().chain((words[0] == "export").then_some(name)).collect();
+            let (code, out, err) = fake.run(&words);
+            assert_eq!(code, 0, "{err}");
+            let said: serde_json::Value = serde_json::from_str(&out).expect("JSON");
+            assert_eq!(said["views"], views);
+            assert_eq!(err.contains("of 3 moments") && err.contains("--since 77"), views == 3, "{err}");
         }
     }
 }

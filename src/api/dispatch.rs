@@ -9,6 +9,7 @@ use crate::http::{
 use crate::limits::SPARE_BODY_BYTES;
 
 use super::access::Grant;
+use super::endings::Ending;
 use super::ratelimit::RateKey;
 use super::routes::{self, Endpoint, Openness};
 use super::target::ValueTarget;
@@ -241,6 +242,10 @@ impl Api {
         let spent = outcome.ended_at.saturating_duration_since(trace.received_at);
         let route = routes::label(trace.route);
         self.registry.request(route, trace.method.as_str(), outcome.status, trace.code, spent, trace.timed);
+        let ending = outcome.cut.filter(|_| !trace.timed && outcome.status == 200).and_then(Ending::of_cut);
+        if let Some(ending) = ending {
+            self.figures.endings.note(ending, route, trace.peer);
+        }
         let slow_from = self.config.slow_request;
         if trace.timed && !slow_from.is_zero() && spent >= slow_from {
             identify::log_slow(trace, outcome, route, spent);

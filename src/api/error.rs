@@ -55,16 +55,18 @@ pub fn write_problem(error: &WriteError) -> Problem {
 /// The answer for a read that the store could not serve. The reason goes to the log, never to the client.
 pub fn read_error(error: &StoreError) -> Response {
     log_limited!(READ_FAILURES, log::Level::Error, "reading the store failed: {error}");
-    let problem = match error {
+    let (status, code, message, retry) = match error {
         StoreError::Corrupt(_) | StoreError::Unreadable(_) => {
-            Problem::new(500, "INTERNAL", "this value is damaged on the card; write it anew")
+            (500, "INTERNAL", "this value is damaged on the card; write it anew", None)
+        }
+        StoreError::Revoked => {
+            (503, "OVERLOADED", "too much was written while this was read; try again", Some(RETRY_SOON_S))
         }
         StoreError::Io(_) | StoreError::NoSpace | StoreError::Locked => {
-            Problem::new(503, "STORE_UNAVAILABLE", "the store could not be read; /health says why")
+            (503, "STORE_UNAVAILABLE", "the store could not be read; /health says why", Some(RETRY_LATER_S))
         }
     };
-    let retry = (problem.status == 503).then_some(RETRY_LATER_S);
-    with_retry(problem, retry).into()
+    with_retry(Problem::new(status, code, message), retry).into()
 }
 
 /// The store has not given what was asked of it within `limits.request_timeout`.

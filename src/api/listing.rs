@@ -1,14 +1,14 @@
 //! The records of a collection in order: one page of them, or all of them as lines.
 //!
 //! It reads a snapshot that it is given and knows neither requests' heads nor threads.
-//! A page is live: it shows the moment at which it was asked for. A stream shows one moment from its first line to its
-//! last, which only a complete stream has: `{"end":true,"items":n,"version":v}`. Both go on past what is damaged, and tell
-//! of it as [`super::damage`] says.
+//! A page is live: it shows the moment at which it was asked for. A list as a stream shows one moment from its first line
+//! to its last, which only a complete stream has: `{"end":true,"items":n,"version":v}`. An export may go on from a later
+//! moment where its view is taken away; its last line then has `"views":n`, and its version is that of the first.
+//! All go on past what is damaged, and tell of it as [`super::damage`] says.
 //!
 //! Invariant: pages joined by their cursors show every record that stood throughout and can be read exactly once, in
 //! order, however early each of them ended. Memory is bounded by one page, or one piece of a stream and one record.
 
-use std::io;
 use std::ops::Bound;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -130,30 +130,63 @@ pub fn walk(
     snapshot.range(Space::Data, bounds::borrowed(range), reverse)
 }
 
+/// Gives the newest snapshot.
+pub type Newest = Box<dyn Fn() -> Arc<dyn Snapshot> + Send>;
+
 /// A walk that can be left and taken up again: a stream that waits for its client holds no blocks of the store.
 pub struct Walk {
     snapshot: Arc<dyn Snapshot>,
+    /// Where to go on from when the snapshot is taken away; `None`: the walk then fails.
+    newest: Option<Newest>,
+    /// How many snapshots it has seen.
+    views: u64,
     /// What is left to walk; `None`: nothing.
     range: Option<KeyRange>,
     reverse: bool,
     pairs: Option<Box<dyn Iterator<Item = Result<Pair, StoreError>> + Send>>,
-    /// Where it stands, if it may be left there.
+    /// The last key that it came by, until the range begins there.
     at: Option<Bytes>,
+    /// The last step met damage.
+    is_at_damage: bool,
 }
 
 impl Walk {
     /// A walk through this range; through nothing if there is none.
     pub fn new(snapshot: Arc<dyn Snapshot>, range: Option<KeyRange>, reverse: bool) -> Walk {
-        Walk { snapshot, range, reverse, pairs: None, at: None }
+        Walk { snapshot, newest: None, views: 1, range, reverse, pairs: None, at: None, is_at_damage: false }
+    }
+
+    /// The same, that goes on in the newest snapshot where the one it reads is taken away.
+    pub fn through_all(self, newest: Newest) -> Walk {
+        Walk { newest: Some(newest), ..self }
     }
 
     /// Lets go of the blocks at which it stands; the next step finds them again. Behind damage it cannot be left.
     fn rest(&mut self) {
+        if !self.is_at_damage {
+            self.stop();
+        }
+    }
+
+    /// The next step begins behind the last key.
+    fn stop(&mut self) {
         if let (Some(at), Some((low, high))) = (self.at.take(), &mut self.range) {
             let end = if self.reverse { high } else { low };
             *end = Bound::Excluded(at);
-            self.pairs = None;
         }
+        self.pairs = None;
+    }
+
+    /// Goes on in the newest snapshot behind the last key. False if that is the one that was taken away.
+    fn renew(&mut self) -> bool {
+        let Some(newest) = self.newest.as_ref().map(|newest| newest()) else { return false };
+        if Arc::ptr_eq(&newest, &self.snapshot) {
+            return false;
+        }
+        self.stop();
+        self.snapshot = newest;
+        self.views += 1;
+        true
     }
 }
 
@@ -161,11 +194,18 @@ impl Iterator for Walk {
     type Item = Result<Pair, StoreError>;
 
     fn next(&mut self) -> Option<Result<Pair, StoreError>> {
-        let range = self.range.as_ref().filter(|range| !bounds::is_empty(bounds::borrowed(range)))?;
-        let pairs = self.pairs.get_or_insert_with(|| walk(&*self.snapshot, range, self.reverse));
-        let pair = pairs.next();
-        self.at = pair.as_ref().and_then(|pair| pair.as_ref().ok()).map(|(key, _)| key.clone());
-        pair
+        loop {
+            let range = self.range.as_ref().filter(|range| !bounds::is_empty(bounds::borrowed(range)))?;
+            let pairs = self.pairs.get_or_insert_with(|| walk(&*self.snapshot, range, self.reverse));
+            let pair = pairs.next();
+            match &pair {
+                Some(Err(StoreError::Revoked)) if self.renew() => continue,
+                Some(Ok((key, _))) => self.at = Some(key.clone()),
+                Some(Err(_)) | None => {}
+            }
+            self.is_at_damage = matches!(pair, Some(Err(_)));
+            return pair;
+        }
     }
 }
 
@@ -264,10 +304,8 @@ pub struct LineOptions {
     pub values: bool,
     /// Only records of later versions.
     pub since: u64,
-    /// The version of the snapshot, for the end line.
+    /// The version of the first snapshot, for the end line.
     pub version: u64,
-    /// After this instant the stream is cut.
-    pub deadline: Instant,
 }
 
 /// All records of a range as NDJSON, made piece by piece, with the end line behind them.
@@ -286,12 +324,10 @@ impl Lines {
         Lines { pairs, now_ms, options, damage, items: 0 }
     }
 
-    /// Appends the next lines, none if it has passed over many records, and says whether more will come. An error cuts the stream: it then has no end line.
-    pub fn pull(&mut self, out: &mut Vec<u8>) -> io::Result<bool> {
+    /// Appends the next lines, none if it has passed over many records, and says whether more will come. An error cuts
+    /// the stream behind the lines that were appended: it then has no end line.
+    pub fn pull(&mut self, out: &mut Vec<u8>) -> Result<bool, StoreError> {
         let began_at = Instant::now();
-        if began_at >= self.options.deadline {
-            return Err(io::Error::new(io::ErrorKind::TimedOut, "the stream has held its snapshot for too long"));
-        }
         let (full, now_ms) = (out.len() + SKIPPING.bytes_max, (self.now_ms)());
         let options = ItemOptions { form: ItemForm::Line, values: self.options.values };
         let (mut skipped, mut is_large) = (0, false);
@@ -300,7 +336,7 @@ impl Lines {
                 self.push_end(out);
                 return Ok(false);
             };
-            let found = match self.damage.sift(pair).map_err(io::Error::other)? {
+            let found = match self.damage.sift(pair)? {
                 Found::Record(key, record) => Some((key, record)),
                 Found::Damaged(_) => None,
             };
@@ -330,6 +366,10 @@ impl Lines {
         push_decimal(out, self.items);
         out.extend_from_slice(b",\"version\":");
         push_decimal(out, self.options.version);
+        if self.pairs.views > 1 {
+            out.extend_from_slice(b",\"views\":");
+            push_decimal(out, self.pairs.views);
+        }
         self.damage.push_members(out);
         out.extend_from_slice(b"}\n");
     }

@@ -137,8 +137,7 @@ fn lines(records: &BTreeMap<String, Record>, options: LineOptions) -> Lines {
 }
 
 fn line_options() -> LineOptions {
-    let deadline = Instant::now() + Duration::from_secs(3600);
-    LineOptions { paths: false, values: true, since: 0, version: 9120, deadline }
+    LineOptions { paths: false, values: true, since: 0, version: 9120 }
 }
 
 #[test]
@@ -190,12 +189,10 @@ fn a_stream_that_passes_over_many_records_pauses_between() {
 }
 
 #[test]
-fn a_stream_can_leave_out_what_is_old_and_is_cut_when_its_time_is_over() {
+fn a_stream_can_leave_out_what_is_old() {
     let mut out = Vec::new();
     lines(&keys(3), LineOptions { since: 7, ..line_options() }).pull(&mut out).unwrap();
     assert_eq!(out, b"{\"end\":true,\"items\":0,\"version\":9120}\n");
-    let late = LineOptions { deadline: Instant::now(), ..line_options() };
-    assert!(lines(&keys(3), late).pull(&mut out).is_err());
 }
 
 /// A snapshot in which the walk meets these errors instead of the records of these keys.
@@ -281,6 +278,56 @@ fn a_walk_that_ends_before_its_end_fails_a_page_and_cuts_a_stream() {
     let mut lines =
         Lines::new(Walk::new(Arc::new(holes), Some(range), false), Box::new(|| 0), line_options(), no_damage());
     assert!(lines.pull(&mut Vec::new()).is_err());
+}
+
+/// A snapshot that is taken away before this key, met forwards or backwards.
+fn taken_away(records: &BTreeMap<String, Record>, at: &'static str) -> Arc<dyn Snapshot> {
+    Arc::new(Holes(snapshot(records), BTreeMap::from([(at, (|| StoreError::Revoked) as fn() -> StoreError)])))
+}
+
+#[test]
+fn a_walk_through_all_goes_on_in_newer_snapshots_and_meets_each_key_once() {
+    for (reverse, first, second, late) in [(false, "00004", "00006", "00009a"), (true, "00006", "00004", "00000a")] {
+        let mut changed = keys(10);
+        changed.insert("00005".into(), record("new", 0));
+        changed.insert("00000a".into(), record("new", 0));
+        changed.insert("00009a".into(), record("new", 0));
+        let newer = vec![snapshot(&changed), taken_away(&keys(10), second), taken_away(&keys(10), second)];
+        let newer = parking_lot::Mutex::new(newer);
+        let range = ListQuery::default().bounds(WHERE.0, WHERE.1);
+        let first = taken_away(&keys(10), first);
+        let walk = Walk::new(first, range, reverse).through_all(Box::new(move || newer.lock().pop().unwrap()));
+        let mut lines = Lines::new(walk, Box::new(|| NOW_MS), line_options(), no_damage());
+        let mut out = Vec::new();
+        assert!(!lines.pull(&mut out).unwrap());
+        let lines: Vec<Value> =
+            String::from_utf8(out).unwrap().lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+        let mut seen: Vec<&str> = lines.iter().filter_map(|line| line["key"].as_str()).collect();
+        assert_eq!(lines.last().unwrap(), &json!({"end": true, "items": 11, "version": 9120, "views": 4}));
+        assert_eq!(seen.iter().filter(|key| **key == late).count(), 1);
+        seen.retain(|key| *key != late);
+        if reverse {
+            seen.reverse();
+        }
+        let expected: Vec<String> = (0..10).map(|n| format!("{n:05}")).collect();
+        assert_eq!(seen, expected);
+    }
+}
+
+#[test]
+fn a_walk_whose_only_snapshot_is_taken_away_fails() {
+    let one = taken_away(&keys(10), "00004");
+    let range = || ListQuery::default().bounds(WHERE.0, WHERE.1);
+    let same = one.clone();
+    for walk in [
+        Walk::new(one.clone(), range(), false),
+        Walk::new(one.clone(), range(), false).through_all(Box::new(move || same.clone())),
+    ] {
+        let mut lines = Lines::new(walk, Box::new(|| NOW_MS), line_options(), no_damage());
+        let mut out = Vec::new();
+        assert!(matches!(lines.pull(&mut out), Err(StoreError::Revoked)));
+        assert_eq!(out.iter().filter(|byte| **byte == b'\n').count(), 4, "what came before is there");
+    }
 }
 
 fn any_key() -> impl Strategy<Value = String> {

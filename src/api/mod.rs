@@ -16,6 +16,7 @@ pub mod cursor;
 pub mod damage;
 pub mod deadline;
 pub mod dispatch;
+pub mod endings;
 pub mod error;
 pub mod health;
 pub mod identify;
@@ -54,6 +55,7 @@ use cached::Cached;
 use chores::Chores;
 use cors::Cors;
 use deadline::Deadlines;
+use endings::Endings;
 use ratelimit::RateLimiter;
 use streams::Streams;
 
@@ -104,6 +106,8 @@ pub struct Figures {
     pub store_read: Distribution,
     /// Damaged places in the store, each time one is met.
     pub damage_met: Counter,
+    /// Streams that ended early.
+    pub endings: Endings,
 }
 
 /// The parts an [`Api`] is joined from.
@@ -139,6 +143,7 @@ impl Api {
             &[],
         );
         let watchdog = Watchdog::new();
+        let endings = Endings::new(&registry);
         Api {
             rates: RateLimiter::new(config.rate_per_second, config.rate_burst, &registry),
             cors: Cors::new(&config.cors_origins),
@@ -148,7 +153,7 @@ impl Api {
             cache,
             access,
             registry,
-            figures: Figures { store_read, damage_met },
+            figures: Figures { store_read, damage_met, endings },
             deadlines: Arc::default(),
             files,
             streams: Streams::default(),

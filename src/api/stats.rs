@@ -53,6 +53,7 @@ fn figures(db: &Database) -> impl Iterator<Item = (String, Value)> {
         ("memtable_bytes", figures.memtable_bytes),
         ("tables", figures.tables),
         ("compactions", figures.compactions),
+        ("views_revoked", figures.views_revoked),
         ("free_bytes", space.free_bytes),
         ("total_bytes", space.total_bytes),
         ("reserve_bytes", space.reserve_bytes),

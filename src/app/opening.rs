@@ -83,7 +83,7 @@ fn retry(api: &Arc<Api>, opened: &Opened) {
 fn trouble(config: &Config, error: &StoreError) -> String {
     let reason = preflight::public_reason(config).unwrap_or_else(|| {
         match error {
-            StoreError::Io(_) => "its files cannot be read or written; the log says more",
+            StoreError::Io(_) | StoreError::Revoked => "its files cannot be read or written; the log says more",
             StoreError::NoSpace => "the card is full",
             StoreError::Corrupt(_) | StoreError::Unreadable(_) => "its files are damaged; the log says more",
             StoreError::Locked => "another process uses it",

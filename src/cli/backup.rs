@@ -44,10 +44,11 @@ pub fn backup(invocation: &Invocation) -> Result<ExitCode, Failure> {
     let (output, end, bytes) = writer.finish(last.version).map_err(wrote)?;
     output.finish()?;
     drop(progress);
+    last.complain_of_views();
     if name != "-" && invocation.has("json") {
         say(&format!(
             "{}\n",
-            json!({"items": end.items, "version": end.version, "since": header.since, "bytes": bytes})
+            json!({"items": end.items, "version": end.version, "views": last.views, "since": header.since, "bytes": bytes})
         ));
     } else {
         complain(&format!(

@@ -221,7 +221,9 @@ const INCR: Command = takes(
 const EXPORT: Command = leaf(
     "export",
     "Write the whole store as NDJSON",
-    "One line a value, from one moment, and a last line that says it is complete: without it the exit code is 1.",
+    "One line a value, and a last line that says it is complete: without it the exit code is 1 (5 if the connection \
+     broke), and the server's reason is told. The values are of one moment; if much is written meanwhile, of several, as \
+     the last line and a note then say.",
     &[OUTPUT, NAMESPACE, COLLECTION, SINCE, JSON, URL, TOKEN_FILE],
 );
 
@@ -246,7 +248,9 @@ const BACKUP: Command = takes(
         "Save the whole store to a file with checksums",
         "The file appears under its name only when it is complete and on the disk. With --since it holds what was \
          written after that version (the last backup names it), and everything if the store was restored or imported \
-         into meanwhile. Removals are not in it: a chain of such files brings back what was removed between two of them.",
+         into meanwhile. Removals are not in it: a chain of such files brings back what was removed between two of them, \
+         or during one that took so long under writes that its values are of several moments, as a note then says. If \
+         the server cuts it, its reason is told and the exit code is 1; 5 if the connection broke.",
         &[SINCE, NAMESPACE, JSON, URL, TOKEN_FILE],
     ),
 );

@@ -27,8 +27,11 @@ pub struct EndLine {
     pub end: bool,
     /// Values before it.
     pub items: u64,
-    /// The version of the store at its moment.
+    /// The version of the store at its moment, the first if there were several.
     pub version: u64,
+    /// How many moments of the store the values are of.
+    #[serde(default = "one")]
+    pub views: u64,
     /// What the server could not read.
     #[serde(default)]
     pub damaged: Vec<Value>,
@@ -37,7 +40,28 @@ pub struct EndLine {
     pub damaged_total: u64,
 }
 
+fn one() -> u64 {
+    1
+}
+
+/// What a server says that cuts an export, in place of the end line.
+#[derive(Deserialize)]
+struct CutLine {
+    code: String,
+    message: String,
+}
+
 impl EndLine {
+    /// That the values are of several moments, if they are.
+    pub fn complain_of_views(&self) {
+        if self.views > 1 {
+            complain(&format!(
+                "the store was written to meanwhile: the values are of {} moments; what changed since the first is in the next --since {}, but not what was removed",
+                self.views, self.version
+            ));
+        }
+    }
+
     /// The exit code: what was damaged in the store is missing in the file, which whoever made it must hear of.
     pub fn exit_code(&self) -> ExitCode {
         let places = self.damaged_total.max(self.damaged.len() as u64);
@@ -111,6 +135,11 @@ impl ExportLines {
             return Err(cut(format!("it stops after {} values", self.items)));
         }
         // A value's line begins with its namespace or key: only the last one has to be looked at as a whole.
+        if self.line.starts_with(b"{\"status\":")
+            && let Ok(CutLine { code, message }) = serde_json::from_slice(&self.line)
+        {
+            return Err(cut(format!("after {} values the server says: {message} ({code})", self.items)));
+        }
         if !self.line.starts_with(b"{\"end\":true") {
             self.items += 1;
             return Ok(ExportLine::Item(&self.line));
@@ -145,9 +174,10 @@ pub fn export(invocation: &Invocation) -> Result<ExitCode, Failure> {
     };
     output.finish()?;
     drop(progress);
+    end.complain_of_views();
     // Stdout is the data itself: a summary there would spoil it.
     if name != "-" && invocation.has("json") {
-        say(&format!("{}\n", json!({"items": end.items, "version": end.version})));
+        say(&format!("{}\n", json!({"items": end.items, "version": end.version, "views": end.views})));
     } else if name != "-" {
         complain(&format!("{} values at version {}", end.items, end.version));
     }
@@ -228,7 +258,10 @@ mod tests {
     #[test]
     fn an_export_is_complete_with_its_end_line_and_not_before() {
         let end = lines("{\"key\":\"a\"}\n{\"end\":true,\"items\":1,\"version\":9}\n").unwrap();
-        assert_eq!(end, (1, EndLine { end: true, items: 1, version: 9, damaged: Vec::new(), damaged_total: 0 }));
+        assert_eq!(
+            end,
+            (1, EndLine { end: true, items: 1, version: 9, views: 1, damaged: Vec::new(), damaged_total: 0 })
+        );
         for text in [
             "",
             "{\"key\":\"a\"}\n",
@@ -239,5 +272,10 @@ mod tests {
         ] {
             assert!(lines(text).is_err(), "{text}");
         }
+        let said = "{\"key\":\"a\"}\n{\"status\":503,\"title\":\"x\",\"code\":\"DRAINING\",\"message\":\"it stops\"}\n";
+        assert_eq!(
+            lines(said).unwrap_err().message,
+            "the export was cut: after 1 values the server says: it stops (DRAINING)"
+        );
     }
 }

@@ -174,7 +174,7 @@ pub static SETTINGS: &[Setting] = &[
     row("limits", "streams_max", Field::Count(|c| &mut c.limits.streams_max, 0..=100_000),
         "Streams (feeds, long polls, NDJSON) at once; more get 503."),
     row("limits", "snapshot_age", Field::Time(|c| &mut c.limits.snapshot_age, seconds(1, 86_400)),
-        "How long a stream may hold its view of the store."),
+        "The longest that a stream's client may take nothing of it, if less than limits.idle_timeout: then it is cut, and its view of the store is free."),
     row("limits", "leaked_threads_max", Field::Count(|c| &mut c.limits.leaked_threads_max, 1..=10_000),
         "tiny_http threads that cannot be freed; at this number the process drains and exits 75, to be started anew."),
     row("limits", "drain_timeout", Field::Time(|c| &mut c.limits.drain_timeout, seconds(1, 600)),

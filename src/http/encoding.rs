@@ -178,7 +178,7 @@ const GZIP_CALL_PIECES: usize = 16;
 pub const GZIP_KEEPS_BYTES: usize = 384 * 1024;
 
 /// Compresses a body while it is pulled; holds one piece and the compressor's window, whatever the body's length. A call
-/// gives nothing only where the body it compresses does.
+/// gives nothing only where the body it compresses does. What came before a cut can be read.
 pub fn gzip_puller(mut pull: Puller) -> Puller {
     let mut encoder = GzEncoder::new(Vec::new(), Compression::new(GZIP_LEVEL));
     let mut piece = Vec::new();
@@ -188,8 +188,13 @@ pub fn gzip_puller(mut pull: Puller) -> Puller {
         // A piece may vanish in the compressor: go on until there is something to send.
         while !ended {
             piece.clear();
-            let more = pull(&mut piece)?;
+            let pulled = pull(&mut piece);
             encoder.write_all(&piece)?;
+            if pulled.is_err() {
+                encoder.flush()?;
+                out.append(encoder.get_mut());
+            }
+            let more = pulled?;
             (bytes, pieces) = (bytes + piece.len(), pieces + 1);
             if !more {
                 encoder.try_finish()?;
@@ -387,8 +392,10 @@ mod tests {
         }
         let body = decoded("gzip", &coded, 1 << 20).unwrap();
         assert!(body.starts_with(b"line 50\n") && body.ends_with(b"line 1\n"));
-        let mut failing = gzip_puller(Box::new(|_| Err(io::Error::other("cut"))));
-        assert!(failing(&mut Vec::new()).is_err());
+        let cut: Puller = Box::new(|out| io::Write::write_all(out, b"words").and(Err(io::Error::other("cut"))));
+        let (mut coded, mut words) = (Vec::new(), Vec::new());
+        assert!(gzip_puller(cut)(&mut coded).is_err());
+        assert!(flate2::read::GzDecoder::new(&coded[..]).read_to_end(&mut words).is_err() && words == b"words");
     }
 
     #[test]

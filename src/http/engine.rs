@@ -1,7 +1,7 @@
 //! The seam: what an engine is to the application, and the application to an engine.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant};
 
 use super::message::{Outcome, Request, Response, Trace};
 use super::network::Unbounded;
@@ -44,17 +44,22 @@ pub trait Handler: Send + Sync + 'static {
 
 /// Tells every part of an engine to stop taking requests and to finish those it has.
 #[derive(Clone, Default)]
-pub struct DrainSignal(Arc<AtomicBool>);
+pub struct DrainSignal(Arc<OnceLock<Instant>>);
 
 impl DrainSignal {
     /// Starts the drain. Engines notice within 250 ms.
     pub fn start(&self) {
-        self.0.store(true, Ordering::SeqCst);
+        self.0.get_or_init(Instant::now);
     }
 
     /// Whether the drain has begun.
     pub fn is_set(&self) -> bool {
-        self.0.load(Ordering::SeqCst)
+        self.0.get().is_some()
+    }
+
+    /// Whether it began so long ago.
+    pub fn is_older_than(&self, age: Duration) -> bool {
+        self.0.get().is_some_and(|began_at| began_at.elapsed() >= age)
     }
 }
 

@@ -18,8 +18,6 @@ pub enum Listener {
     Unix(UnixListener),
 }
 
-/// How long unacknowledged bytes may wait before the kernel gives a connection up.
-const USER_TIMEOUT: Duration = Duration::from_secs(30);
 /// What the kernel may keep of bytes that we have not read, a connection; it takes twice that for its own part. Left to
 /// itself it goes up to 6 MiB, and a few hundred bodies that wait unread would take the memory that they wait for.
 const RECEIVE_BUFFER_BYTES: usize = 128 * 1024;
@@ -80,6 +78,7 @@ fn set_tcp_options(listener: &TcpListener) -> io::Result<()> {
     sockopt::set_tcp_keepidle(fd, Duration::from_secs(60))?;
     sockopt::set_tcp_keepintvl(fd, Duration::from_secs(15))?;
     sockopt::set_tcp_keepcnt(fd, 3)?;
-    sockopt::set_tcp_user_timeout(fd, USER_TIMEOUT.as_millis() as u32)?;
+    // No TCP_USER_TIMEOUT: it also counts while a client that is there takes nothing, and how long that may last is for
+    // the engines to say, which count it.
     Ok(())
 }

@@ -155,6 +155,23 @@ impl Trace {
     }
 }
 
+/// Why an answer ended before its last byte.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Cut {
+    /// The client left, or the network broke.
+    Client,
+    /// The client took nothing for too long.
+    Unread,
+    /// Memory was short, and its client took too little of it.
+    Memory,
+    /// Its connection made way for another, or there was too much work of one kind.
+    Room,
+    /// larder stops.
+    Drain,
+    /// Its body could not be made to its end.
+    Body,
+}
+
 /// How an answer ended, told to [`super::Handler::finished`].
 #[derive(Clone, Copy, Debug)]
 pub struct Outcome {
@@ -166,18 +183,20 @@ pub struct Outcome {
     pub write: Duration,
     /// When that last byte was taken.
     pub ended_at: Instant,
-    /// False if the connection ended before the whole answer was taken.
-    pub complete: bool,
+    /// Why the connection ended before the whole answer was taken; `None`: it did not.
+    pub cut: Option<Cut>,
 }
 
 impl Outcome {
     /// The end of an answer of which nothing was sent.
     pub fn unsent(status: u16) -> Outcome {
-        Outcome { status, body_bytes: 0, write: Duration::ZERO, ended_at: Instant::now(), complete: false }
+        let cut = Some(Cut::Client);
+        Outcome { status, body_bytes: 0, write: Duration::ZERO, ended_at: Instant::now(), cut }
     }
 }
 
-/// Asked for more of a body whenever the socket can take it. Appends to the buffer and says whether more will come.
+/// Asked for more of a body whenever the socket can take it. Appends to the buffer and says whether more will come. An
+/// `Err` cuts the answer behind what was appended.
 pub type Puller = Box<dyn FnMut(&mut Vec<u8>) -> io::Result<bool> + Send>;
 
 /// The body of a response.
@@ -189,12 +208,15 @@ pub enum Body {
     /// An RFC 9457 error, rendered by [`Response::seal`].
     Problem(Box<Problem>),
     /// Made while it is sent. With a length it is framed by `Content-Length`, else chunked (or, in HTTP/1.0, by the close).
-    /// An `Err` ends the connection, so that the client can tell that the answer was cut.
+    /// Where it is cut the connection ends without the end of the body (in HTTP/1.0 with a reset), so that the client can
+    /// tell.
     Pull {
         /// The exact length in bytes, if it is known.
         length: Option<u64>,
         /// Bytes of memory that it keeps from its first piece to its last.
         keeps: usize,
+        /// The longest that the client may take nothing of it, if less than `limits.idle_timeout`.
+        patience: Duration,
         /// Where the bytes come from.
         pull: Puller,
     },

@@ -1,5 +1,6 @@
 //! The wire: messages, routing, conditions and encodings, and the two engines. Knows nothing of keys and values.
 
+mod backlog;
 pub mod budget;
 pub mod cache_control;
 pub mod conditional;
@@ -28,7 +29,7 @@ pub mod wire;
 
 pub use engine::{Admission, DrainSignal, Ended, Engine, EngineOptions, Handler};
 pub use headers::{Head, HeaderName};
-pub use message::{Body, Outcome, Peer, Puller, Request, RequestBody, Response, RouteId, Trace};
+pub use message::{Body, Cut, Outcome, Peer, Puller, Request, RequestBody, Response, RouteId, Trace};
 pub use method::Method;
 pub use problem::{Problem, Written};
 pub use responder::{Responder, ResponseSink};

@@ -17,6 +17,7 @@ use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
+use std::time::Duration;
 
 use rustix::fs::Stat;
 use rustix::io::Errno;
@@ -280,6 +281,7 @@ fn body_of(method: Method, form: Form, content_type: &str, wanted: RangeVerdict)
         (true, _) => Body::Pull {
             length: None,
             keeps: encoding::GZIP_KEEPS_BYTES,
+            patience: Duration::MAX,
             pull: encoding::gzip_puller(Box::new(puller(reader))),
         },
         (false, Method::Head) => {
@@ -288,7 +290,10 @@ fn body_of(method: Method, form: Form, content_type: &str, wanted: RangeVerdict)
         }
         (false, _) if count == 0 => Body::Empty,
         (false, _) if count <= PIECE_BYTES as u64 => Body::Bytes(reader.read_all()?.into()),
-        (false, _) => Body::Pull { length: Some(count), keeps: 0, pull: Box::new(puller(reader)) },
+        (false, _) => {
+            let pull = Box::new(puller(reader));
+            Body::Pull { length: Some(count), keeps: 0, patience: Duration::MAX, pull }
+        }
     };
     Ok(response)
 }

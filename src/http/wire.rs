@@ -161,7 +161,7 @@ mod tests {
     #[test]
     fn a_stream_without_length_closes_in_http_1_0() {
         let mut response = Response::new(200);
-        response.body = Body::Pull { length: None, keeps: 0, pull: Box::new(|_| Ok(false)) };
+        response.body = Body::Pull { length: None, keeps: 0, patience: Duration::MAX, pull: Box::new(|_| Ok(false)) };
         let (text, framing) = head(&response, Method::Get, true);
         assert!(text.contains("Connection: close\r\n"));
         assert_eq!(framing, Framing::Close);

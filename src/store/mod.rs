@@ -46,6 +46,8 @@ pub enum StoreError {
     Corrupt(String),
     /// Keys of a range cannot be read, since the bytes are damaged. The walk goes on behind them.
     Unreadable(String),
+    /// The view was taken away: too much was written since it was opened. A new one can be read.
+    Revoked,
     /// Another process has the folder open.
     Locked,
 }
@@ -57,6 +59,7 @@ impl fmt::Display for StoreError {
             StoreError::NoSpace => f.write_str("no space left on the storage device"),
             StoreError::Corrupt(text) => write!(f, "stored data is damaged: {text}"),
             StoreError::Unreadable(text) => write!(f, "stored keys cannot be read: {text}"),
+            StoreError::Revoked => f.write_str("the view was revoked: too much was written since it was opened"),
             StoreError::Locked => f.write_str("another process uses this data folder"),
         }
     }
@@ -132,6 +135,8 @@ pub struct StoreFigures {
     pub compactions: u64,
     /// An estimate of the number of keys, tombstones included.
     pub keys_estimate: u64,
+    /// Views that were taken away since start, as they kept too much.
+    pub views_revoked: u64,
 }
 
 #[cfg(test)]

@@ -58,7 +58,7 @@ fn pull(length: Option<u64>, len: usize, piece: usize) -> Response {
         at = end;
         Ok(at < bytes.len())
     });
-    response.body = Body::Pull { length, keeps: 0, pull };
+    response.body = Body::Pull { length, keeps: 0, patience: Duration::MAX, pull };
     response
 }
 
@@ -99,7 +99,12 @@ impl Handler for TestHandler {
             "/pull-slow" => slow_pull(number(request)),
             "/pull-panic" => {
                 let mut response = Response::new(200);
-                response.body = Body::Pull { length: None, keeps: 0, pull: Box::new(|_| panic!("told to")) };
+                response.body = Body::Pull {
+                    length: None,
+                    keeps: 0,
+                    patience: Duration::MAX,
+                    pull: Box::new(|_| panic!("told to")),
+                };
                 response
             }
             "/panic-quick" => panic!("told to"),
@@ -124,7 +129,7 @@ impl Handler for TestHandler {
     }
 
     fn finished(&self, _trace: &Trace, outcome: &Outcome) {
-        self.seen.finished.lock().push((outcome.status, outcome.body_bytes, outcome.complete));
+        self.seen.finished.lock().push((outcome.status, outcome.body_bytes, outcome.cut.is_none()));
     }
 }
 
@@ -139,7 +144,7 @@ fn slow_pull(pieces: usize) -> Response {
         }
         Ok(calls < pieces * 2)
     });
-    response.body = Body::Pull { length: None, keeps: 0, pull };
+    response.body = Body::Pull { length: None, keeps: 0, patience: Duration::MAX, pull };
     response
 }
 

@@ -118,6 +118,11 @@ impl Connection {
         self.stream.get_ref()
     }
 
+    /// The socket with what was read ahead of it.
+    pub fn into_reader(self) -> BufReader<TcpStream> {
+        self.stream
+    }
+
     /// Sends bytes as they are.
     pub fn write(&mut self, bytes: &[u8]) {
         self.stream.get_mut().write_all(bytes).expect("the socket takes the bytes");

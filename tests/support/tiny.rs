@@ -118,7 +118,7 @@ impl Handler for Steered {
     }
 
     fn finished(&self, _trace: &Trace, outcome: &Outcome) {
-        self.finished.lock().push((outcome.status, outcome.complete));
+        self.finished.lock().push((outcome.status, outcome.cut.is_none()));
     }
 }
 
@@ -132,7 +132,7 @@ fn pulled(pieces: usize, length: Option<u64>) -> Response {
         }
         Ok(left > 0)
     };
-    response.body = Body::Pull { length, keeps: 0, pull: Box::new(pull) };
+    response.body = Body::Pull { length, keeps: 0, patience: Duration::MAX, pull: Box::new(pull) };
     response
 }
 

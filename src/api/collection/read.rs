@@ -46,7 +46,8 @@ fn stream(
 ) -> Result<Response, Problem> {
     let query = ListQuery::parse_stream(request.head.query(), place.0, place.1)?;
     let range = query.bounds(place.0, place.1);
-    let asked = Asked { range, reverse: query.reverse, paths: false, values: query.values, since: 0 };
+    let (reverse, values) = (query.reverse, query.values);
+    let asked = Asked { range, reverse, paths: false, values, since: 0, through_all: false };
     ndjson::stream(api, db, request, trace, asked)
 }
 

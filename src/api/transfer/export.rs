@@ -1,5 +1,8 @@
-//! GET /api/v1/export: every record of one snapshot, a line each, with the end line behind them.
+//! GET /api/v1/export: every record, a line each, with the end line behind them.
 //!
+//! It reads one view of the store for as long as that is there. One that keeps too much in memory under writes is revoked,
+//! and the export goes on in the present view behind its last key: then the end line tells how many views there were, and
+//! its version is the first one's, so that whatever was written from then on belongs to an export since that version.
 //! Deletions are not told: an export with `since` holds what was written after that version and still stands. After an
 //! import an earlier `since` may be another store's, of whose exports the records that were here are no part: then the
 //! export holds everything, and says so.
@@ -38,7 +41,7 @@ fn stream(api: &Api, db: &Arc<Database>, request: &Request, trace: &mut Trace) -
     }
     let since = asked.filter(|since| *since >= db.imported()).unwrap_or(0);
     let range = Some(records_of(namespace, collection));
-    let what = Asked { range, reverse: false, paths: true, values: true, since };
+    let what = Asked { range, reverse: false, paths: true, values: true, since, through_all: true };
     let response = ndjson::stream(api, db, request, trace, what)?;
     Ok(if asked.is_some() { response.field("Larder-Since", &since.to_string()) } else { response })
 }

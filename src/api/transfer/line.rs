@@ -50,9 +50,12 @@ pub struct EndLine {
     pub end: bool,
     /// How many records stand before it.
     pub items: u64,
-    /// The version of the snapshot.
+    /// The version of the snapshot; of the first, if the export went through several.
     #[serde(default)]
     pub version: Option<u64>,
+    /// How many moments of its store the file shows, if more than one.
+    #[serde(default, rename = "views")]
+    pub _views: Option<IgnoredAny>,
     /// What the exporting store could not read, and so is not in the file.
     #[serde(default, rename = "damaged")]
     pub _damaged: Option<IgnoredAny>,

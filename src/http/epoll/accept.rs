@@ -26,7 +26,7 @@ use super::write::Output;
 use crate::http::door::seat::Seat;
 use crate::http::door::{Full, Whose};
 use crate::http::listener::Listener;
-use crate::http::message::{Peer, Trace};
+use crate::http::message::{Cut, Peer, Trace};
 use crate::http::wire::HeadContext;
 
 /// Connections that one turn may take from one listener.
@@ -199,7 +199,7 @@ impl IoThread {
         let mut output = Output::new();
         output.push(no_place(full, method), Trace::new(method, peer, Instant::now()), context);
         output.flush(socket, &*shared.handler);
-        output.abandon(&*shared.handler);
+        output.abandon(&*shared.handler, Cut::Client);
     }
 
     /// Gives those who wait a place, or a refusal once they have waited long enough.

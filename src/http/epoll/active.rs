@@ -11,6 +11,7 @@ use super::parse::HeadScan;
 use super::shared::Shared;
 use super::stats::CloseReason;
 use super::write::Output;
+use crate::http::backlog::Backlog;
 use crate::http::budget::Share;
 use crate::http::method::Method;
 use crate::http::network::Network;
@@ -171,6 +172,8 @@ pub struct Active {
     /// When a blocked write has had its time, or a body that had nothing is asked again.
     pub(super) write_deadline: u32,
     pub(super) retry_pull: bool,
+    /// What the client had not taken when that was set.
+    pub(super) backlog: Backlog,
     /// Since which tick there is no room for the next piece of the answer; 0 if there is.
     pub(super) starved_since: u32,
     pub(super) linger_left: usize,
@@ -196,6 +199,7 @@ impl Active {
             head_since: 0,
             write_deadline: 0,
             retry_pull: false,
+            backlog: Backlog::default(),
             starved_since: 0,
             linger_left: LINGER_BYTES,
             reason: CloseReason::Finished,

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use rustix::event::epoll::EventFlags;
+use rustix::net::sockopt::set_socket_linger;
 use rustix::net::{Shutdown, shutdown};
 
 use super::active::{Active, Core};
@@ -250,8 +251,13 @@ impl Connection {
         };
         if !active.output.is_empty() {
             let retry = std::mem::take(&mut active.retry_pull);
+            let goes_on = !retry && self.wait_for_the_client(&mut active, core);
             self.active = Some(active);
-            return if retry { self.drive(core, ticket) } else { self.close(core, CloseReason::WriteTimeout) };
+            return match (retry, goes_on) {
+                (true, _) => self.drive(core, ticket),
+                (_, true) => Verdict::Wait,
+                _ => self.close(core, CloseReason::WriteTimeout),
+            };
         }
         match self.phase {
             Phase::Head => self.head_is_late(&mut active, core),
@@ -380,7 +386,7 @@ impl Connection {
             }
             Flushed::Blocked => {
                 if progressed || active.write_deadline == 0 {
-                    active.write_deadline = core.tick_after(core.limits.idle_timeout);
+                    self.wait_for_the_client(active, core);
                 }
                 Some(Verdict::Wait)
             }
@@ -393,6 +399,7 @@ impl Connection {
                 active.write_deadline = core.tick_after(core.limits.idle_timeout);
                 Some(Verdict::Again)
             }
+            Flushed::Cut => Some(Verdict::Close(CloseReason::BrokenBody)),
             Flushed::Failed => Some(Verdict::Close(CloseReason::Aborted)),
         }
     }
@@ -461,7 +468,10 @@ impl Connection {
     /// Drops what is unsent and says why the connection ends. The owner drops the connection then.
     pub fn close(&mut self, core: &mut Core, reason: CloseReason) -> Verdict {
         if let Some(mut active) = self.active.take() {
-            active.output.abandon(&*core.shared.handler);
+            if active.output.hides_a_cut() {
+                let _ = set_socket_linger(&self.socket, Some(Duration::ZERO));
+            }
+            active.output.abandon(&*core.shared.handler, reason.cut());
             core.give_back(active);
         }
         Verdict::Close(reason)

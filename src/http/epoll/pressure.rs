@@ -29,6 +29,13 @@ impl Connection {
         Verdict::Wait
     }
 
+    /// Gives a client that has to take something its time. Whether it took something since it last got some.
+    pub(super) fn wait_for_the_client(&mut self, active: &mut Active, core: &Core) -> bool {
+        active.write_deadline = core.tick_after(core.limits.idle_timeout.min(active.output.patience()));
+        self.deadline = active.write_deadline;
+        active.backlog.shrank(&self.socket)
+    }
+
     /// Others need the memory of the answer that its client does not take.
     pub fn on_end_answer(&mut self, core: &mut Core) -> Verdict {
         match &self.active {

@@ -1,6 +1,7 @@
 //! The engine's figures.
 
 use crate::http::door::Full;
+use crate::http::message::Cut;
 use crate::metrics::{Counter, Gauge, Registry};
 
 /// Why a connection ended.
@@ -37,6 +38,18 @@ pub enum CloseReason {
 }
 
 impl CloseReason {
+    /// What it says of an answer that was on its way.
+    pub fn cut(self) -> Cut {
+        match self {
+            CloseReason::WriteTimeout => Cut::Unread,
+            CloseReason::Memory => Cut::Memory,
+            CloseReason::Drain => Cut::Drain,
+            CloseReason::BrokenBody => Cut::Body,
+            CloseReason::Evicted | CloseReason::AddressLimit | CloseReason::Full => Cut::Room,
+            _ => Cut::Client,
+        }
+    }
+
     /// The reason for one that there was no place for.
     pub fn refused_at(full: Full) -> CloseReason {
         match full {

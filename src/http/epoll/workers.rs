@@ -88,7 +88,7 @@ pub struct Piece {
     pub bytes: Vec<u8>,
     /// How many were made; none if there is nothing just now.
     pub made: usize,
-    /// Whether more will come; an error if the body cannot be made to its end.
+    /// Whether more will come; an error if the body cannot be made to its end, of which these bytes are the last.
     pub more: Result<bool, ()>,
 }
 
@@ -264,8 +264,11 @@ fn make_piece(mut pull: Puller, is_chunked: bool) -> Piece {
     loop {
         let before = bytes.len();
         let more = match catch_unwind(AssertUnwindSafe(|| pull(&mut bytes))) {
-            Ok(Ok(more)) if bytes.len() >= before => Ok(more),
-            _ => Err(()),
+            Ok(more) if bytes.len() >= before => more.map_err(|_| ()),
+            _ => {
+                bytes.resize(before, 0);
+                Err(())
+            }
         };
         if more != Ok(true) || bytes.len() == before || bytes.len() >= PIECE_BYTES {
             bytes.reserve_exact(CHUNK_END_BYTES);

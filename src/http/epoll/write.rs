@@ -19,7 +19,7 @@ use super::workers::{Piece, SIZE_LINE_BYTES};
 use crate::http::budget::answers::{SMALL_BYTES, Shared};
 use crate::http::budget::{Answers, Client, GiveUp, Unsent};
 use crate::http::engine::Handler;
-use crate::http::message::{Body, Outcome, Puller, Response, Trace};
+use crate::http::message::{Body, Cut, Outcome, Puller, Response, Trace};
 use crate::http::wire::{Framing, HeadContext, write_head};
 
 /// Bodies up to this many bytes are copied behind their head; larger ones are sent from where they lie.
@@ -42,6 +42,8 @@ pub enum Flushed {
     Pulling,
     /// There is more, but others come first.
     Again,
+    /// All that there is of a body that could not be made to its end.
+    Cut,
     /// The client is gone.
     Failed,
 }
@@ -51,6 +53,8 @@ enum Tail {
     /// With where the whole of it lies.
     Bytes(Bytes, Shared),
     Pull(PullTail),
+    /// The body could not be made to its end.
+    Cut,
 }
 
 struct PullTail {
@@ -61,6 +65,10 @@ struct PullTail {
     is_chunked: bool,
     /// Bytes of memory that it keeps.
     keeps: usize,
+    /// The longest that the client may take nothing of it.
+    patience: Duration,
+    /// Only the end of the connection says where it ends.
+    ends_by_close: bool,
 }
 
 struct Done {
@@ -71,7 +79,7 @@ struct Done {
     wire_bytes: u64,
     /// When the socket first did not take all of it, or its body was not made yet; `None` if it went at once.
     held_up: Option<Instant>,
-    complete: bool,
+    cut: Option<Cut>,
 }
 
 /// The sending side of a connection.
@@ -131,9 +139,10 @@ impl Output {
                     self.tail = Tail::Bytes(bytes, whole);
                 }
             }
-            Body::Pull { length, keeps, pull } => {
-                let is_chunked = framing == Framing::Chunked;
-                self.tail = Tail::Pull(PullTail { pull: Some(pull), left: length, is_chunked, keeps });
+            Body::Pull { length, keeps, patience, pull } => {
+                let (is_chunked, ends_by_close) = (framing == Framing::Chunked, framing == Framing::Close);
+                let pull = Some(pull);
+                self.tail = Tail::Pull(PullTail { pull, left: length, is_chunked, keeps, patience, ends_by_close });
             }
             // The head promised a body that is not there: only the end of the connection keeps the next answer apart.
             Body::Empty | Body::Problem(_) => ends = true,
@@ -146,7 +155,7 @@ impl Output {
             body_bytes: body_bytes as u64,
             wire_bytes: (in_buffer + in_tail) as u64,
             held_up: None,
-            complete: true,
+            cut: None,
         });
         ends
     }
@@ -173,6 +182,7 @@ impl Output {
                 match &self.tail {
                     Tail::Pull(tail) if tail.pull.is_some() => return Flushed::Pull,
                     Tail::Pull(_) => return Flushed::Pulling,
+                    Tail::Cut => return Flushed::Cut,
                     Tail::None | Tail::Bytes(..) => {}
                 }
             }
@@ -224,7 +234,7 @@ impl Output {
     pub fn take_pull(&mut self) -> Option<(Puller, bool)> {
         match &mut self.tail {
             Tail::Pull(tail) => tail.pull.take().map(|pull| (pull, tail.is_chunked)),
-            Tail::None | Tail::Bytes(..) => None,
+            Tail::None | Tail::Bytes(..) | Tail::Cut => None,
         }
     }
 
@@ -235,19 +245,33 @@ impl Output {
         }
     }
 
+    /// The longest that the client may take nothing.
+    pub fn patience(&self) -> Duration {
+        if let Tail::Pull(tail) = &self.tail { tail.patience } else { Duration::MAX }
+    }
+
+    /// Whether its client cannot tell the cut of what is being sent from its end.
+    pub fn hides_a_cut(&self) -> bool {
+        matches!(&self.tail, Tail::Pull(tail) if tail.ends_by_close)
+    }
+
     /// Takes a piece that a worker made. False if there was nothing to make just now; an error if the body cannot be
-    /// made to its end, or is not as long as its head said.
+    /// made to its end and there is nothing more to send of it, or is not as long as its head said.
     pub fn pulled(&mut self, piece: Piece) -> Result<bool, ()> {
         let Tail::Pull(tail) = &mut self.tail else { return Ok(true) };
         let Piece { pull, mut bytes, made, more } = piece;
-        let mut more = more?;
+        let is_cut = more.is_err();
+        if is_cut && (made == 0 || tail.ends_by_close) {
+            return Err(());
+        }
+        let mut more = more.unwrap_or(true);
         if let Some(left) = &mut tail.left {
             // More or less than was announced: the client must not take it for the whole.
             *left = left.checked_sub(made as u64).ok_or(())?;
             if !more && *left > 0 {
                 return Err(());
             }
-            more &= *left > 0;
+            more &= *left > 0 || is_cut;
         }
         if tail.is_chunked {
             frame_chunk(&mut bytes, made, more);
@@ -262,10 +286,10 @@ impl Output {
         } else {
             self.buffer.extend_from_slice(&bytes);
         }
-        if more {
-            tail.pull = Some(pull);
-        } else {
-            self.tail = Tail::None;
+        match more {
+            _ if is_cut => self.tail = Tail::Cut,
+            true => tail.pull = Some(pull),
+            false => self.tail = Tail::None,
         }
         Ok(made > 0 || !more)
     }
@@ -281,22 +305,22 @@ impl Output {
                 body_bytes: done.body_bytes,
                 write: done.held_up.map_or(Duration::ZERO, |since| now.saturating_duration_since(since)),
                 ended_at: now,
-                complete: done.complete,
+                cut: done.cut,
             };
             // A panic while recording must not cost the connection, nor the thread.
             let _ = catch_unwind(AssertUnwindSafe(|| handler.finished(&done.trace, &outcome)));
         }
     }
 
-    /// Gives up: reports what was not sent as incomplete.
-    pub fn abandon(&mut self, handler: &dyn Handler) {
+    /// Gives up: reports what was not sent as cut, and why.
+    pub fn abandon(&mut self, handler: &dyn Handler, why: Cut) {
         let in_tail = if let Tail::Bytes(bytes, _) = &self.tail { bytes.len() } else { 0 };
-        let mut is_cut = matches!(self.tail, Tail::Pull(_));
+        let mut is_cut = matches!(self.tail, Tail::Pull(_) | Tail::Cut);
         let mut unsent = (self.buffer.len() - self.sent + in_tail) as u64;
         for done in self.done.iter_mut().rev() {
             let missing = unsent.min(done.wire_bytes);
             unsent -= missing;
-            done.complete = missing == 0 && !is_cut;
+            done.cut = (missing > 0 || is_cut).then_some(why);
             done.body_bytes -= missing.min(done.body_bytes);
             is_cut = false;
         }
@@ -313,7 +337,7 @@ impl Output {
         let buffered = if self.sent < self.buffer.len() { self.buffer.capacity() } else { 0 };
         let (own, shared) = match &self.tail {
             Tail::Bytes(_, whole) => (buffered as u64, Some(*whole)),
-            Tail::None | Tail::Pull(_) => ((buffered + keeps) as u64, None),
+            Tail::None | Tail::Pull(_) | Tail::Cut => ((buffered + keeps) as u64, None),
         };
         match &mut self.held {
             None if own > 0 || shared.is_some() => self.held = Some(answers.hold(client, own, shared, give_up())),

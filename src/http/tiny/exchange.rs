@@ -17,7 +17,7 @@ use super::reply;
 use super::shared::Shared;
 use crate::http::budget::Share;
 use crate::http::engine::Admission;
-use crate::http::message::{Request, RequestBody, Response, Trace};
+use crate::http::message::{Outcome, Request, RequestBody, Response, Trace};
 use crate::http::method::Method;
 use crate::http::problem::{Problem, Written};
 use crate::http::responder::{Responder, ResponseSink, unanswered};
@@ -115,7 +115,7 @@ impl Reply {
             // error of ours. The client must not wait for ever.
             let Some(Reply { exchange, response, trace }) = error.into_inner() else { return };
             shared.end(&exchange.connection, Reason::Overload);
-            shared.finished(&trace, response.status, 0, Instant::now(), false);
+            shared.finished(&trace, &Outcome::unsent(response.status));
         }
     }
 }

@@ -18,13 +18,14 @@ use super::connection::Connection;
 use super::exchange::Exchange;
 use super::figures::Reason;
 use super::linger::{self, Leftover};
-use super::pieces::{PIECE_BYTES, pull_piece};
+use super::pieces::{Behind, PIECE_BYTES, pull_piece};
 use super::shared::Shared;
 use super::waiting::{self, Until};
-use super::{socket, source, sys};
+use super::{socket, source};
+use crate::http::backlog::{self, Backlog};
 use crate::http::budget::answers::Shared as Place;
 use crate::http::budget::{Client, Unsent};
-use crate::http::message::{Body, Outcome, Puller, Response, Trace};
+use crate::http::message::{Body, Cut, Outcome, Puller, Response, Trace};
 use crate::http::method::Method;
 use crate::http::wire::{self, Framing, HeadContext};
 
@@ -32,7 +33,7 @@ use crate::http::wire::{self, Framing, HeadContext};
 const JOINED_BYTES_MAX: usize = 16 * 1024;
 /// What a small write costs the send buffer beyond its bytes.
 const WRITE_OVERHEAD_BYTES: usize = 2 * 1024;
-/// A body that had nothing to give, or that there was no memory for, is asked again after this long.
+/// A body that had nothing to give, or no memory, is asked again after this long.
 const PULL_PAUSE: Duration = Duration::from_millis(20);
 /// A socket that can be written to takes so many bytes at once for sure.
 const WRITE_BYTES: usize = 32 * 1024;
@@ -51,6 +52,9 @@ pub struct Answer {
     body_bytes: u64,
     began_at: Instant,
     progress_at: Instant,
+    /// The longest that the client may take nothing.
+    patience: Duration,
+    backlog: Backlog,
     /// The socket, once it was looked for.
     socket: Option<OwnedFd>,
     /// What of it is charged.
@@ -65,8 +69,20 @@ pub struct Answer {
 
 enum Rest {
     None,
-    Bytes { bytes: Bytes, at: usize },
-    Pull { pull: Puller, chunked: bool, left: Option<u64>, keeps: usize },
+    Bytes {
+        bytes: Bytes,
+        at: usize,
+    },
+    Pull {
+        pull: Puller,
+        chunked: bool,
+        left: Option<u64>,
+        keeps: usize,
+    },
+    /// The body could not be made to its end. Whether the client cannot tell that by its framing.
+    Cut {
+        unseen: bool,
+    },
 }
 
 /// How far writing came.
@@ -76,9 +92,22 @@ enum Written {
     Turn,
     /// The socket is full.
     Full,
-    /// There is nothing to send just now, or no memory to make it.
+    /// There is nothing to send just now.
     Nothing,
+    /// There is no memory to make more.
+    Starved,
+    /// All that there is of a body that could not be made to its end.
+    Cut,
 }
+
+/// Why an answer ends before its end: as the connection's figures say it, and as the answer's do.
+type Failure = (Reason, Cut);
+
+const CLIENT_LEFT: Failure = (Reason::Unread, Cut::Client);
+const STALLED: Failure = (Reason::Unread, Cut::Unread);
+const STARVED: Failure = (Reason::Memory, Cut::Memory);
+const BROKEN: Failure = (Reason::Unread, Cut::Body);
+const OVERLOAD: Failure = (Reason::Overload, Cut::Room);
 
 /// Answers a request: seals the response, writes it here or in the side lane, and lets the next request begin.
 pub fn answer(shared: &Arc<Shared>, exchange: Exchange, response: Response, trace: Trace) {
@@ -91,7 +120,7 @@ pub fn answer(shared: &Arc<Shared>, exchange: Exchange, response: Response, trac
         Err(error) if error.kind() == io::ErrorKind::WouldBlock => send_aside(shared, answer),
         result => {
             answer.connection.add_unsent_bytes(cost.unwrap_or(0));
-            conclude(shared, answer, result.is_ok());
+            conclude(shared, answer, result.map_err(|_| CLIENT_LEFT));
         }
     }
 }
@@ -104,7 +133,7 @@ fn send_aside(shared: &Arc<Shared>, mut answer: Answer) {
 
 fn push_aside(shared: &Arc<Shared>, answer: Box<Answer>) {
     if let Err(answer) = shared.push_aside_answer(answer) {
-        conclude_as(shared, *answer, false, Reason::Overload);
+        conclude(shared, *answer, Err(OVERLOAD));
     }
 }
 
@@ -119,33 +148,39 @@ pub fn write_what_fits(shared: &Arc<Shared>, mut answer: Box<Answer>) {
     let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| answer.write_what_fits(shared)));
     let written = match result {
         Ok(Ok(written)) => written,
-        Ok(Err(_)) => return give_up(shared, *answer, Reason::Unread),
+        Ok(Err(_)) => return give_up(shared, *answer, CLIENT_LEFT),
         Err(_) => {
             shared.figures.panics.inc();
-            return give_up(shared, *answer, Reason::Unread);
+            return give_up(shared, *answer, BROKEN);
         }
     };
-    let idle = shared.limits.get().idle_timeout;
+    let idle = shared.limits.get().idle_timeout.min(answer.patience);
     let (what, pause) = match written {
         Written::All => {
             answer.connection.set_unsent_bytes(shared.send_budget_bytes);
-            return conclude(shared, *answer, true);
+            return conclude(shared, *answer, Ok(()));
         }
+        Written::Cut => return give_up(shared, *answer, BROKEN),
         Written::Turn => return push_aside(shared, answer),
-        _ if answer.progress_at.elapsed() >= idle => return give_up(shared, *answer, Reason::Unread),
+        Written::Full if answer.socket.as_ref().is_some_and(|socket| answer.backlog.shrank(socket)) => {
+            answer.progress_at = Instant::now();
+            (Until::Writable, idle)
+        }
+        Written::Starved if answer.progress_at.elapsed() >= idle => return give_up(shared, *answer, STARVED),
+        Written::Full if answer.progress_at.elapsed() >= idle => return give_up(shared, *answer, STALLED),
         Written::Full => (Until::Writable, idle),
-        Written::Nothing => (Until::Later, PULL_PAUSE),
+        Written::Nothing | Written::Starved => (Until::Later, PULL_PAUSE),
     };
-    let Some(socket) = answer.socket.take() else { return give_up(shared, *answer, Reason::Unread) };
+    let Some(socket) = answer.socket.take() else { return give_up(shared, *answer, CLIENT_LEFT) };
     let until = Instant::now() + pause;
     if let Err((_, answer)) = shared.answers_waiting.hold(socket, what, until, answer) {
-        give_up(shared, *answer, Reason::Overload);
+        give_up(shared, *answer, OVERLOAD);
     }
 }
 
-fn give_up(shared: &Arc<Shared>, answer: Answer, reason: Reason) {
+fn give_up(shared: &Arc<Shared>, answer: Answer, failure: Failure) {
     answer.connection.set_unsent_bytes(shared.send_budget_bytes);
-    conclude_as(shared, answer, false, reason);
+    conclude(shared, answer, Err(failure));
 }
 
 fn prepare(shared: &Arc<Shared>, exchange: Exchange, response: Response, mut trace: Trace) -> Option<Answer> {
@@ -156,7 +191,7 @@ fn prepare(shared: &Arc<Shared>, exchange: Exchange, response: Response, mut tra
     let Some(request) = request.take() else {
         // The handler answered while it was still reading the body on another thread.
         shared.end(&connection, Reason::Refused);
-        shared.finished(&trace, response.status, 0, began_at, false);
+        shared.finished(&trace, &outcome(response.status, 0, began_at, Some(Cut::Client)));
         return None;
     };
     let mut response = shared.answer_budget.admit(response, &trace);
@@ -173,6 +208,7 @@ fn prepare(shared: &Arc<Shared>, exchange: Exchange, response: Response, mut tra
     let keep_alive = end.is_none() && !manner.last;
     let context = HeadContext { method: manner.method, http_1_0: manner.http_1_0, keep_alive };
     let framing = wire::write_head(&mut pending, &response, context);
+    let patience = if let Body::Pull { patience, .. } = &response.body { *patience } else { Duration::MAX };
     let rest = if framing == Framing::None { Rest::None } else { rest_of(response.body, framing) };
 
     let socket = if linger { socket::find(&connection.key, &connection.fd_hint).ok().flatten() } else { None };
@@ -188,6 +224,8 @@ fn prepare(shared: &Arc<Shared>, exchange: Exchange, response: Response, mut tra
         body_bytes: 0,
         began_at,
         progress_at: began_at,
+        patience,
+        backlog: Backlog::default(),
         socket: None,
         held: None,
         end: end.or((framing == Framing::Close).then_some(Reason::Asked)),
@@ -230,7 +268,7 @@ fn take_writer(
 fn rest_of(body: Body, framing: Framing) -> Rest {
     match body {
         Body::Bytes(bytes) => Rest::Bytes { bytes, at: 0 },
-        Body::Pull { length, keeps, pull } => {
+        Body::Pull { length, keeps, pull, .. } => {
             Rest::Pull { pull, chunked: framing == Framing::Chunked, left: length, keeps }
         }
         Body::Empty | Body::Problem(_) => Rest::None,
@@ -253,7 +291,7 @@ fn has_room(shared: &Shared, connection: &Connection, cost: usize) -> bool {
         return false;
     }
     let Ok(Some(socket)) = socket::find(&connection.key, &connection.fd_hint) else { return false };
-    connection.set_unsent_bytes(sys::unsent_bytes(&socket).unwrap_or(budget));
+    connection.set_unsent_bytes(backlog::unsent_bytes(&socket).unwrap_or(budget));
     connection.unsent_bytes() + cost <= budget
 }
 
@@ -262,7 +300,7 @@ impl Answer {
     fn size(&self) -> Option<usize> {
         let pending = self.pending.len() - self.pending_at;
         match &self.rest {
-            Rest::None => Some(pending),
+            Rest::None | Rest::Cut { .. } => Some(pending),
             Rest::Bytes { bytes, at } => Some(pending + bytes.len() - at),
             Rest::Pull { .. } => None,
         }
@@ -324,7 +362,7 @@ impl Answer {
                 *at += count;
                 self.body_bytes += count as u64;
             }
-            Rest::None | Rest::Pull { .. } => {}
+            Rest::None | Rest::Pull { .. } | Rest::Cut { .. } => {}
         }
         if let Some(held) = &self.held {
             held.moved(count);
@@ -364,9 +402,13 @@ impl Answer {
                 writer.flush()?;
             }
             let client = self.trace.client();
-            let Rest::Pull { pull, chunked, left, .. } = &mut self.rest else {
-                self.rest = Rest::None;
-                return Ok(Written::All);
+            let (pull, chunked, left) = match &mut self.rest {
+                Rest::Pull { pull, chunked, left, .. } => (pull, *chunked, left),
+                Rest::Cut { .. } => return Ok(Written::Cut),
+                Rest::None | Rest::Bytes { .. } => {
+                    self.rest = Rest::None;
+                    return Ok(Written::All);
+                }
             };
             if self.pending.capacity() > 2 * PIECE_BYTES {
                 self.pending = Vec::new();
@@ -375,14 +417,20 @@ impl Answer {
             self.pending_at = 0;
             if !shared.answer_budget.has_room(client, PIECE_BYTES) {
                 self.charge(shared);
-                return Ok(Written::Nothing);
+                return Ok(Written::Starved);
             }
-            let more = pull_piece(&mut self.pending, pull, *chunked, left, &mut self.body_bytes)?;
-            if !more {
-                self.rest = Rest::None;
+            let unseen = !chunked && left.is_none();
+            match pull_piece(&mut self.pending, pull, chunked, left, &mut self.body_bytes) {
+                Ok(Behind::More) => {}
+                Ok(Behind::Nothing) => self.rest = Rest::None,
+                Ok(Behind::Cut) => self.rest = Rest::Cut { unseen },
+                Err(_) => {
+                    self.pending.clear();
+                    return Ok(Written::Cut);
+                }
             }
             self.charge(shared);
-            if more && self.pending.is_empty() {
+            if self.pending.is_empty() && matches!(self.rest, Rest::Pull { .. }) {
                 self.progress_at = Instant::now();
                 return Ok(Written::Nothing);
             }
@@ -400,21 +448,19 @@ fn write_some(writer: &mut Box<dyn Write + Send>, bytes: &[u8]) -> io::Result<us
     }
 }
 
-fn conclude(shared: &Arc<Shared>, answer: Answer, complete: bool) {
-    conclude_as(shared, answer, complete, Reason::Unread);
-}
-
 /// Ends an answer: lets tiny_http's writer go, tells the handler, ends the connection or begins its next request.
-fn conclude_as(shared: &Arc<Shared>, mut answer: Answer, complete: bool, failure: Reason) {
+fn conclude(shared: &Arc<Shared>, mut answer: Answer, ended: Result<(), Failure>) {
     let connection = Arc::clone(&answer.connection);
-    let mut lingers = false;
-    if !complete {
-        if matches!(answer.rest, Rest::Pull { .. })
+    let (mut lingers, mut cut) = (false, None);
+    if let Err((reason, why)) = ended {
+        cut = Some(cut_before(&connection).unwrap_or(why));
+        // A body that was cut behind its last words: a reset would take these back.
+        if matches!(answer.rest, Rest::Pull { .. } | Rest::Cut { unseen: true })
             && let Ok(Some(socket)) = socket::find(&connection.key, &connection.fd_hint)
         {
             socket::reset_on_close(&socket);
         }
-        shared.end(&connection, failure);
+        shared.end(&connection, reason);
         if let Some(leftover) = answer.leftover.take() {
             leftover.dispose(shared, &connection);
         }
@@ -430,15 +476,25 @@ fn conclude_as(shared: &Arc<Shared>, mut answer: Answer, complete: bool, failure
     // IMPORTANT: only now, with the socket shut where it is tiny_http's writer. The writer's end lets tiny_http write what it thinks of the bytes that
     // follow a body nobody read; and a writer that failed would first try again.
     answer.writer = None;
-    shared.finished(&answer.trace, answer.status, answer.body_bytes, answer.began_at, complete);
-    if answer.last && complete && !lingers {
+    shared.finished(&answer.trace, &outcome(answer.status, answer.body_bytes, answer.began_at, cut));
+    if answer.last && cut.is_none() && !lingers {
         shared.connections.remove(&connection);
     }
     shared.turn_over(&connection);
 }
 
-/// Tells the handler how an answer ended.
-pub fn outcome(status: u16, body_bytes: u64, began_at: Instant, complete: bool) -> Outcome {
+/// Why an answer was cut that failed since its connection was ended.
+fn cut_before(connection: &Connection) -> Option<Cut> {
+    match connection.reason().filter(|_| connection.is_ended())? {
+        Reason::Memory => Some(Cut::Memory),
+        Reason::Drain => Some(Cut::Drain),
+        Reason::Cap | Reason::AddressCap | Reason::Overload => Some(Cut::Room),
+        _ => None,
+    }
+}
+
+/// How an answer ended.
+pub fn outcome(status: u16, body_bytes: u64, began_at: Instant, cut: Option<Cut>) -> Outcome {
     let ended_at = Instant::now();
-    Outcome { status, body_bytes, write: ended_at.saturating_duration_since(began_at), ended_at, complete }
+    Outcome { status, body_bytes, write: ended_at.saturating_duration_since(began_at), ended_at, cut }
 }

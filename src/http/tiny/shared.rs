@@ -16,14 +16,14 @@ use super::guard::Nudge;
 use super::head::BodyKind;
 use super::lane::Lane;
 use super::linger::{Leftover, Lingering};
-use super::reply::{self, Answer};
+use super::reply::Answer;
 use super::source::Source;
 use super::waiting::Waiting;
 use super::{socket, sys};
 use crate::board::watchdog::Watchdog;
 use crate::http::budget::{Answers, Bodies};
 use crate::http::engine::Handler;
-use crate::http::message::Trace;
+use crate::http::message::{Outcome, Trace};
 use crate::limits::LiveLimits;
 
 /// One engine's common state.
@@ -185,7 +185,9 @@ impl Shared {
 
     fn end_order(&self, connection: &Arc<Connection>, reason: Reason) {
         if !connection.is_ended() {
-            self.figures.closed(connection.reason().unwrap_or(reason));
+            let reason = connection.reason().unwrap_or(reason);
+            connection.note_reason(reason);
+            self.figures.closed(reason);
         }
         for incoming in connection.end() {
             self.discard(connection, incoming);
@@ -216,9 +218,8 @@ impl Shared {
     }
 
     /// Tells the handler how an answer ended.
-    pub fn finished(&self, trace: &Trace, status: u16, body_bytes: u64, began_at: Instant, complete: bool) {
-        let outcome = reply::outcome(status, body_bytes, began_at, complete);
-        let told = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| self.handler.finished(trace, &outcome)));
+    pub fn finished(&self, trace: &Trace, outcome: &Outcome) {
+        let told = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| self.handler.finished(trace, outcome)));
         if told.is_err() {
             self.figures.panics.inc();
         }

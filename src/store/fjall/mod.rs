@@ -255,7 +255,7 @@ impl FjallStore {
             {
                 return Ok(());
             }
-            log::warn!("revoked a snapshot: too much was written since it was opened");
+            log::info!("revoked a view: too much was written since it was opened");
         }
     }
 
@@ -351,6 +351,7 @@ impl Store for FjallStore {
             tables: keyspaces.iter().map(|keyspace| keyspace.table_count() as u64).sum(),
             compactions: self.db.compactions_completed() as u64,
             keys_estimate: (self.keyspaces.data.approximate_len() as u64).saturating_sub(2),
+            views_revoked: self.views.revoked(),
         }
     }
 }

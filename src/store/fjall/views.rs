@@ -4,12 +4,12 @@
 //! fjall keeps each memtable in memory, flushed or not, for as long as a snapshot may have to look into it: under
 //! writes a snapshot held for minutes costs as much memory as was written since. So snapshots can be *revoked*: one
 //! that has grown old while much was written gives errors from then on, and so do the iterators from it.
-//! It opens no snapshot by itself.
+//! It opens no snapshot by itself. The newest one is what everybody reads from, and is never revoked.
 //! Invariant: [`Views::oldest_instant`] is never above the instant of any snapshot or iterator that still reads.
 
 use std::collections::BTreeMap;
 use std::ops::Bound;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
@@ -30,6 +30,7 @@ const REVOCABLE_AGE: Duration = Duration::from_secs(2);
 pub(super) struct Views {
     /// By instant, then in no order. Protects nothing but itself; held for no I/O.
     open: Mutex<BTreeMap<u64, Vec<Weak<OpenView>>>>,
+    revoked: AtomicU64,
 }
 
 impl Views {
@@ -56,6 +57,11 @@ impl Views {
         opened
     }
 
+    /// How many were revoked.
+    pub(super) fn revoked(&self) -> u64 {
+        self.revoked.load(Ordering::Relaxed)
+    }
+
     /// Versions that no view from this instant on needs may go.
     pub(super) fn oldest_instant(&self, db: &Database) -> u64 {
         let open = self.open.lock();
@@ -63,12 +69,18 @@ impl Views {
         open.iter().find(|(_, views)| reads(views)).map_or_else(|| db.visible_seqno(), |(instant, _)| *instant)
     }
 
-    /// Revokes the oldest view, if it is old enough; `false` if there is none.
+    /// Revokes the oldest view, if it is old enough and not the newest as well; `false` if there is none.
     pub(super) fn revoke_oldest(&self) -> bool {
-        let oldest = self.open.lock().values().flatten().filter_map(Weak::upgrade).find(|view| view.reads());
+        let open = self.open.lock();
+        let mut reading = open.values().flatten().filter_map(Weak::upgrade).filter(|view| view.reads());
+        let (oldest, has_newer) = (reading.next(), reading.next().is_some());
+        // IMPORTANT: to revoke may wait for a read, and the end of a view may free tables.
+        drop(reading);
+        drop(open);
         match oldest {
-            Some(view) if view.opened_at.elapsed() >= REVOCABLE_AGE => {
+            Some(view) if has_newer && view.opened_at.elapsed() >= REVOCABLE_AGE => {
                 view.revoke();
+                self.revoked.fetch_add(1, Ordering::Relaxed);
                 true
             }
             _ => false,
@@ -110,7 +122,7 @@ pub(super) struct OpenView {
 impl OpenView {
     /// Reads from the snapshot.
     pub(super) fn with<T>(&self, read: impl FnOnce(&Reading) -> T) -> Result<T, StoreError> {
-        self.view.read().as_ref().map(read).ok_or_else(revoked)
+        self.view.read().as_ref().map(read).ok_or(StoreError::Revoked)
     }
 
     fn reads(&self) -> bool {
@@ -147,7 +159,7 @@ impl Entries {
     ) -> Result<Entries, StoreError> {
         // IMPORTANT: the snapshot stays locked until the iterator is in the list that a revocation walks.
         let snapshot = view.view.read();
-        let entries = snapshot.as_ref().ok_or_else(revoked)?.snapshot.range::<&[u8], _>(keyspace, range);
+        let entries = snapshot.as_ref().ok_or(StoreError::Revoked)?.snapshot.range::<&[u8], _>(keyspace, range);
         let walk = Arc::new(Mutex::new(Some(entries)));
         let mut walks = view.walks.lock();
         walks.retain(|walk| walk.strong_count() > 0);
@@ -164,11 +176,7 @@ impl Iterator for Entries {
         match self.walk.lock().as_mut() {
             Some(entries) if self.reverse => entries.next_back().map(Ok),
             Some(entries) => entries.next().map(Ok),
-            None => Some(Err(revoked())),
+            None => Some(Err(StoreError::Revoked)),
         }
     }
-}
-
-fn revoked() -> StoreError {
-    StoreError::Io("the snapshot was revoked: too much was written since it was opened".into())
 }
