@@ -38,9 +38,18 @@ pub fn write_problem(error: &WriteError) -> Problem {
             "the store takes no writes since its card failed; /health says why, reads still work",
             Some(RETRY_LATER_S),
         ),
-        WriteError::InsufficientStorage => {
-            (507, "INSUFFICIENT_STORAGE", "the card is almost full; delete something, or let entries expire", None)
-        }
+        WriteError::InsufficientStorage => (
+            507,
+            "INSUFFICIENT_STORAGE",
+            "the card is almost full; delete something, or let entries expire",
+            Some(RETRY_LATER_S),
+        ),
+        WriteError::CardFull => (
+            507,
+            "INSUFFICIENT_STORAGE",
+            "the card is full of what is not larder's, and deletes find no room either; free some of it",
+            Some(RETRY_LATER_S),
+        ),
         WriteError::Draining => {
             (503, "DRAINING", "larder is stopping; repeat this after its restart", Some(RETRY_SOON_S))
         }

@@ -15,6 +15,7 @@ use crate::config::{Config, StoreKind};
 use crate::store::fjall::{FjallOptions, FjallStore};
 use crate::store::memory::MemoryStore;
 use crate::store::recovery::RecoveryReport;
+use crate::store::space::{Needs, SpaceWatch};
 use crate::store::versions::IMPORT_END;
 use crate::store::{Database, DatabaseOptions, Store, StoreError};
 
@@ -96,6 +97,7 @@ fn trouble(config: &Config, error: &StoreError) -> String {
 fn attach(api: &Arc<Api>, opened: &Opened) -> Result<(), StoreError> {
     let config = &api.config;
     let expired_before: Arc<AtomicU64> = Arc::default();
+    let mut space = None;
     let store: Arc<dyn Store> = match config.store {
         StoreKind::Memory => MemoryStore::new(),
         StoreKind::Fjall => {
@@ -104,12 +106,15 @@ fn attach(api: &Arc<Api>, opened: &Opened) -> Result<(), StoreError> {
                 block_cache_bytes: config.block_cache_bytes,
                 cached_files: cached_files(config),
                 expire_before_ms: expired_before.clone(),
+                space: watch(config),
             };
+            space = Some(options.space.clone());
             Arc::new(FjallStore::open_telling(&config.data_dir, options, &mut |found| note_recovery(api, found))?)
         }
     };
     let observer = Arc::new(CacheKeeper { cache: api.cache.clone(), rules: api.value_rules.clone() });
-    let db = Database::start(store.clone(), observer, &api.registry, database_options(api, expired_before))?;
+    let options = database_options(api, expired_before, space);
+    let db = Database::start(store.clone(), observer, &api.registry, options)?;
     if config.store == StoreKind::Memory {
         db.follow(any_version(), Box::new(|_| {}));
     }
@@ -156,7 +161,16 @@ fn note_recovery(api: &Api, report: &RecoveryReport) {
     gauge("larder_recovery_changes_rescued", help, report.changes_rescued);
 }
 
-fn database_options(api: &Api, expired_before: Arc<AtomicU64>) -> DatabaseOptions {
+/// Watches the card of the data folder. What the journals bring back may have to be flushed at once.
+fn watch(config: &Config) -> Arc<SpaceWatch> {
+    let watch = SpaceWatch::new(Some(config.data_dir.clone()), config.reserve_bytes);
+    let watch = watch.with_ballast(&config.data_dir, config.memtable_bytes);
+    watch.set_needs(Needs { flush_bytes: 2 * config.memtable_bytes, ..Needs::default() });
+    watch.look();
+    Arc::new(watch)
+}
+
+fn database_options(api: &Api, expired_before: Arc<AtomicU64>, space: Option<Arc<SpaceWatch>>) -> DatabaseOptions {
     let config = &api.config;
     DatabaseOptions {
         durability_default: config.durability,
@@ -164,6 +178,7 @@ fn database_options(api: &Api, expired_before: Arc<AtomicU64>) -> DatabaseOption
         queued_writes_max: config.limits.queued_writes_max,
         value_bytes_max: config.limits.value_bytes_max,
         data_dir: (config.store == StoreKind::Fjall).then(|| config.data_dir.clone()),
+        space,
         reserve_bytes: config.reserve_bytes,
         expiry_scan_rate: config.expiry_scan_rate,
         expired_before,

@@ -15,6 +15,8 @@ use crate::http::static_files::{Closed, StaticFiles, StaticOptions};
 use crate::store::fjall::layout;
 use crate::store::space::{Allowed, SpaceWatch};
 
+/// A smaller reserve is remarked on.
+const RESERVE_BYTES_MIN: u64 = 24 << 20;
 /// Others than the owner and the group.
 const OTHERS: u32 = 0o007;
 
@@ -99,6 +101,7 @@ fn of_data_folder(config: &Config) -> Vec<String> {
         remarks.push(format!("note: a larder is running with {dir}; a second one would be refused"));
     }
     remarks.extend(open_to_others(config).map(|text| format!("warning: {text}")));
+    remarks.extend(little_reserve(config).map(|text| format!("warning: {text}")));
     remarks.extend(little_space(usable.nearest, config.reserve_bytes).map(|text| format!("warning: {text}")));
     remarks
 }
@@ -106,12 +109,20 @@ fn of_data_folder(config: &Config) -> Vec<String> {
 fn little_space(dir: PathBuf, reserve_bytes: Option<u64>) -> Option<String> {
     let figures = SpaceWatch::new(Some(dir), reserve_bytes).figures();
     let (free, reserve) = (mib(figures.free_bytes), show_size(figures.reserve_bytes));
-    let refused = match figures.allowed {
-        Allowed::Writes => return None,
-        Allowed::Deletes => "writes",
-        Allowed::Nothing => "writes and deletes",
-    };
-    Some(format!("{free} are free on the card and store.reserve is {reserve}: {refused} would get 507"))
+    let is_little = figures.allowed != Allowed::Writes;
+    is_little.then(|| format!("{free} are free on the card and store.reserve is {reserve}: writes would get 507"))
+}
+
+/// A reserve that may not be enough for what goes on while writes are refused: two memtables are flushed, and their
+/// tables merged.
+fn little_reserve(config: &Config) -> Option<String> {
+    let least = RESERVE_BYTES_MIN.max(4 * config.memtable_bytes);
+    let reserve = config.reserve_bytes.filter(|reserve| *reserve < least)?;
+    Some(format!(
+        "store.reserve is {}: on a card that is almost full, deletions may need {} to give their space back",
+        show_size(reserve),
+        show_size(least)
+    ))
 }
 
 fn mib(bytes: u64) -> String {
@@ -149,7 +160,7 @@ mod tests {
     fn a_running_larder_is_seen_and_not_disturbed() {
         let folder = tempfile::tempdir().unwrap();
         let dir = folder.path().join("data");
-        let config = config(&dir, 0);
+        let config = config(&dir, 24 << 20);
         assert_eq!(remarks(&config), [format!("note: {} is not there yet and will be made", dir.display())]);
         let store = FjallStore::open(&dir, FjallOptions::default()).unwrap();
         let seen = remarks(&config);
@@ -163,7 +174,7 @@ mod tests {
     fn a_card_below_the_reserve_is_told() {
         let folder = tempfile::tempdir().unwrap();
         let told = remarks(&config(&folder.path().join("data"), 1 << 60));
-        assert!(told[1].ends_with("store.reserve is 1073741824GiB: writes and deletes would get 507"), "{told:?}");
+        assert!(told[1].ends_with("store.reserve is 1073741824GiB: writes would get 507"), "{told:?}");
     }
 
     #[test]

@@ -5,6 +5,7 @@
 
 mod cgroup;
 pub mod clock;
+pub mod descriptor;
 pub mod disk;
 pub mod folder;
 pub mod memory;

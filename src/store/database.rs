@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 
 use super::clock::{Clock, SystemTimeSource, TimeSource};
-use super::committer::{CLOCK_KEY, WriteQueue, committer};
+use super::committer::{CLOCK_KEY, WriteQueue, committer, needs};
 use super::keeper::{Keeper, KeeperOptions};
 use super::space::{Allowed, SpaceFigures, SpaceWatch};
 use super::state::{StoreState, Switches};
@@ -20,7 +20,7 @@ use super::state::{StoreState, Switches};
 use super::versions::IMPORT_END;
 use super::versions::{Versions, read_number};
 use super::view::{View, ViewCell};
-use super::{Action, CommitObserver, Durability, Reply, Store, StoreError, WriteError, WriteRequest};
+use super::{CommitObserver, Durability, Reply, Store, StoreError, WriteError, WriteRequest};
 use crate::board::watchdog::Watchdog;
 use crate::limits::{Limits, MIB};
 use crate::metrics::Registry;
@@ -41,7 +41,7 @@ pub struct DatabaseOptions {
     /// The folder whose card is watched for space, and where the second copy of the version ceiling is kept; `None`: there
     /// is always space, and no copy.
     pub data_dir: Option<PathBuf>,
-    /// Watches the space in place of `data_dir` and `reserve_bytes` (tests).
+    /// Watches the space in place of `data_dir` and `reserve_bytes`: what the store itself has as its watch.
     pub space: Option<Arc<SpaceWatch>>,
     /// Free bytes at which writes stop; `None`: 256 MiB or 3 % of the card.
     pub reserve_bytes: Option<u64>,
@@ -107,17 +107,16 @@ impl Shared {
         if self.switches.is_draining() {
             return Some(WriteError::Draining);
         }
-        let needed = request.ops.iter().map(|op| match op.action {
-            Action::Put { .. } | Action::Update { .. } => Allowed::Writes,
-            Action::Delete | Action::Expire { .. } => Allowed::Deletes,
-            Action::Get => Allowed::Nothing,
-        });
-        needed.min().and_then(|needed| self.lack(needed))
+        self.lack(needs(&request.ops))
     }
 
     /// That there is no space for what needs so much of it.
-    fn lack(&self, needed: Allowed) -> Option<WriteError> {
-        (needed < self.space.allowed()).then_some(WriteError::InsufficientStorage)
+    pub(super) fn lack(&self, needed: Allowed) -> Option<WriteError> {
+        match self.space.allowed() {
+            allowed if needed >= allowed => None,
+            Allowed::Nothing => Some(WriteError::CardFull),
+            _ => Some(WriteError::InsufficientStorage),
+        }
     }
 }
 
@@ -234,7 +233,9 @@ impl Database {
         match figures.allowed {
             Allowed::Writes => StoreState::Ok,
             Allowed::Deletes => StoreState::NoSpace(no_space(&figures, "writes wait, deletes are taken")),
-            Allowed::Nothing => StoreState::NoSpace(no_space(&figures, "writes and deletes wait")),
+            Allowed::Nothing => {
+                StoreState::NoSpace(no_space(&figures, "others hold the rest of the card; writes and deletes wait"))
+            }
         }
     }
 

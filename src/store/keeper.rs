@@ -12,6 +12,7 @@ use crossbeam::channel::{Receiver, RecvTimeoutError, Sender, bounded};
 
 use super::committer::WriteQueue;
 use super::database::{DatabaseOptions, Shared, submit};
+use super::space::{Allowed, SpaceFigures};
 use super::sweeper::Sweeper;
 use super::{Durability, Store, WriteRequest};
 use crate::board::watchdog::Watchdog;
@@ -51,11 +52,12 @@ impl Keeper {
         options: KeeperOptions,
     ) -> io::Result<Keeper> {
         let (stop, stopped) = bounded(1);
-        let sweeper = (options.scan_rate > 0)
-            .then(|| Sweeper::new(shared.clone(), store, queue.clone(), registry, options.scan_rate, stopped.clone()));
+        let sweeper = (options.scan_rate > 0).then(|| {
+            Sweeper::new(shared.clone(), store.clone(), queue.clone(), registry, options.scan_rate, stopped.clone())
+        });
         let thread = thread::Builder::new()
             .name("larder-keeper".into())
-            .spawn(move || keep(&shared, &queue, sweeper, &options, &stopped))?;
+            .spawn(move || keep(&shared, &*store, &queue, sweeper, &options, &stopped))?;
         Ok(Keeper { stop, thread })
     }
 
@@ -70,6 +72,7 @@ impl Keeper {
 
 fn keep(
     shared: &Shared,
+    store: &dyn Store,
     queue: &WriteQueue,
     mut sweeper: Option<Sweeper>,
     options: &KeeperOptions,
@@ -77,10 +80,15 @@ fn keep(
 ) {
     let (mut look_at, mut could_delete) = (Instant::now(), false);
     let heartbeat = options.watchdog.heartbeat("larder-keeper");
+    let mut shortage = Shortage::default();
     loop {
         if Instant::now() >= look_at {
             tick(shared, queue);
             shared.space.look();
+            shared.space.restore_ballast();
+            if shortage.look(shared.space.figures(), shared.last_version.load(Ordering::Relaxed)) {
+                store.reclaim();
+            }
             // Compactions ask nobody. They may delete one look later than the sweeper, when the committer has corrected
             // what rested on a guessed clock.
             let can_delete = shared.clock.may_delete();
@@ -100,6 +108,31 @@ fn keep(
     }
 }
 
+/// Notices while there is no room for writes whether it is worthwhile to have the store give space back.
+#[derive(Default)]
+struct Shortage {
+    /// At the last time that it was: the last version, and how much was free.
+    seen: Option<(u64, u64)>,
+}
+
+impl Shortage {
+    /// It is when there was room a moment ago, when something was deleted since, and when a merge may find the room that it
+    /// lacked.
+    fn look(&mut self, figures: SpaceFigures, last_version: u64) -> bool {
+        if figures.allowed == Allowed::Writes {
+            self.seen = None;
+            return false;
+        }
+        let free_bytes = figures.free_bytes;
+        let is_news = |(version, free): (u64, u64)| version != last_version || free_bytes > free + free / 4;
+        let is_worthwhile = self.seen.is_none_or(is_news);
+        if is_worthwhile {
+            self.seen = Some((last_version, free_bytes));
+        }
+        is_worthwhile
+    }
+}
+
 /// Looks at the clock. When it has just been set, wakes the committer with a request that asks for nothing.
 fn tick(shared: &Shared, queue: &WriteQueue) {
     let was_synchronised = shared.clock.is_synchronised();
@@ -108,5 +141,27 @@ fn tick(shared: &Shared, queue: &WriteQueue) {
         let (ops, reply) = (Vec::new(), Box::new(|_| {}));
         let request = WriteRequest { ops, atomic: false, durability: Durability::Relaxed, deadline: None, reply };
         submit(shared, queue, request);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn space_is_asked_for_once_for_each_reason() {
+        let mut shortage = Shortage::default();
+        let mut look = |allowed, free_bytes, version| {
+            shortage.look(SpaceFigures { allowed, free_bytes, ..SpaceFigures::default() }, version)
+        };
+        assert!(!look(Allowed::Writes, 100, 1));
+        assert!(look(Allowed::Deletes, 40, 1), "it has just become short");
+        assert!(!look(Allowed::Deletes, 40, 1));
+        assert!(look(Allowed::Deletes, 40, 2), "something was deleted");
+        assert!(!look(Allowed::Nothing, 30, 2));
+        assert!(!look(Allowed::Deletes, 50, 2), "what was given back is no reason");
+        assert!(look(Allowed::Deletes, 51, 2), "but a merge may find room now");
+        assert!(!look(Allowed::Writes, 90, 2));
+        assert!(look(Allowed::Deletes, 51, 2), "short again");
     }
 }

@@ -1,5 +1,6 @@
 //! The truth: records on the card, one committer that owns all writes, one shared snapshot for all reads.
 
+mod ballast;
 pub mod bounds;
 pub mod clock;
 mod committer;

@@ -1,15 +1,35 @@
 //! Free space of the card, and what may still be written at it. The reserve leaves fjall room to compact and the board
 //! room to log in and clean up.
 //!
-//! Invariant: writes that grow the store stop at the reserve and deletes at half of it; both resume with a tenth more.
+//! Invariant: writes that grow the store stop at the reserve, or before if the next merge of tables may take more than
+//! that, and resume with a tenth more. Deletes go on for as long as a flush of what is in memory finds room, with the
+//! ballast given up if need be: a flush that finds none would stop all writes until a restart.
 
-use std::path::PathBuf;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::fmt;
+use std::io;
+use std::panic::RefUnwindSafe;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::Duration;
 
 use parking_lot::Mutex;
 
+use super::ballast::Ballast;
+use crate::limits::MIB;
+
 /// The least reserve that is chosen without a setting.
-const RESERVE_BYTES_MIN: u64 = 256 * 1024 * 1024;
+const RESERVE_BYTES_MIN: u64 = 256 * MIB as u64;
+/// Besides what it flushes and merges, a store writes journals and lists of its tables.
+const MARGIN_BYTES: u64 = 2 * MIB as u64;
+/// The most that a group of writes adds to the journal and to what is to be flushed, before that is known.
+const GROUP_BYTES: u64 = 8 * MIB as u64;
+/// The least ballast, where the reserve is large enough.
+const BALLAST_BYTES_MIN: u64 = 16 * MIB as u64;
+/// A merge of tables looks for room each time it has passed so many bytes.
+const TOLL_BYTES: u64 = MIB as u64;
+const WAIT_STEP: Duration = Duration::from_millis(50);
 
 /// What the free space allows.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
@@ -36,16 +56,51 @@ pub struct SpaceFigures {
     pub allowed: Allowed,
 }
 
+/// What a store needs of the card for what it does by itself.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Needs {
+    /// The most that a flush of what is in memory may take.
+    pub flush_bytes: u64,
+    /// The most that a merge of the youngest tables may take, which flushes set going now and then.
+    pub merge_bytes: u64,
+    /// Whether nothing more can be flushed before tables were merged.
+    pub is_stuck: bool,
+}
+
+impl Needs {
+    /// What must be free for a flush. A store that is not on a card says 0.
+    fn for_flush(self) -> u64 {
+        if self.flush_bytes > 0 { self.flush_bytes + MARGIN_BYTES } else { 0 }
+    }
+
+    /// What must be free for deletes to be taken.
+    fn for_deletes(self) -> u64 {
+        if self.is_stuck { u64::MAX / 4 } else { self.for_flush() }
+    }
+
+    /// What must be free for writes to be taken.
+    fn for_writes(self, reserve_bytes: u64) -> u64 {
+        match self.for_flush() {
+            0 => reserve_bytes,
+            flush_bytes => reserve_bytes.max(flush_bytes + self.merge_bytes + GROUP_BYTES),
+        }
+    }
+}
+
 /// Tells free and total bytes; `None` if it cannot.
 pub type SpaceProbe = Box<dyn Fn() -> Option<(u64, u64)> + Send + Sync>;
 
 /// Watches the free space of one folder's card.
+#[derive(Default)]
 pub struct SpaceWatch {
     probe: Option<SpaceProbe>,
     reserve_bytes: Option<u64>,
+    ballast: Option<Ballast>,
+    needs: Mutex<Needs>,
     /// The latest look; locked for a copy, never over the system call.
     figures: Mutex<SpaceFigures>,
-    written_bytes: AtomicU64,
+    /// Whether nobody may wait for room any more.
+    closed: AtomicBool,
 }
 
 impl SpaceWatch {
@@ -53,22 +108,23 @@ impl SpaceWatch {
     pub fn new(data_dir: Option<PathBuf>, reserve_bytes: Option<u64>) -> SpaceWatch {
         match data_dir {
             Some(dir) => SpaceWatch::with_probe(Box::new(move || free_and_total(&dir)), reserve_bytes),
-            None => {
-                SpaceWatch { probe: None, reserve_bytes, figures: Mutex::default(), written_bytes: AtomicU64::new(0) }
-            }
+            None => SpaceWatch::default(),
         }
     }
 
     /// Watches what a function tells: free and total bytes.
     pub fn with_probe(probe: SpaceProbe, reserve_bytes: Option<u64>) -> SpaceWatch {
-        let watch = SpaceWatch {
-            probe: Some(probe),
-            reserve_bytes,
-            figures: Mutex::default(),
-            written_bytes: AtomicU64::new(0),
-        };
+        let watch = SpaceWatch { probe: Some(probe), reserve_bytes, ..SpaceWatch::default() };
         watch.look();
         watch
+    }
+
+    /// Has the keeper hold back space in this folder, fit for memtables of so many bytes.
+    pub fn with_ballast(mut self, dir: &Path, memtable_bytes: u64) -> SpaceWatch {
+        let most = self.figures().reserve_bytes / 3 * 2;
+        let bytes = BALLAST_BYTES_MIN.max(4 * memtable_bytes).min(most);
+        self.ballast = (bytes > 0).then(|| Ballast::new(dir, bytes));
+        self
     }
 
     /// The latest figures.
@@ -81,15 +137,34 @@ impl SpaceWatch {
         self.figures().allowed
     }
 
-    /// Asks the card. If it does not answer, the last verdict stands.
+    /// Says what the store needs from now on.
+    pub fn set_needs(&self, needs: Needs) {
+        *self.needs.lock() = needs;
+    }
+
+    /// What the store has said that it needs.
+    pub fn needs(&self) -> Needs {
+        *self.needs.lock()
+    }
+
+    /// Asks the card, and gives up the ballast if deletes need it. If the card does not answer, the last verdict stands.
     pub fn look(&self) {
-        let Some((free_bytes, total_bytes)) = self.probe.as_ref().and_then(|probe| probe()) else { return };
-        self.written_bytes.store(0, Ordering::Relaxed);
+        let needs = self.needs();
+        self.has_room(needs.for_flush());
+        let Some((free_bytes, total_bytes)) = self.ask() else { return };
         let reserve_bytes = self.reserve_bytes.unwrap_or_else(|| RESERVE_BYTES_MIN.max(total_bytes / 100 * 3));
+        let bar = needs.for_writes(reserve_bytes);
+        let held_bytes = self.ballast.as_ref().map_or(0, Ballast::held_bytes);
+        // What was given up is to be had again before anything else.
+        let missing_bytes = self.ballast.as_ref().map_or(0, Ballast::bytes) - held_bytes;
         let mut figures = self.figures.lock();
         let before = figures.allowed;
-        let allowed = judge(before, free_bytes, reserve_bytes);
-        *figures = SpaceFigures { free_bytes, total_bytes, reserve_bytes, allowed };
+        let allowed = judge(
+            before,
+            (free_bytes + held_bytes, needs.for_deletes()),
+            (free_bytes.saturating_sub(missing_bytes), bar),
+        );
+        *figures = SpaceFigures { free_bytes, total_bytes, reserve_bytes: bar, allowed };
         drop(figures);
         match allowed {
             _ if allowed == before => {}
@@ -99,30 +174,98 @@ impl SpaceWatch {
         }
     }
 
-    /// Looks again if so much was written since the last look that the verdict may have changed.
-    pub fn wrote(&self, bytes: u64) {
-        let written_bytes = self.written_bytes.fetch_add(bytes, Ordering::Relaxed) + bytes;
-        if self.probe.is_some() && written_bytes > self.figures().reserve_bytes / 16 {
-            self.look();
+    /// Whether so many bytes can be written now, with the ballast given up if need be.
+    pub fn has_room(&self, bytes: u64) -> bool {
+        let fits = || self.ask().is_none_or(|(free_bytes, _)| free_bytes >= bytes);
+        fits() || {
+            if let Some(ballast) = &self.ballast {
+                ballast.give_up();
+            }
+            fits()
         }
+    }
+
+    /// Whether what is in memory can be flushed now.
+    pub fn has_room_for_flush(&self) -> bool {
+        self.has_room(self.needs().for_flush())
+    }
+
+    /// Holds space back again if it was given up, and half of it or what deletes need is free besides.
+    pub fn restore_ballast(&self) {
+        let Some(ballast) = self.ballast.as_ref().filter(|ballast| ballast.held_bytes() == 0) else { return };
+        let besides = self.needs().for_flush().max(ballast.bytes() / 2);
+        if self.ask().is_some_and(|(free_bytes, _)| free_bytes >= ballast.bytes() + besides) {
+            ballast.make();
+        }
+    }
+
+    /// Ends all waits for room.
+    pub fn close(&self) {
+        self.closed.store(true, Ordering::Release);
+    }
+
+    fn ask(&self) -> Option<(u64, u64)> {
+        self.probe.as_ref().and_then(|probe| probe())
     }
 }
 
-/// The verdict for so much free space, given the one before.
-fn judge(before: Allowed, free_bytes: u64, reserve_bytes: u64) -> Allowed {
+/// No lock is held over anything that could panic.
+impl RefUnwindSafe for SpaceWatch {}
+
+impl fmt::Debug for SpaceWatch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SpaceWatch").field("figures", &self.figures()).field("needs", &self.needs()).finish()
+    }
+}
+
+/// Looks after one merge of tables, so that it never takes the room that a flush needs.
+pub(super) struct Toll {
+    space: Arc<SpaceWatch>,
+    may_wait: bool,
+    due_bytes: u64,
+}
+
+impl Toll {
+    /// `may_wait`: whether the merge is to wait for room, because its failure would stop all writes; else it is to fail.
+    pub(super) fn new(space: Arc<SpaceWatch>, may_wait: bool) -> Toll {
+        Toll { space, may_wait, due_bytes: TOLL_BYTES }
+    }
+
+    /// The merge is about to write at most so many bytes.
+    pub(super) fn pay(&mut self, bytes: usize) -> io::Result<()> {
+        self.due_bytes += bytes as u64;
+        if self.due_bytes < TOLL_BYTES {
+            return Ok(());
+        }
+        let wanted = self.due_bytes + TOLL_BYTES;
+        self.due_bytes = 0;
+        while !self.space.has_room(self.space.needs().for_flush() + wanted) {
+            if !self.may_wait || self.space.closed.load(Ordering::Acquire) {
+                return Err(io::ErrorKind::StorageFull.into());
+            }
+            thread::sleep(WAIT_STEP);
+        }
+        Ok(())
+    }
+}
+
+/// The verdict, given the one before, and for deletes and writes each what there is and what it takes.
+fn judge(before: Allowed, deletes: (u64, u64), writes: (u64, u64)) -> Allowed {
     // To leave a state it takes a tenth more than what led into it.
-    let bar = |bytes: u64, inside: bool| if inside { bytes + bytes / 10 } else { bytes };
-    if free_bytes < bar(reserve_bytes / 2, before == Allowed::Nothing) {
+    let lacks = |(there, bar): (u64, u64), inside: bool| there < if inside { bar + bar / 10 } else { bar };
+    if lacks(deletes, before == Allowed::Nothing) {
         Allowed::Nothing
-    } else if free_bytes < bar(reserve_bytes, before != Allowed::Writes) {
+    } else if lacks(writes, before != Allowed::Writes) {
         Allowed::Deletes
     } else {
         Allowed::Writes
     }
 }
 
-fn free_and_total(dir: &std::path::Path) -> Option<(u64, u64)> {
-    match rustix::fs::statvfs(dir) {
+/// Of a folder that is not there yet: where it will be made.
+fn free_and_total(dir: &Path) -> Option<(u64, u64)> {
+    let made = dir.ancestors().map(rustix::fs::statvfs).find(|asked| asked.is_ok());
+    match made.unwrap_or_else(|| rustix::fs::statvfs(".")) {
         Ok(figures) => Some((figures.f_bavail * figures.f_frsize, figures.f_blocks * figures.f_frsize)),
         Err(error) => {
             log::warn!("the free space of the data folder cannot be read: {error}");
@@ -133,35 +276,118 @@ fn free_and_total(dir: &std::path::Path) -> Option<(u64, u64)> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::AtomicU64;
+
     use super::*;
+
+    /// A card of 1000 MiB whose free MiB can be set.
+    fn card(free_mib: u64, reserve_mib: u64) -> (Arc<AtomicU64>, SpaceWatch) {
+        let free = Arc::new(AtomicU64::new(free_mib * MIB as u64));
+        let asked = free.clone();
+        let probe = Box::new(move || Some((asked.load(Ordering::SeqCst), 1000 * MIB as u64)));
+        (free, SpaceWatch::with_probe(probe, Some(reserve_mib * MIB as u64)))
+    }
+
+    fn seen(free: &AtomicU64, free_mib: u64, watch: &SpaceWatch) -> Allowed {
+        free.store(free_mib * MIB as u64, Ordering::SeqCst);
+        watch.look();
+        watch.allowed()
+    }
+
+    fn needs(flush_mib: u64, merge_mib: u64) -> Needs {
+        let mib = MIB as u64;
+        Needs { flush_bytes: flush_mib * mib, merge_bytes: merge_mib * mib, is_stuck: false }
+    }
 
     #[test]
     fn writes_stop_at_the_reserve_and_resume_a_tenth_above_it() {
-        assert_eq!(judge(Allowed::Writes, 1000, 1000), Allowed::Writes);
-        assert_eq!(judge(Allowed::Writes, 999, 1000), Allowed::Deletes);
-        assert_eq!(judge(Allowed::Deletes, 1099, 1000), Allowed::Deletes);
-        assert_eq!(judge(Allowed::Deletes, 1100, 1000), Allowed::Writes);
-    }
-
-    #[test]
-    fn deletes_stop_at_half_of_the_reserve_and_resume_a_tenth_above_that() {
-        assert_eq!(judge(Allowed::Deletes, 500, 1000), Allowed::Deletes);
-        assert_eq!(judge(Allowed::Deletes, 499, 1000), Allowed::Nothing);
-        assert_eq!(judge(Allowed::Nothing, 549, 1000), Allowed::Nothing);
-        assert_eq!(judge(Allowed::Nothing, 550, 1000), Allowed::Deletes);
-        assert_eq!(judge(Allowed::Nothing, 1100, 1000), Allowed::Writes);
-    }
-
-    #[test]
-    fn much_written_makes_it_look_before_the_next_round() {
-        let free = std::sync::Arc::new(AtomicU64::new(10_000));
-        let asked = free.clone();
-        let watch = SpaceWatch::with_probe(Box::new(move || Some((asked.load(Ordering::SeqCst), 20_000))), Some(1600));
-        free.store(1000, Ordering::SeqCst);
-        watch.wrote(100);
+        let (free, watch) = card(100, 100);
         assert_eq!(watch.allowed(), Allowed::Writes);
-        watch.wrote(1);
-        assert_eq!(watch.allowed(), Allowed::Deletes);
+        for (free_mib, allowed) in
+            [(99, Allowed::Deletes), (109, Allowed::Deletes), (110, Allowed::Writes), (100, Allowed::Writes)]
+        {
+            assert_eq!(seen(&free, free_mib, &watch), allowed, "{free_mib}");
+        }
+    }
+
+    #[test]
+    fn deletes_stop_where_a_flush_finds_no_room_and_resume_a_tenth_above_that() {
+        let (free, watch) = card(100, 100);
+        watch.set_needs(needs(8, 0));
+        for (free_mib, allowed) in [
+            (50, Allowed::Deletes),
+            (10, Allowed::Deletes),
+            (9, Allowed::Nothing),
+            (10, Allowed::Nothing),
+            (11, Allowed::Deletes),
+            (0, Allowed::Nothing),
+            (110, Allowed::Writes),
+        ] {
+            assert_eq!(seen(&free, free_mib, &watch), allowed, "{free_mib}");
+        }
+        watch.set_needs(Needs { is_stuck: true, ..needs(8, 0) });
+        assert_eq!(seen(&free, 50, &watch), Allowed::Nothing, "nothing more can be flushed");
+        assert!(watch.has_room_for_flush(), "but what is in memory can");
+    }
+
+    #[test]
+    fn writes_also_leave_room_for_the_next_merge_and_for_themselves() {
+        let (free, watch) = card(100, 30);
+        watch.set_needs(needs(8, 40));
+        assert_eq!(seen(&free, 58, &watch), Allowed::Writes);
+        assert_eq!(seen(&free, 57, &watch), Allowed::Deletes);
+        assert_eq!(watch.figures().reserve_bytes, 58 * MIB as u64);
+        watch.set_needs(needs(8, 0));
+        assert_eq!(seen(&free, 57, &watch), Allowed::Writes, "merged");
+        let (free, watch) = card(100, 0);
+        watch.set_needs(needs(1, 0));
+        assert_eq!(seen(&free, 11, &watch), Allowed::Writes, "no reserve");
+        assert_eq!(seen(&free, 10, &watch), Allowed::Deletes, "but never more than there is");
+    }
+
+    #[test]
+    fn the_ballast_is_given_up_for_deletes_and_had_again_before_writes() {
+        let dir = tempfile::tempdir().unwrap();
+        let (free, watch) = card(100, 30);
+        let watch = watch.with_ballast(dir.path(), 4 * MIB as u64);
+        watch.set_needs(needs(8, 0));
+        assert_eq!(seen(&free, 45, &watch), Allowed::Deletes, "there is none yet");
+        assert_eq!(seen(&free, 50, &watch), Allowed::Writes);
+        watch.restore_ballast();
+        assert_eq!(seen(&free, 34, &watch), Allowed::Writes);
+        assert_eq!(seen(&free, 10, &watch), Allowed::Deletes);
+        assert!(dir.path().join("larder.ballast").exists());
+        assert_eq!(seen(&free, 9, &watch), Allowed::Nothing, "the probe does not know of what was given up");
+        assert!(!dir.path().join("larder.ballast").exists());
+        assert_eq!(seen(&free, 25, &watch), Allowed::Deletes);
+        watch.restore_ballast();
+        assert!(!dir.path().join("larder.ballast").exists(), "deletes need it");
+        free.store(26 * MIB as u64, Ordering::SeqCst);
+        watch.restore_ballast();
+        assert!(dir.path().join("larder.ballast").exists());
+    }
+
+    #[test]
+    fn a_merge_of_ours_fails_before_it_takes_the_room_of_a_flush_and_that_of_another_waits() {
+        let (free, watch) = card(100, 30);
+        watch.set_needs(needs(8, 0));
+        let watch = Arc::new(watch);
+        let mut ours = Toll::new(watch.clone(), false);
+        ours.pay(1).unwrap();
+        free.store(11 * MIB as u64, Ordering::SeqCst);
+        ours.pay(MIB - 1).expect("it looks once in a MiB");
+        assert_eq!(ours.pay(1).unwrap_err().kind(), io::ErrorKind::StorageFull);
+        let pays = |watch: &Arc<SpaceWatch>| {
+            let mut other = Toll::new(watch.clone(), true);
+            thread::spawn(move || other.pay(1).map_err(|error| error.kind()))
+        };
+        let other = pays(&watch);
+        free.store(20 * MIB as u64, Ordering::SeqCst);
+        assert_eq!(other.join().unwrap(), Ok(()), "there is room at last");
+        free.store(11 * MIB as u64, Ordering::SeqCst);
+        let other = pays(&watch);
+        watch.close();
+        assert_eq!(other.join().unwrap(), Err(io::ErrorKind::StorageFull), "the store goes");
     }
 
     #[test]

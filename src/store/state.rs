@@ -11,7 +11,7 @@ use parking_lot::Mutex;
 pub enum StoreState {
     /// Reads and writes.
     Ok,
-    /// Reads and, while the card has half of its reserve, deletes.
+    /// Reads and, while a flush finds room on the card, deletes.
     NoSpace(String),
     /// Reads only, until a restart.
     ReadOnly(String),

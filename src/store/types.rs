@@ -290,8 +290,10 @@ pub enum WriteError {
     Overloaded,
     /// The store takes no writes (after a failed sync). Not written.
     ReadOnly,
-    /// The card is too full for this write. Not written.
+    /// The card is too full for this write; deletes make room for it. Not written.
     InsufficientStorage,
+    /// The card is too full even for deletes: others hold the rest of it. Not written.
+    CardFull,
     /// The store is closing. Not written.
     Draining,
     /// The store could not be opened or read. Not written.

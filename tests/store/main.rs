@@ -7,6 +7,7 @@
 mod blocks;
 mod contract;
 mod fixture;
+mod full;
 mod load;
 mod lost;
 mod recovery;

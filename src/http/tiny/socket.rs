@@ -12,20 +12,11 @@ use rustix::net::{RecvFlags, Shutdown};
 
 use super::connection::Key;
 use super::sys;
+use crate::board::descriptor;
 
 /// Which connection a socket belongs to, from its own point of view. Scope and flow of IPv6 are left aside.
 fn is(peer: SocketAddr, local_port: u16, key: &Key) -> bool {
     peer.port() == key.peer.port() && peer.ip() == key.peer.ip() && local_port == key.port
-}
-
-/// The descriptor numbers of this process that are in use now.
-pub fn descriptor_numbers() -> io::Result<Vec<RawFd>> {
-    let mut numbers = Vec::with_capacity(64);
-    for entry in std::fs::read_dir("/proc/self/fd")? {
-        let name = entry?.file_name();
-        numbers.extend(name.to_str().and_then(|name| name.parse::<RawFd>().ok()));
-    }
-    Ok(numbers)
 }
 
 fn pin(number: RawFd, key: &Key) -> io::Result<Option<OwnedFd>> {
@@ -36,7 +27,7 @@ fn pin(number: RawFd, key: &Key) -> io::Result<Option<OwnedFd>> {
     if matches(number) != Some(true) {
         return Ok(None);
     }
-    let pinned = sys::duplicate(number)?;
+    let pinned = descriptor::duplicate(number)?;
     let own = std::os::fd::AsRawFd::as_raw_fd(&pinned);
     Ok((matches(own) == Some(true)).then_some(pinned))
 }
@@ -47,7 +38,7 @@ pub fn find(key: &Key, hint: &AtomicI32) -> io::Result<Option<OwnedFd>> {
     if let Some(pinned) = pin(hint.load(Ordering::Relaxed), key)? {
         return Ok(Some(pinned));
     }
-    for number in descriptor_numbers()? {
+    for number in descriptor::numbers()? {
         if let Some(pinned) = pin(number, key)? {
             hint.store(number, Ordering::Relaxed);
             return Ok(Some(pinned));

@@ -1,14 +1,14 @@
-//! The few system calls for which no safe crate has a door: naming a descriptor by its number, `TCP_INFO`, and the
-//! scheduling policy.
+//! The few system calls for which no safe crate has a door: `TCP_INFO`, and the scheduling policy.
 //!
-//! tiny_http keeps its sockets to itself, so their numbers are all we have. Invariant: a number is only ever asked
-//! who it is or duplicated, never read, written or closed; everything else happens on the duplicate, after it was
-//! asked again. All unsafe code of the engine is in this file.
+//! tiny_http keeps its sockets to itself, so their numbers are all we have. All unsafe code of the engine is in this
+//! file, but for what names a descriptor by its number.
 #![allow(unsafe_code)]
 
 use std::io;
 use std::net::SocketAddr;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, RawFd};
+
+use crate::board::descriptor::lend;
 
 /// What the kernel knows of a connection, in the part that the guard judges by.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -28,14 +28,6 @@ pub struct TcpInfo {
 /// `TcpInfo::state` of a connection that both sides still use.
 pub const TCP_ESTABLISHED: u8 = 1;
 
-/// Lends a descriptor number for one call.
-fn lend<'a>(number: RawFd) -> Option<BorrowedFd<'a>> {
-    // SAFETY: -1 is excluded. Whoever owns the number may close it, or the kernel may give it to another file, during
-    // the call: the callers below make a single system call that neither changes the file nor touches our memory by
-    // it, fails with EBADF in the first case, and is checked again on the duplicate in the second.
-    (number >= 0).then(|| unsafe { BorrowedFd::borrow_raw(number) })
-}
-
 /// The peer of the connection that now has this number, if it is one.
 pub fn peer_of(number: RawFd) -> Option<SocketAddr> {
     let peer = rustix::net::getpeername(lend(number)?).ok()??;
@@ -46,12 +38,6 @@ pub fn peer_of(number: RawFd) -> Option<SocketAddr> {
 pub fn local_of(number: RawFd) -> Option<SocketAddr> {
     let local = rustix::net::getsockname(lend(number)?).ok()?;
     SocketAddr::try_from(local).ok()
-}
-
-/// Duplicates whatever now has this number. The caller must ask the duplicate who it is.
-pub fn duplicate(number: RawFd) -> io::Result<OwnedFd> {
-    let fd = lend(number).ok_or(io::ErrorKind::InvalidInput)?;
-    Ok(rustix::io::fcntl_dupfd_cloexec(fd, 0)?)
 }
 
 /// Has this thread, and those that it starts from now on, scheduled without preemption at a wake-up (`SCHED_BATCH`).
@@ -110,6 +96,8 @@ mod tests {
     use std::io::{Read, Write};
     use std::net::{TcpListener, TcpStream};
 
+    use std::os::fd::OwnedFd;
+
     use super::*;
 
     #[test]
@@ -122,7 +110,7 @@ mod tests {
         assert_eq!(client.local_addr().unwrap(), peer);
         assert_eq!(peer_of(-1), None);
         assert_eq!(peer_of(RawFd::MAX), None);
-        assert!(duplicate(RawFd::MAX).is_err());
+        assert!(crate::board::descriptor::duplicate(RawFd::MAX).is_err());
     }
 
     #[test]

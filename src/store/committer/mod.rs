@@ -33,17 +33,16 @@ use metrics::CommitMetrics;
 use overlay::Overlay;
 use pace::Pace;
 use provisional::Provisional;
-pub(in crate::store) use queue::WriteQueue;
 use queue::{Next, Pending, WriteSource, write_queue};
+pub(in crate::store) use queue::{WriteQueue, needs};
 use recent::RecentWrites;
 use renewal::Renewal;
 
 use super::database::{DatabaseOptions, Shared};
+use super::space::Allowed;
 use super::versions::{Versions, number};
 use super::view::View;
-use super::{
-    Change, CommitObserver, FullKey, Snapshot, Space, Store, StoreError, TYPE_META, WriteError, WriteRequest, record,
-};
+use super::{Change, CommitObserver, FullKey, Snapshot, Space, Store, StoreError, TYPE_META, WriteError, record};
 
 /// Why writes stopped, in words for clients: the error itself is for the log, it may name paths.
 const WRITE_FAILED: &str = "a write to the storage device failed";
@@ -118,23 +117,6 @@ pub(super) fn committer(
         clock_saved: None,
     };
     (queue, committer)
-}
-
-impl WriteQueue {
-    /// Queues a request without blocking; one that has no place is answered at once.
-    pub(super) fn submit(&self, request: WriteRequest) {
-        self.push(Pending::from(request));
-    }
-
-    /// Queues the beginning of an import, without blocking.
-    pub(super) fn follow(&self, version: u64, request: WriteRequest) {
-        self.push(Pending { follows: Some(version), ..Pending::from(request) });
-    }
-
-    /// Answers a request that is not even queued.
-    pub(super) fn refuse(request: WriteRequest, error: WriteError) {
-        Pending::from(request).answer.give(Err(error));
-    }
 }
 
 impl Committer {
@@ -223,6 +205,8 @@ impl Committer {
 
     /// Takes what waits, within the bounds of a group.
     fn take_group(&mut self, first: Pending) -> Group {
+        // Others may have taken the card since the last group, and a commit that finds no room is the last one.
+        self.shared.space.look();
         let mut group = Group::default();
         let mut next = Some(first);
         while let Some(request) = next {
@@ -231,6 +215,8 @@ impl Committer {
                 request.answer.give(Err(WriteError::Overloaded));
             } else if self.shared.switches.has_failed() {
                 request.answer.give(Err(WriteError::ReadOnly));
+            } else if let Some(error) = self.shared.lack(request.needs()) {
+                request.answer.give(Err(error));
             } else if group.has_room_for(&request) {
                 group.add(request);
             } else {
@@ -332,7 +318,6 @@ impl Committer {
         }
         self.metrics.groups.inc();
         self.metrics.bytes.add(bytes as u64);
-        self.shared.space.wrote(bytes as u64);
         Ok(())
     }
 
@@ -487,8 +472,9 @@ impl Committer {
         if let Some(reason) = self.shared.switches.reason() {
             return Err(StoreError::Io(reason));
         }
-        // A store that nobody wrote to is left as it was.
-        let saved = if self.instant > 0 {
+        self.shared.space.look();
+        // A store that nobody wrote to is left as it was, and so is one on a card that others hold.
+        let saved = if self.instant > 0 && self.shared.lack(Allowed::Deletes).is_none() {
             let time = self.last_known_time();
             self.store.commit(vec![time], true)
         } else {

@@ -12,6 +12,7 @@ use parking_lot::RwLock;
 use crate::board::watchdog::Heartbeat;
 use crate::metrics::Gauge;
 use crate::store::DatabaseOptions;
+use crate::store::space::Allowed;
 use crate::store::{Action, Durability, Reply, WriteError, WriteOp, WriteOutcome, WriteRequest};
 
 /// Nobody waits for the queue to fill.
@@ -70,6 +71,23 @@ impl From<WriteRequest> for Pending {
     }
 }
 
+impl Pending {
+    /// What the card must allow for it.
+    pub(super) fn needs(&self) -> Allowed {
+        if self.follows.is_some() { Allowed::Writes } else { needs(&self.ops) }
+    }
+}
+
+/// What the card must allow for these operations.
+pub(in crate::store) fn needs(ops: &[WriteOp]) -> Allowed {
+    let needs = ops.iter().map(|op| match op.action {
+        Action::Put { .. } | Action::Update { .. } => Allowed::Writes,
+        Action::Delete | Action::Expire { .. } => Allowed::Deletes,
+        Action::Get => Allowed::Nothing,
+    });
+    needs.min().unwrap_or(Allowed::Nothing)
+}
+
 fn op_bytes(op: &WriteOp) -> usize {
     let read =
         || op.preread.as_ref().and_then(|preread| preread.record.as_ref()).map_or(0, |record| record.value.len());
@@ -126,7 +144,21 @@ pub(super) fn write_queue(options: &DatabaseOptions, depth: Gauge) -> (WriteQueu
 
 impl WriteQueue {
     /// Queues a request without blocking; one that has no place is answered at once.
-    pub(super) fn push(&self, pending: Pending) {
+    pub(in crate::store) fn submit(&self, request: WriteRequest) {
+        self.push(Pending::from(request));
+    }
+
+    /// Queues the beginning of an import, without blocking.
+    pub(in crate::store) fn follow(&self, version: u64, request: WriteRequest) {
+        self.push(Pending { follows: Some(version), ..Pending::from(request) });
+    }
+
+    /// Answers a request that is not even queued.
+    pub(in crate::store) fn refuse(request: WriteRequest, error: WriteError) {
+        Pending::from(request).answer.give(Err(error));
+    }
+
+    fn push(&self, pending: Pending) {
         let bytes = pending.bytes as u64;
         let sender = self.door.read();
         let Some(open) = sender.as_ref() else {

@@ -16,12 +16,14 @@ mod error;
 mod gaps;
 pub mod layout;
 mod memtables;
+mod needs;
 mod open;
 mod options;
 mod parts;
 mod point;
 mod rebuild;
 mod reclaim;
+mod seal;
 mod snapshot;
 mod views;
 
@@ -37,10 +39,12 @@ use parking_lot::Mutex;
 
 use super::recovery::{self, RecoveryReport};
 use super::relaxed::RelaxedNote;
+use super::space::{Allowed, SpaceWatch};
 use super::{Change, Snapshot, Space, Store, StoreError, StoreFigures};
 use error::{from_fjall, from_io, from_lsm};
 use layout::DATABASE_DIR;
 use memtables::Memtables;
+use needs::Needing;
 use open::{make_dir, open_database};
 pub use options::{CACHED_FILES, FjallOptions, descriptors_max};
 use reclaim::Reclaimer;
@@ -112,6 +116,8 @@ pub struct FjallStore {
     db: Database,
     dir: PathBuf,
     memtable_bytes: u64,
+    space: Arc<SpaceWatch>,
+    needing: Needing,
     report: RecoveryReport,
     closed: AtomicBool,
     /// How far what was committed is on the card. Only the committer's thread asks.
@@ -148,13 +154,18 @@ impl FjallStore {
     ) -> FjallStore {
         let note = RelaxedNote::new(dir);
         let views = Arc::new(Views::default());
+        let space = options.space.clone();
+        let needing = Needing::default();
+        needing.tell(&keyspaces, &space);
         FjallStore {
-            reclaimer: Reclaimer::new(db.clone(), keyspaces.clone(), views.clone()),
+            reclaimer: Reclaimer::new(db.clone(), keyspaces.clone(), views.clone(), space.clone()),
             keyspaces,
             views,
             db,
             dir: dir.to_path_buf(),
             memtable_bytes: options.memtable_bytes,
+            space,
+            needing,
             report: RecoveryReport::default(),
             closed: AtomicBool::new(false),
             progress: Mutex::new(Progress { note, last: last_seqno, synced: last_seqno, unsynced: false }),
@@ -234,6 +245,12 @@ impl FjallStore {
         self.keyspaces.both().into_iter().any(|keyspace| memtables::active_bytes(keyspace) > self.memtable_bytes)
     }
 
+    /// Whether a flush finds room, and the merge that it may set going. Else the reclaimer flushes.
+    fn may_flush(&self) -> bool {
+        let has_room = self.space.allowed() == Allowed::Writes || !needs::merges_next(&self.keyspaces.data);
+        has_room && self.space.has_room_for_flush()
+    }
+
     /// Waits until the flushers have caught up.
     fn wait_for_room(&self) -> Result<(), StoreError> {
         let is_full = |keyspace: &Keyspace| {
@@ -259,8 +276,22 @@ impl FjallStore {
         }
     }
 
-    /// Flushes all memtables; `false` if that took too long.
+    /// Has everything that is in memory flushed, and the journal that holds it begun anew, so that both give their space
+    /// back.
+    fn seal(&self) -> Result<(), StoreError> {
+        // Also sees to it that there is something to flush.
+        edges::renew(&self.db, &self.keyspaces.data).map_err(from_fjall)?;
+        if let Err(error) = seal::seal(&self.dir.join(DATABASE_DIR)) {
+            log::warn!("the journal keeps its space for now: {error}");
+        }
+        self.keyspaces.rotate().map_err(from_fjall)
+    }
+
+    /// Flushes all memtables; `false` if that took too long, or the card has no room.
     fn flush(&self) -> Result<bool, StoreError> {
+        if !self.space.has_room_for_flush() {
+            return Ok(false);
+        }
         let deadline = Instant::now() + CLOSE_FLUSH_MAX;
         self.keyspaces.rotate().map_err(from_fjall)?;
         let is_flushed = |keyspace: &Keyspace| keyspace.tree.get_highest_memtable_seqno().is_none();
@@ -311,7 +342,8 @@ impl Store for FjallStore {
 
     fn maintain(&self) -> Result<(), StoreError> {
         self.free_memory()?;
-        if self.memtable_over_limit() {
+        self.needing.tell(&self.keyspaces, &self.space);
+        if self.memtable_over_limit() && self.may_flush() {
             // The wait has no bound, and the promise of when a relaxed write is on the card has one.
             if self.progress.lock().unsynced {
                 self.sync()?;
@@ -320,6 +352,7 @@ impl Store for FjallStore {
             self.keyspaces.rotate().map_err(from_fjall)?;
         }
         self.reclaimer.start_if_worthwhile();
+        self.reclaimer.seal_if_wanted(|| self.seal())?;
         self.end_note();
         Ok(())
     }
@@ -337,7 +370,14 @@ impl Store for FjallStore {
         let flushed = self.flush()?;
         self.progress.lock().note.remove().map_err(from_io)?;
         // IMPORTANT: the marker comes last, when everything it promises is on the card.
-        recovery::write_marker(&self.dir, flushed).map_err(from_io)
+        match recovery::write_marker(&self.dir, flushed).map_err(from_io) {
+            // The next start reads the journals, which hold everything.
+            Err(StoreError::NoSpace) => {
+                log::warn!("there is no room on the card for the mark of a clean stop");
+                Ok(())
+            }
+            written => written,
+        }
     }
 
     fn figures(&self) -> StoreFigures {
@@ -353,6 +393,13 @@ impl Store for FjallStore {
             keys_estimate: (self.keyspaces.data.approximate_len() as u64).saturating_sub(2),
             views_revoked: self.views.revoked(),
         }
+    }
+}
+
+impl Drop for FjallStore {
+    fn drop(&mut self) {
+        // fjall's threads are awaited next.
+        self.space.close();
     }
 }
 

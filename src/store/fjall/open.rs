@@ -15,6 +15,7 @@ use super::error::{from_fjall, from_io};
 use super::layout::{self, DATABASE_DIR};
 use super::parts::{LOCK_FILE, Parts, VERSION_FILE, sync_folders};
 use super::rebuild::{self, Rebuild};
+use super::reclaim::RECLAIM_THREAD;
 use super::{DATA_KEYSPACE, FjallOptions, FjallStore, Keyspaces, LOG_KEYSPACE, Space, edges};
 use crate::board::folder::make_private;
 use crate::store::recovery::{self, Inspection, LastStop, RecoveryReport, sync_dir};
@@ -171,9 +172,10 @@ fn open_all(database_dir: &Path, options: &FjallOptions) -> Result<(Database, Ke
 
 /// Opens fjall's part alone.
 pub(super) fn open_database(database_dir: &Path, options: &FjallOptions) -> Result<Database, StoreError> {
-    let expire_before_ms = options.expire_before_ms.clone();
+    let (expire_before_ms, space) = (options.expire_before_ms.clone(), options.space.clone());
     let builder = options.database(database_dir).with_compaction_filter_factories(Arc::new(move |keyspace| {
-        let filter = TtlFilterFactory { expire_before_ms: expire_before_ms.clone() };
+        let (expire_before_ms, space) = (expire_before_ms.clone(), space.clone());
+        let filter = TtlFilterFactory { expire_before_ms, space, reclaim_thread: RECLAIM_THREAD };
         (keyspace == DATA_KEYSPACE).then(|| Arc::new(filter) as Arc<dyn Factory>)
     }));
     // fjall makes its lock file once; ours is held.

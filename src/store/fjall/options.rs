@@ -16,9 +16,10 @@ use fjall::config::{
 use fjall::{CompressionType, Database, DatabaseBuilder, KeyspaceCreateOptions};
 
 use crate::limits::{KIB, MIB};
+use crate::store::space::SpaceWatch;
 
 /// One flushes while the other compacts; a single one deadlocks under small commits.
-const WORKER_THREADS: usize = 2;
+pub(super) const WORKER_THREADS: usize = 2;
 /// The least fjall takes. It counts sealed journals, so with the active one plan twice as much on the card.
 const JOURNALS_BYTES_MAX: u64 = 64 * MIB as u64;
 /// The least and the most of tables that are kept open for reading.
@@ -33,7 +34,7 @@ const FJALL_MEMTABLE_BYTES: u64 = 64 * MIB as u64;
 /// Blocks of tables, before compression. Values of this size and above mostly have a block of their own.
 pub(super) const BLOCK_BYTES: u32 = 4 * KIB as u32;
 const BLOOM_BITS_PER_KEY: f32 = 10.0;
-const FIRST_LEVEL_TABLES: u8 = 4;
+pub(super) const FIRST_LEVEL_TABLES: u8 = 4;
 const LEVEL_RATIO: f32 = 10.0;
 
 /// The most descriptors that a store with so many tables kept open takes at once.
@@ -55,6 +56,8 @@ pub struct FjallOptions {
     /// Records that expire before this time (ms by the expiry clock) may be dropped while tables are compacted; 0:
     /// none may. Whoever holds the expiry clock moves it.
     pub expire_before_ms: Arc<AtomicU64>,
+    /// Watches the card, and is told what the store needs of it.
+    pub space: Arc<SpaceWatch>,
 }
 
 impl Default for FjallOptions {
@@ -64,6 +67,7 @@ impl Default for FjallOptions {
             block_cache_bytes: 4 * MIB as u64,
             cached_files: CACHED_FILES.1,
             expire_before_ms: Arc::new(AtomicU64::new(0)),
+            space: Arc::default(),
         }
     }
 }

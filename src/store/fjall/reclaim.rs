@@ -9,9 +9,16 @@
 //! [`TOMBSTONES_MIN`] tombstones above the last level and these are one in [`TOMBSTONE_SHARE`] of all items (so that a
 //! byte rewritten stands for a good share of a byte given back). One run at a time; after each step it rests as long as
 //! the step took, so that it never has more than half of the card.
+//!
+//! While the card has no room for writes, everything counts: a run then has the journal begun anew as well. And all merges
+//! are ours: a step of ours ends before it takes the room of a flush, and what it has written until then is removed, while
+//! one of fjall's, which must not fail, would wait for room with all that it has written. So fjall, which merges the first
+//! level after a flush, is kept from it.
 
+use std::fs;
+use std::ops::Range;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -19,9 +26,16 @@ use fjall::compaction::Leveled;
 use fjall::{AbstractTree, Database, Keyspace};
 use parking_lot::Mutex;
 
-use super::options::TABLE_BYTES;
+use super::needs::{merge_bytes, merges_next};
+use super::options::{TABLE_BYTES, WORKER_THREADS};
 use super::views::Views;
 use super::{Keyspaces, edges, free_versions};
+use crate::store::StoreError;
+use crate::store::space::{Allowed, SpaceWatch};
+use crate::store::ttl_filter::during;
+
+/// The thread whose merges may fail.
+pub(super) const RECLAIM_THREAD: &str = "larder-reclaim";
 
 /// Fewer tombstones than these are not worth a run.
 const TOMBSTONES_MIN: u64 = 1000;
@@ -36,10 +50,19 @@ const REST_MAX: Duration = Duration::from_secs(10);
 const WAIT_STEP: Duration = Duration::from_millis(20);
 /// How long a run waits for the flush of what it rotated out.
 const FLUSH_MAX: Duration = Duration::from_secs(30);
+/// How long a run that shall go on without fjall's merges waits until these have found nothing to do.
+const MERGE_LOOK_MAX: Duration = Duration::from_secs(5);
+/// A run that found too little room wears the card for nothing.
+const FAILURE_PAUSE: Duration = Duration::from_secs(10);
 /// How often, a bit more than a second apart, a run tries to have the old tables removed: the shared snapshot, which
 /// keeps them, is renewed every second.
 const CLEANUP_ROUNDS: usize = 3;
 const CLEANUP_PAUSE: Duration = Duration::from_millis(1100);
+
+/// Whether a run wants the journal begun anew: that is the committer's to do.
+const SEAL_NONE: u8 = 0;
+const SEAL_WANTED: u8 = 1;
+const SEAL_UNDER_WAY: u8 = 2;
 
 /// Starts runs and ends them.
 pub(super) struct Reclaimer {
@@ -53,15 +76,18 @@ struct Shared {
     db: Database,
     keyspaces: Keyspaces,
     views: Arc<Views>,
+    space: Arc<SpaceWatch>,
+    seal: AtomicU8,
     running: AtomicBool,
     wanted: AtomicBool,
     stop: AtomicBool,
 }
 
 impl Reclaimer {
-    pub(super) fn new(db: Database, keyspaces: Keyspaces, views: Arc<Views>) -> Reclaimer {
+    pub(super) fn new(db: Database, keyspaces: Keyspaces, views: Arc<Views>, space: Arc<SpaceWatch>) -> Reclaimer {
         let [running, wanted, stop] = std::array::from_fn(|_| AtomicBool::new(false));
-        let shared = Arc::new(Shared { db, keyspaces, views, running, wanted, stop });
+        let shared =
+            Arc::new(Shared { db, keyspaces, views, space, seal: AtomicU8::new(SEAL_NONE), running, wanted, stop });
         Reclaimer { shared, versions_seen: AtomicU64::new(0), thread: Mutex::new(None) }
     }
 
@@ -76,6 +102,16 @@ impl Reclaimer {
         if is_new && self.shared.keyspaces.both().into_iter().any(is_worthwhile) {
             self.start();
         }
+    }
+
+    /// Has the committer begin the journal anew, if a run waits for that: nobody else may write to it meanwhile.
+    pub(super) fn seal_if_wanted(&self, seal: impl FnOnce() -> Result<(), StoreError>) -> Result<(), StoreError> {
+        if !self.shared.pass_seal(SEAL_WANTED, SEAL_UNDER_WAY) {
+            return Ok(());
+        }
+        let sealed = seal();
+        self.shared.seal.store(SEAL_NONE, Ordering::Release);
+        sealed
     }
 
     pub(super) fn is_running(&self) -> bool {
@@ -93,7 +129,7 @@ impl Reclaimer {
             let _ = finished.join();
         }
         let shared = self.shared.clone();
-        match std::thread::Builder::new().name("larder-reclaim".into()).spawn(move || shared.run_while_wanted()) {
+        match std::thread::Builder::new().name(RECLAIM_THREAD.into()).spawn(move || shared.run_while_wanted()) {
             Ok(handle) => *thread = Some(handle),
             Err(error) => {
                 log::warn!("could not start to reclaim space: {error}");
@@ -122,7 +158,7 @@ impl Shared {
         self.stop.load(Ordering::Acquire)
     }
 
-    fn run_while_wanted(&self) {
+    fn run_while_wanted(self: &Arc<Self>) {
         loop {
             while self.wanted.swap(false, Ordering::AcqRel) && !self.is_stopped() {
                 self.run();
@@ -135,11 +171,12 @@ impl Shared {
         }
     }
 
-    fn run(&self) {
+    fn run(self: &Arc<Self>) {
         let started = Instant::now();
         let bytes_before = self.disk_bytes();
         if let Err(error) = self.merge_all() {
             log::warn!("reclaiming space ended early: {error}");
+            self.rest(FAILURE_PAUSE);
         }
         for _ in 0..CLEANUP_ROUNDS {
             if self.is_stopped() || !self.remove_old_tables() {
@@ -159,7 +196,7 @@ impl Shared {
     }
 
     /// Flushes what is deleted in memory, then merges both keyspaces down.
-    fn merge_all(&self) -> fjall::Result<()> {
+    fn merge_all(self: &Arc<Self>) -> fjall::Result<()> {
         self.flush()?;
         for keyspace in self.keyspaces.both() {
             self.merge_down(keyspace)?;
@@ -168,28 +205,76 @@ impl Shared {
         self.flush()
     }
 
-    fn flush(&self) -> fjall::Result<()> {
-        for keyspace in self.keyspaces.both() {
-            edges::renew(&self.db, keyspace)?;
+    /// Whether the card has no room for writes.
+    fn is_short(&self) -> bool {
+        self.space.allowed() != Allowed::Writes
+    }
+
+    fn flush(self: &Arc<Self>) -> fjall::Result<()> {
+        if !self.space.has_room_for_flush() {
+            return Ok(());
         }
-        self.keyspaces.rotate()?;
+        if !self.is_short() || !merges_next(&self.keyspaces.data) {
+            return self.flush_now();
+        }
+        let data = &self.keyspaces.data;
+        let (shared, outcome) = (self.clone(), Arc::new(Mutex::new(Ok(()))));
+        let flushed = outcome.clone();
+        let first_table = data.tree.get_next_table_id();
+        let hold = || drop(data.tree.compact(Arc::new(merge_first_level()), 0));
+        during(hold, move || *flushed.lock() = shared.flush_now());
+        self.remove_unfinished(data, first_table..first_table + 2);
+        std::mem::replace(&mut outcome.lock(), Ok(()))
+    }
+
+    fn flush_now(&self) -> fjall::Result<()> {
         let deadline = Instant::now() + FLUSH_MAX;
+        let merges_before = self.db.compactions_completed();
+        if !self.is_short() || !self.have_sealed(deadline) {
+            for keyspace in self.keyspaces.both() {
+                edges::renew(&self.db, keyspace)?;
+            }
+            self.keyspaces.rotate()?;
+        }
         let is_pending = |keyspace: &Keyspace| keyspace.tree.sealed_memtable_count() > 0;
         while self.keyspaces.both().into_iter().any(is_pending) && !self.is_stopped() && Instant::now() < deadline {
             std::thread::sleep(WAIT_STEP);
         }
+        // Each of fjall's threads looks once for something to merge.
+        let deadline = Instant::now() + MERGE_LOOK_MAX;
+        let looked = || self.db.compactions_completed() >= merges_before + WORKER_THREADS;
+        while self.is_short() && !looked() && !self.is_stopped() && Instant::now() < deadline {
+            std::thread::sleep(WAIT_STEP);
+        }
         Ok(())
+    }
+
+    /// Has the committer flush and begin the journal anew; `false` if it did not come to it.
+    fn have_sealed(&self, deadline: Instant) -> bool {
+        self.seal.store(SEAL_WANTED, Ordering::Release);
+        while self.seal.load(Ordering::Acquire) != SEAL_NONE {
+            let is_late = self.is_stopped() || Instant::now() >= deadline;
+            if is_late && self.pass_seal(SEAL_WANTED, SEAL_NONE) {
+                return false;
+            }
+            std::thread::sleep(WAIT_STEP);
+        }
+        true
+    }
+
+    fn pass_seal(&self, from: u8, to: u8) -> bool {
+        self.seal.compare_exchange(from, to, Ordering::AcqRel, Ordering::Acquire).is_ok()
     }
 
     /// Merges table after table into the last level, as long as tombstones stand above it.
     fn merge_down(&self, keyspace: &Keyspace) -> fjall::Result<()> {
         let mut table_bytes = TABLE_BYTES;
         let mut idle_steps = 0;
-        while tombstones_above_last_level(keyspace) > 0 && !self.is_stopped() {
+        let is_due = || tombstones_above_last_level(keyspace) > 0 || (self.is_short() && merge_bytes(keyspace) > 0);
+        while is_due() && !self.is_stopped() {
             let version = keyspace.tree.current_version().id();
             let started = Instant::now();
-            let gc_before = self.views.oldest_instant(&self.db).saturating_sub(1);
-            keyspace.tree.compact(Arc::new(merge_everything_down(table_bytes)), gc_before)?;
+            self.merge_step(keyspace, table_bytes)?;
             if keyspace.tree.current_version().id() != version {
                 idle_steps = 0;
                 self.rest(started.elapsed().min(REST_MAX));
@@ -208,6 +293,44 @@ impl Shared {
             }
         }
         Ok(())
+    }
+
+    fn merge_step(&self, keyspace: &Keyspace, table_bytes: u64) -> fjall::Result<()> {
+        let first_table = keyspace.tree.get_next_table_id();
+        let gc_before = self.views.oldest_instant(&self.db).saturating_sub(1);
+        let merged = keyspace.tree.compact(Arc::new(merge_everything_down(table_bytes)), gc_before);
+        if merged.is_err() {
+            self.remove_unfinished(keyspace, first_table..keyspace.tree.get_next_table_id());
+        }
+        Ok(merged?)
+    }
+
+    /// Removes what a step that failed has written: tables with these numbers that are in no state of the store. Others
+    /// may write tables at any time, so it waits until nobody does; else the next start removes them.
+    fn remove_unfinished(&self, keyspace: &Keyspace, numbers: Range<u64>) {
+        let deadline = Instant::now() + FLUSH_MAX;
+        loop {
+            let is_at_rest = !self.remove_old_tables()
+                && self.db.active_compactions() == 0
+                && keyspace.tree.sealed_memtable_count() == 0;
+            if is_at_rest {
+                break;
+            }
+            if self.is_stopped() || Instant::now() >= deadline {
+                return;
+            }
+            std::thread::sleep(WAIT_STEP);
+        }
+        let version = keyspace.tree.current_version();
+        // IMPORTANT: the step may have failed after its result became the state on the card.
+        let on_card = fs::read(keyspace.path().join("current")).unwrap_or_default();
+        if on_card.first_chunk() != Some(&version.id().to_le_bytes()) {
+            return;
+        }
+        for number in numbers.filter(|number| version.iter_tables().all(|table| table.id() != *number)) {
+            // Most numbers belong to no file.
+            let _ = fs::remove_file(keyspace.path().join("tables").join(number.to_string()));
+        }
     }
 
     /// Removes the files of tables that were merged away; `true` if some are still kept for a view.
@@ -233,6 +356,11 @@ impl Shared {
 /// A strategy in whose eyes every level above the last one is too full. fjall then takes the cheapest merge first.
 fn merge_everything_down(table_bytes: u64) -> Leveled {
     Leveled::default().with_l0_threshold(0).with_table_target_size(table_bytes)
+}
+
+/// A strategy that merges the first level if it holds anything, and no other.
+fn merge_first_level() -> Leveled {
+    Leveled::default().with_l0_threshold(1).with_table_target_size(u64::MAX >> 8)
 }
 
 fn is_worthwhile(keyspace: &Keyspace) -> bool {

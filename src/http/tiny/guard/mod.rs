@@ -157,7 +157,7 @@ impl Guard {
     }
 
     fn descriptors_changed(&mut self) -> bool {
-        let count = socket::descriptor_numbers().map_or(0, |numbers| numbers.len());
+        let count = crate::board::descriptor::numbers().map_or(0, |numbers| numbers.len());
         std::mem::replace(&mut self.descriptors, count) != count
     }
 

@@ -7,9 +7,10 @@ use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 
+use crate::board::descriptor;
 use crate::http::tiny::connection::Key;
+use crate::http::tiny::source::Source;
 use crate::http::tiny::sys::{self, TcpInfo};
-use crate::http::tiny::{socket, source::Source};
 
 /// One connection, as the kernel sees it.
 #[derive(Clone, Copy, Debug)]
@@ -39,7 +40,7 @@ pub struct Scan {
 pub fn scan(sources: &[std::sync::Arc<Source>]) -> io::Result<Scan> {
     let mut scan = Scan::default();
     let mut done: HashMap<Key, (), foldhash::fast::RandomState> = HashMap::default();
-    for number in socket::descriptor_numbers()? {
+    for number in descriptor::numbers()? {
         let Some(local) = sys::local_of(number) else { continue };
         let Some(source) = sources.iter().find(|source| source.port == local.port()) else { continue };
         match sys::peer_of(number) {
@@ -58,7 +59,7 @@ pub fn scan(sources: &[std::sync::Arc<Source>]) -> io::Result<Scan> {
 }
 
 fn look(number: RawFd, key: Key) -> Option<Seen> {
-    let socket = sys::duplicate(number).ok()?;
+    let socket = descriptor::duplicate(number).ok()?;
     let same: fn(SocketAddr, SocketAddr) -> bool = |a, b| a.port() == b.port() && a.ip() == b.ip();
     if !sys::peer_of(socket.as_raw_fd()).is_some_and(|peer| same(peer, key.peer)) {
         return None;
@@ -73,7 +74,7 @@ fn look(number: RawFd, key: Key) -> Option<Seen> {
 }
 
 fn dead_inode(number: RawFd, port: u16) -> Option<u64> {
-    let socket = sys::duplicate(number).ok()?;
+    let socket = descriptor::duplicate(number).ok()?;
     let is_ours = sys::local_of(socket.as_raw_fd()).is_some_and(|local| local.port() == port);
     let is_dead = is_ours
         && sys::peer_of(socket.as_raw_fd()).is_none()
