@@ -28,6 +28,8 @@ use crate::http::problem::Problem;
 
 /// A body larger than what is free grows by so much at least.
 const PIECE_BYTES: u64 = 64 * 1024;
+/// What tiny_http reads from a socket at least, and keeps if it was asked for less.
+const BUFFERED_BYTES: u64 = 1024;
 /// Reads of one body before others have their turn.
 const READS_PER_TURN: usize = 16;
 /// A body of which nothing comes is looked at so often; the guard judges its pace.
@@ -140,7 +142,9 @@ fn read_what_came(shared: &Arc<Shared>, mut job: Box<BodyJob>) -> Option<Box<Sta
             return take_whole(shared, job);
         }
         let held = job.bytes.len() as u64;
-        if job.bytes.len() == job.bytes.capacity() {
+        let room = (job.bytes.capacity() - job.bytes.len()) as u64;
+        // IMPORTANT: a shorter read leaves some of the body with tiny_http, where no socket tells of it any more.
+        if room < BUFFERED_BYTES.min(job.raw.left()) {
             let more = job.raw.left().min(if held == 0 { FREE_BYTES } else { held.max(PIECE_BYTES) });
             let need = held + job.raw.left();
             let need = need + job.decoded_bytes_max(need);
