@@ -2,6 +2,7 @@
 
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use crate::ledger::End;
 use crate::scene::Scene;
@@ -144,7 +145,7 @@ fn live(scene: &mut Scene, drawn: &mut Seeded, life: u64, when: When) -> bool {
     let server = match scene.start() {
         Ok(server) => server,
         Err(log) => {
-            if scene.card.cut_at().is_none() {
+            if !is_dark(scene) {
                 scene.shared.violation("the server does not start");
             }
             return cut(scene, None, &log);
@@ -157,7 +158,7 @@ fn live(scene: &mut Scene, drawn: &mut Seeded, life: u64, when: When) -> bool {
         }
         trouble = scene.work(&server, drawn, mood, steps, false);
     }
-    if let Some(text) = trouble.filter(|_| scene.card.cut_at().is_none()) {
+    if let Some(text) = trouble.filter(|_| !is_dark(scene)) {
         scene.shared.violation(format!("with power: {text}"));
     }
     if when == When::Never {
@@ -181,7 +182,7 @@ fn cut(scene: &mut Scene, server: Option<Server>, log: &str) -> bool {
             server.signal("TERM");
             let status = server.wait();
             stopped = status.success();
-            if !stopped && scene.card.cut_at().is_none() {
+            if !stopped && !is_dark(scene) {
                 scene.shared.violation(format!("with power: the stop ended with {status}"));
             }
             scene.tell(format!("  stopped: {status}"));
@@ -193,6 +194,11 @@ fn cut(scene: &mut Scene, server: Option<Server>, log: &str) -> bool {
     scene.ended(if stopped { End::Stopped } else { End::PowerCut(at) }, &log);
     scene.card.power_up().expect("the card comes up again");
     true
+}
+
+/// Whether the power has failed, or is just about to: operations fail a moment before the card says why.
+fn is_dark(scene: &Scene) -> bool {
+    scene.card.wait_for_cut(Duration::from_secs(2))
 }
 
 fn kill(server: Server) -> String {

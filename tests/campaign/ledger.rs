@@ -285,6 +285,11 @@ impl Shared {
         self.violations.lock().expect("nobody panics with the list").push(what.into());
     }
 
+    /// Whether something was not as promised.
+    pub fn has_violations(&self) -> bool {
+        !self.violations.lock().expect("nobody panics with the list").is_empty()
+    }
+
     /// What was not as promised since it was asked.
     pub fn take_violations(&self) -> Vec<String> {
         std::mem::take(&mut *self.violations.lock().expect("nobody panics with the list"))

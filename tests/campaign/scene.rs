@@ -25,6 +25,7 @@ pub struct Scene {
     /// What happened, for whoever reads of a violation.
     story: Vec<String>,
     log: String,
+    is_log_kept: bool,
 }
 
 impl Scene {
@@ -44,7 +45,7 @@ impl Scene {
         let story = vec![format!("{names:?}, {engine}, entries without types: {}", options.untyped_entries)];
         let things = (0..CLIENTS).map(Things::new).collect();
         let (began, shared, log) = (Instant::now(), Shared::default(), String::new());
-        Ok(Scene { card, _backing: backing, began, engine, shared, things, story, log })
+        Ok(Scene { card, _backing: backing, began, engine, shared, things, story, log, is_log_kept: false })
     }
 
     fn data(&self) -> PathBuf {
@@ -152,8 +153,11 @@ impl Scene {
     pub fn ended(&mut self, end: End, log: &str) {
         let synced = self.shared.take_synced();
         self.things.iter_mut().flat_map(|things| &mut things.all).for_each(|thing| thing.after(end, synced));
-        let lines: Vec<&str> = log.lines().collect();
-        self.log = lines[lines.len().saturating_sub(40)..].join("\n");
+        // That of the life in which it came to a violation is kept.
+        if !std::mem::replace(&mut self.is_log_kept, self.shared.has_violations()) {
+            let lines: Vec<&str> = log.lines().collect();
+            self.log = lines[lines.len().saturating_sub(40)..].join("\n");
+        }
         if log.contains("panicked") {
             self.shared.violation("a thread panicked");
         }
@@ -165,7 +169,7 @@ impl Scene {
         if !violations.is_empty() || std::env::var_os("CAMPAIGN_STORY").is_some() {
             let story = self.story.join("\n  ");
             // In one piece: stores are tried side by side.
-            eprintln!("{seed}:\n  {story}\n  {}\nthe last log:\n{}\n", violations.join("\n  "), self.log);
+            eprintln!("{seed}:\n  {story}\n  {}\nthe log:\n{}\n", violations.join("\n  "), self.log);
         }
         violations.into_iter().map(|violation| format!("{seed}: {violation}")).collect()
     }
