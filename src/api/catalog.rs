@@ -19,11 +19,11 @@ use crate::http::query::Query;
 use crate::http::wire::push_decimal;
 use crate::limits::{LIST_ITEMS_DEFAULT, LIST_ITEMS_MAX};
 use crate::store::bounds::{self, KeyRange};
-use crate::store::{Snapshot, StoreError, TYPE_RECORD, record};
+use crate::store::{Moment, Snapshot, StoreError, TYPE_RECORD, record};
 
 use super::cursor;
 use super::item::push_text;
-use super::listing::{PageBudget, is_expired, successor, walk};
+use super::listing::{PageBudget, successor, walk};
 
 /// What is asked of a list of names.
 #[derive(Clone, Debug)]
@@ -67,7 +67,7 @@ pub fn page(
     snapshot: &dyn Snapshot,
     query: &NamesQuery<'_>,
     visible: Option<&[String]>,
-    now_ms: u64,
+    moment: &Moment,
     budget: PageBudget,
 ) -> Result<Vec<u8>, StoreError> {
     let began_at = Instant::now();
@@ -103,7 +103,7 @@ pub fn page(
                 break 'seek;
             }
             // A name with nothing but a damaged record shows, so that this can be found and removed.
-            if record::peek_expiry(&form).is_ok_and(|expires_ms| is_expired(expires_ms, now_ms)) {
+            if record::peek_life(&form).is_ok_and(|life| moment.has_expired(&life)) {
                 skipped += 1;
                 place = Some(rest.to_owned());
                 continue;
@@ -195,7 +195,7 @@ mod tests {
         let (mut names, mut raw, mut pages) = (Vec::new(), format!("limit={limit}"), 0);
         loop {
             let query = NamesQuery::parse(&raw, namespace).unwrap();
-            let answer = page(snapshot, &query, visible, 5, budget).unwrap();
+            let answer = page(snapshot, &query, visible, &Moment::at(5), budget).unwrap();
             let answer: Value = serde_json::from_slice(&answer).unwrap();
             names.extend(answer["items"].as_array().unwrap().iter().map(|name| name.as_str().unwrap().to_owned()));
             pages += 1;
@@ -285,7 +285,7 @@ mod tests {
     fn a_cursor_of_namespaces_is_none_of_collections() {
         let snapshot = snapshot(KEYS);
         let query = NamesQuery::parse("limit=1", None).unwrap();
-        let answer = page(&*snapshot, &query, None, 5, PATIENT).unwrap();
+        let answer = page(&*snapshot, &query, None, &Moment::at(5), PATIENT).unwrap();
         let answer: Value = serde_json::from_slice(&answer).unwrap();
         let raw = format!("cursor={}", answer["next"].as_str().unwrap());
         assert!(NamesQuery::parse(&raw, None).is_ok());

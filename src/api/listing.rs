@@ -20,7 +20,7 @@ use crate::http::query::Query;
 use crate::http::wire::push_decimal;
 use crate::limits::{LIST_ITEMS_DEFAULT, LIST_ITEMS_MAX, PAGE_BYTES};
 use crate::store::bounds::{self, KeyRange};
-use crate::store::{FullKey, Pair, Record, Snapshot, Space, StoreError};
+use crate::store::{FullKey, Moment, Pair, Record, Snapshot, Space, StoreError};
 
 use super::cursor;
 use super::damage::{Damage, Found, LISTED_MAX};
@@ -209,11 +209,6 @@ impl Iterator for Walk {
     }
 }
 
-/// Whether a record counts as absent at this moment of the expiry clock.
-pub fn is_expired(expires_ms: u64, now_ms: u64) -> bool {
-    expires_ms != 0 && expires_ms <= now_ms
-}
-
 /// What makes a page end before its limit.
 #[derive(Clone, Copy, Debug)]
 pub struct PageBudget {
@@ -231,12 +226,12 @@ impl Default for PageBudget {
     }
 }
 
-/// One page as JSON: `{"items":[…],"next":"…"|null}`. `now_ms` is the moment of the expiry clock.
+/// One page as JSON: `{"items":[…],"next":"…"|null}`. `moment` is one after the snapshot.
 pub fn page(
     snapshot: &dyn Snapshot,
     (namespace, collection): (&str, &str),
     query: &ListQuery,
-    now_ms: u64,
+    moment: &Moment,
     budget: PageBudget,
     mut damage: Damage,
 ) -> Result<Vec<u8>, StoreError> {
@@ -261,7 +256,7 @@ pub fn page(
                 continue;
             }
         };
-        if is_expired(record.expires_ms, now_ms) {
+        if moment.is_expired(&record) {
             skipped += 1;
             last = Some(key);
             continue;
@@ -276,6 +271,7 @@ pub fn page(
         if items > 0 {
             out.push(b',');
         }
+        let record = Record { expires_ms: moment.shown_ms(&record), ..record };
         write_item(&mut out, None, key.parts().2, &record, options);
         if items > 0 && out.len() > budget.bytes_max {
             out.truncate(before);
@@ -311,24 +307,24 @@ pub struct LineOptions {
 /// All records of a range as NDJSON, made piece by piece, with the end line behind them.
 pub struct Lines {
     pairs: Walk,
-    now_ms: Box<dyn Fn() -> u64 + Send>,
+    moment: Box<dyn Fn() -> Moment + Send>,
     options: LineOptions,
     damage: Damage,
     items: u64,
 }
 
 impl Lines {
-    /// Streams a walk. `now_ms` tells the expiry clock: what expires while the stream runs does not show. `damage` is
+    /// Streams a walk. `moment` tells the time: what expires while the stream runs does not show. `damage` is
     /// told by the end line.
-    pub fn new(pairs: Walk, now_ms: Box<dyn Fn() -> u64 + Send>, options: LineOptions, damage: Damage) -> Lines {
-        Lines { pairs, now_ms, options, damage, items: 0 }
+    pub fn new(pairs: Walk, moment: Box<dyn Fn() -> Moment + Send>, options: LineOptions, damage: Damage) -> Lines {
+        Lines { pairs, moment, options, damage, items: 0 }
     }
 
     /// Appends the next lines, none if it has passed over many records, and says whether more will come. An error cuts
     /// the stream behind the lines that were appended: it then has no end line.
     pub fn pull(&mut self, out: &mut Vec<u8>) -> Result<bool, StoreError> {
         let began_at = Instant::now();
-        let (full, now_ms) = (out.len() + SKIPPING.bytes_max, (self.now_ms)());
+        let full = out.len() + SKIPPING.bytes_max;
         let options = ItemOptions { form: ItemForm::Line, values: self.options.values };
         let (mut skipped, mut is_large) = (0, false);
         while out.len() < full {
@@ -340,7 +336,10 @@ impl Lines {
                 Found::Record(key, record) => Some((key, record)),
                 Found::Damaged(_) => None,
             };
-            let shows = |record: &Record| !is_expired(record.expires_ms, now_ms) && record.version > self.options.since;
+            // Taken behind each record: the walk may have gone on in a newer view.
+            let moment = || (self.moment)();
+            let is_expired = |record: &Record| record.expires_ms != 0 && moment().is_expired(record);
+            let shows = |record: &Record| record.version > self.options.since && !is_expired(record);
             let Some((key, record)) = found.filter(|(_, record)| shows(record)) else {
                 skipped += 1;
                 let looks = skipped % SKIPPED_BETWEEN_LOOKS == 0;
@@ -350,6 +349,8 @@ impl Lines {
                 continue;
             };
             let (namespace, collection, name) = key.parts();
+            let expires_ms = if record.expires_ms == 0 { 0 } else { moment().shown_ms(&record) };
+            let record = Record { expires_ms, ..record };
             write_item(out, self.options.paths.then_some((namespace, collection)), name, &record, options);
             out.push(b'\n');
             self.items += 1;

@@ -46,7 +46,7 @@ fn keys(count: usize) -> BTreeMap<String, Record> {
 
 fn ask(records: &BTreeMap<String, Record>, raw: &str, budget: PageBudget) -> (Vec<String>, Option<String>) {
     let query = ListQuery::parse(raw, WHERE.0, WHERE.1).unwrap();
-    let json = page(&*snapshot(records), WHERE, &query, NOW_MS, budget, no_damage()).unwrap();
+    let json = page(&*snapshot(records), WHERE, &query, &Moment::at(NOW_MS), budget, no_damage()).unwrap();
     let page: Value = serde_json::from_slice(&json).unwrap();
     let keys = page["items"].as_array().unwrap().iter().map(|item| item["key"].as_str().unwrap().to_owned()).collect();
     (keys, page["next"].as_str().map(str::to_owned))
@@ -133,7 +133,7 @@ fn bad_parameters_are_refused() {
 
 fn lines(records: &BTreeMap<String, Record>, options: LineOptions) -> Lines {
     let range = ListQuery::default().bounds(WHERE.0, WHERE.1).unwrap();
-    Lines::new(Walk::new(snapshot(records), Some(range), false), Box::new(|| NOW_MS), options, no_damage())
+    Lines::new(Walk::new(snapshot(records), Some(range), false), Box::new(|| Moment::at(NOW_MS)), options, no_damage())
 }
 
 fn line_options() -> LineOptions {
@@ -235,7 +235,7 @@ fn pages_go_on_past_damage_and_tell_of_it_once() {
         for turn in 0.. {
             assert!(turn < 20, "no progress");
             let query = ListQuery::parse(&raw, WHERE.0, WHERE.1).unwrap();
-            let json = page(&damaged_snapshot(), WHERE, &query, NOW_MS, PATIENT, no_damage()).unwrap();
+            let json = page(&damaged_snapshot(), WHERE, &query, &Moment::at(NOW_MS), PATIENT, no_damage()).unwrap();
             let page: Value = serde_json::from_slice(&json).unwrap();
             seen.extend(page["items"].as_array().unwrap().iter().map(|item| item["key"].as_str().unwrap().to_owned()));
             damaged.extend(page.get("damaged").and_then(Value::as_array).cloned().unwrap_or_default());
@@ -259,8 +259,12 @@ fn pages_go_on_past_damage_and_tell_of_it_once() {
 fn a_stream_goes_on_past_damage_and_ends_with_word_of_it() {
     let snapshot = damaged_snapshot();
     let range = ListQuery::default().bounds(WHERE.0, WHERE.1).unwrap();
-    let mut lines =
-        Lines::new(Walk::new(Arc::new(snapshot), Some(range), false), Box::new(|| NOW_MS), line_options(), no_damage());
+    let mut lines = Lines::new(
+        Walk::new(Arc::new(snapshot), Some(range), false),
+        Box::new(|| Moment::at(NOW_MS)),
+        line_options(),
+        no_damage(),
+    );
     let mut out = Vec::new();
     assert!(!lines.pull(&mut out).unwrap());
     let end: Value = serde_json::from_str(std::str::from_utf8(&out).unwrap().lines().last().unwrap()).unwrap();
@@ -273,10 +277,14 @@ fn a_walk_that_ends_before_its_end_fails_a_page_and_cuts_a_stream() {
     let mut holes = damaged_snapshot();
     holes.1.insert("00007", || StoreError::Corrupt("an index".into()));
     let query = ListQuery::parse("", WHERE.0, WHERE.1).unwrap();
-    assert!(page(&holes, WHERE, &query, NOW_MS, PATIENT, no_damage()).is_err());
+    assert!(page(&holes, WHERE, &query, &Moment::at(NOW_MS), PATIENT, no_damage()).is_err());
     let range = query.bounds(WHERE.0, WHERE.1).unwrap();
-    let mut lines =
-        Lines::new(Walk::new(Arc::new(holes), Some(range), false), Box::new(|| 0), line_options(), no_damage());
+    let mut lines = Lines::new(
+        Walk::new(Arc::new(holes), Some(range), false),
+        Box::new(|| Moment::at(0)),
+        line_options(),
+        no_damage(),
+    );
     assert!(lines.pull(&mut Vec::new()).is_err());
 }
 
@@ -297,7 +305,7 @@ fn a_walk_through_all_goes_on_in_newer_snapshots_and_meets_each_key_once() {
         let range = ListQuery::default().bounds(WHERE.0, WHERE.1);
         let first = taken_away(&keys(10), first);
         let walk = Walk::new(first, range, reverse).through_all(Box::new(move || newer.lock().pop().unwrap()));
-        let mut lines = Lines::new(walk, Box::new(|| NOW_MS), line_options(), no_damage());
+        let mut lines = Lines::new(walk, Box::new(|| Moment::at(NOW_MS)), line_options(), no_damage());
         let mut out = Vec::new();
         assert!(!lines.pull(&mut out).unwrap());
         let lines: Vec<Value> =
@@ -323,7 +331,7 @@ fn a_walk_whose_only_snapshot_is_taken_away_fails() {
         Walk::new(one.clone(), range(), false),
         Walk::new(one.clone(), range(), false).through_all(Box::new(move || same.clone())),
     ] {
-        let mut lines = Lines::new(walk, Box::new(|| NOW_MS), line_options(), no_damage());
+        let mut lines = Lines::new(walk, Box::new(|| Moment::at(NOW_MS)), line_options(), no_damage());
         let mut out = Vec::new();
         assert!(matches!(lines.pull(&mut out), Err(StoreError::Revoked)));
         assert_eq!(out.iter().filter(|byte| **byte == b'\n').count(), 4, "what came before is there");
@@ -369,7 +377,7 @@ proptest! {
         let mut seen = Vec::new();
         for turn in 0.. {
             prop_assert!(turn <= 2 * records.len(), "no progress");
-            let json = page(&*snapshot, WHERE, &asked, NOW_MS, budget, no_damage()).unwrap();
+            let json = page(&*snapshot, WHERE, &asked, &Moment::at(NOW_MS), budget, no_damage()).unwrap();
             let page: Value = serde_json::from_slice(&json).unwrap();
             let items = page["items"].as_array().unwrap();
             prop_assert!(items.len() <= limit);
@@ -397,7 +405,7 @@ proptest! {
         let expected = model(&records, &asked);
         let pairs = Walk::new(snapshot(&records), asked.bounds(WHERE.0, WHERE.1), reverse);
         let mut out = Vec::new();
-        prop_assert!(!Lines::new(pairs, Box::new(|| NOW_MS), line_options(), no_damage()).pull(&mut out).unwrap());
+        prop_assert!(!Lines::new(pairs, Box::new(|| Moment::at(NOW_MS)), line_options(), no_damage()).pull(&mut out).unwrap());
         let seen: Vec<String> = String::from_utf8(out).unwrap().lines()
             .filter_map(|line| serde_json::from_str::<Value>(line).unwrap()["key"].as_str().map(str::to_owned))
             .collect();

@@ -47,8 +47,8 @@ use crate::http::DrainSignal;
 use crate::http::static_files::StaticFiles;
 use crate::limits::LiveLimits;
 use crate::metrics::{Counter, Distribution, Registry};
-use crate::store::Database;
 use crate::store::recovery::RecoveryReport;
+use crate::store::{Database, Record};
 
 use access::Access;
 use cached::Cached;
@@ -201,8 +201,8 @@ impl Api {
         self.store_trouble.lock().clone()
     }
 
-    /// The expiry clock, ms.
-    pub fn expiry_now_ms(&self) -> u64 {
-        self.store.get().map_or(0, |db| db.clock().expiry_now_ms())
+    /// Time left to a record, ms: `None` if it does not expire, 0 if it has.
+    pub fn left_ms(&self, record: &Record) -> Option<u64> {
+        self.store.get().and_then(|db| db.clock().left_ms(record))
     }
 }

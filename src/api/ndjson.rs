@@ -108,7 +108,7 @@ fn lines(api: &Api, db: &Arc<Database>, asked: Asked) -> Lines {
         pairs = pairs.through_all(Box::new(move || newest.view().snapshot));
     }
     let clock = db.clone();
-    let now_ms = Box::new(move || clock.clock().expiry_now_ms());
+    let moment = Box::new(move || clock.clock().moment());
     let damage = Damage::new(api.figures.damage_met.clone(), paths);
-    Lines::new(pairs, now_ms, LineOptions { paths, values, since, version }, damage)
+    Lines::new(pairs, moment, LineOptions { paths, values, since, version }, damage)
 }

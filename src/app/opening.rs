@@ -1,7 +1,6 @@
 //! Opening the store at the start, or later if the card does not let us now; and closing it.
 
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
 use std::thread;
 use std::time::Duration;
 
@@ -12,6 +11,7 @@ use crate::api::observer::CacheKeeper;
 use crate::board::folder::user;
 use crate::config::descriptors::cached_files;
 use crate::config::{Config, StoreKind};
+use crate::store::database::Droppable;
 use crate::store::fjall::{FjallOptions, FjallStore};
 use crate::store::memory::MemoryStore;
 use crate::store::recovery::RecoveryReport;
@@ -96,7 +96,7 @@ fn trouble(config: &Config, error: &StoreError) -> String {
 
 fn attach(api: &Arc<Api>, opened: &Opened) -> Result<(), StoreError> {
     let config = &api.config;
-    let expired_before: Arc<AtomicU64> = Arc::default();
+    let droppable = Droppable::default();
     let mut space = None;
     let store: Arc<dyn Store> = match config.store {
         StoreKind::Memory => MemoryStore::new(),
@@ -105,7 +105,7 @@ fn attach(api: &Arc<Api>, opened: &Opened) -> Result<(), StoreError> {
                 memtable_bytes: config.memtable_bytes,
                 block_cache_bytes: config.block_cache_bytes,
                 cached_files: cached_files(config),
-                expire_before_ms: expired_before.clone(),
+                droppable: droppable.clone(),
                 space: watch(config),
             };
             space = Some(options.space.clone());
@@ -113,7 +113,7 @@ fn attach(api: &Arc<Api>, opened: &Opened) -> Result<(), StoreError> {
         }
     };
     let observer = Arc::new(CacheKeeper { cache: api.cache.clone(), rules: api.value_rules.clone() });
-    let options = database_options(api, expired_before, space);
+    let options = database_options(api, droppable, space);
     let db = Database::start(store.clone(), observer, &api.registry, options)?;
     if config.store == StoreKind::Memory {
         db.follow(any_version(), Box::new(|_| {}));
@@ -170,7 +170,7 @@ fn watch(config: &Config) -> Arc<SpaceWatch> {
     Arc::new(watch)
 }
 
-fn database_options(api: &Api, expired_before: Arc<AtomicU64>, space: Option<Arc<SpaceWatch>>) -> DatabaseOptions {
+fn database_options(api: &Api, droppable: Droppable, space: Option<Arc<SpaceWatch>>) -> DatabaseOptions {
     let config = &api.config;
     DatabaseOptions {
         durability_default: config.durability,
@@ -181,7 +181,7 @@ fn database_options(api: &Api, expired_before: Arc<AtomicU64>, space: Option<Arc
         space,
         reserve_bytes: config.reserve_bytes,
         expiry_scan_rate: config.expiry_scan_rate,
-        expired_before,
+        droppable,
         watchdog: api.watchdog.clone(),
         ..DatabaseOptions::default()
     }

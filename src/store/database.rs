@@ -11,8 +11,8 @@ use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
-use super::clock::{Clock, SystemTimeSource, TimeSource};
-use super::committer::{CLOCK_KEY, WriteQueue, committer, needs};
+use super::clock::{CONFIRM_AFTER, Clock, Known, Moment, SystemTimeSource, TimeSource};
+use super::committer::{CLOCK_KEY, EPOCHS_KEY, WriteQueue, committer, needs};
 use super::keeper::{Keeper, KeeperOptions};
 use super::space::{Allowed, SpaceFigures, SpaceWatch};
 use super::state::{StoreState, Switches};
@@ -20,7 +20,7 @@ use super::state::{StoreState, Switches};
 use super::versions::IMPORT_END;
 use super::versions::{Versions, read_number};
 use super::view::{View, ViewCell};
-use super::{CommitObserver, Durability, Reply, Store, StoreError, WriteError, WriteRequest};
+use super::{CommitObserver, Durability, Reply, Space, Store, StoreError, WriteError, WriteRequest};
 use crate::board::watchdog::Watchdog;
 use crate::limits::{Limits, MIB};
 use crate::metrics::Registry;
@@ -49,12 +49,14 @@ pub struct DatabaseOptions {
     pub expiry_scan_rate: u64,
     /// How long the keeper rests between two passes over the store, and the longest between two looks at the clock.
     pub keeper_interval: Duration,
-    /// Expired before this time (ms by the expiry clock), a record may be dropped by a compaction. Kept up to date.
-    pub expired_before: Arc<AtomicU64>,
+    /// What had expired at this moment a compaction may drop. Kept up to date.
+    pub droppable: Droppable,
     /// Where time comes from.
     pub time: Arc<dyn TimeSource>,
     /// Whom the threads show that they are alive.
     pub watchdog: Watchdog,
+    /// A step of the wall clock counts when it is still there after so long.
+    pub clock_confirm_after: Duration,
 }
 
 impl Default for DatabaseOptions {
@@ -71,12 +73,16 @@ impl Default for DatabaseOptions {
             reserve_bytes: None,
             expiry_scan_rate: 1000,
             keeper_interval: Duration::from_secs(5),
-            expired_before: Arc::default(),
+            droppable: Droppable::default(),
             time: Arc::new(SystemTimeSource::new(false)),
             watchdog: Watchdog::new(),
+            clock_confirm_after: CONFIRM_AFTER,
         }
     }
 }
+
+/// The moment that had come when compactions were last told what they may drop; `None`: nothing.
+pub type Droppable = Arc<Mutex<Option<Moment>>>;
 
 /// What the threads of a database share.
 pub(super) struct Shared {
@@ -145,10 +151,12 @@ impl Database {
     ) -> Result<Arc<Database>, StoreError> {
         let snapshot = store.snapshot()?;
         let versions = Versions::load(&*snapshot, options.data_dir.as_deref())?;
-        let last_known_ms = read_number(&*snapshot, CLOCK_KEY)?;
+        let known =
+            Known { last_ms: read_number(&*snapshot, CLOCK_KEY)?, epochs: snapshot.get(Space::Data, EPOCHS_KEY)? };
+        let next = versions.last() + 1;
         let shared = Arc::new(Shared {
             view: ViewCell::new(View { snapshot, instant: 0 }),
-            clock: Clock::new(options.time.clone(), last_known_ms),
+            clock: Clock::new(options.time.clone(), &known, next, options.clock_confirm_after)?,
             switches: Switches::default(),
             space: options
                 .space

@@ -4,16 +4,17 @@
 
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use crossbeam::channel::{Receiver, RecvTimeoutError, Sender, bounded};
 
 use super::committer::WriteQueue;
-use super::database::{DatabaseOptions, Shared, submit};
+use super::database::{DatabaseOptions, Droppable, Shared, submit};
 use super::space::{Allowed, SpaceFigures};
 use super::sweeper::Sweeper;
+use super::versions::VERSION_END;
 use super::{Durability, Store, WriteRequest};
 use crate::board::watchdog::Watchdog;
 use crate::metrics::Registry;
@@ -22,7 +23,7 @@ use crate::metrics::Registry;
 pub(super) struct KeeperOptions {
     scan_rate: u64,
     interval: Duration,
-    expired_before: Arc<AtomicU64>,
+    droppable: Droppable,
     watchdog: Watchdog,
 }
 
@@ -31,7 +32,7 @@ impl From<&DatabaseOptions> for KeeperOptions {
         KeeperOptions {
             scan_rate: options.expiry_scan_rate,
             interval: options.keeper_interval,
-            expired_before: options.expired_before.clone(),
+            droppable: options.droppable.clone(),
             watchdog: options.watchdog.clone(),
         }
     }
@@ -78,7 +79,7 @@ fn keep(
     options: &KeeperOptions,
     stopped: &Receiver<()>,
 ) {
-    let (mut look_at, mut could_delete) = (Instant::now(), false);
+    let mut look_at = Instant::now();
     let heartbeat = options.watchdog.heartbeat("larder-keeper");
     let mut shortage = Shortage::default();
     loop {
@@ -89,12 +90,8 @@ fn keep(
             if shortage.look(shared.space.figures(), shared.last_version.load(Ordering::Relaxed)) {
                 store.reclaim();
             }
-            // Compactions ask nobody. They may delete one look later than the sweeper, when the committer has corrected
-            // what rested on a guessed clock.
-            let can_delete = shared.clock.may_delete();
-            let expired_before_ms = if can_delete && could_delete { shared.clock.expiry_now_ms() } else { 0 };
-            options.expired_before.store(expired_before_ms, Ordering::Relaxed);
-            could_delete = can_delete;
+            // Compactions ask nobody.
+            *options.droppable.lock() = shared.clock.may_delete().then(|| shared.clock.moment());
             look_at = Instant::now() + options.interval;
         }
         let rest = match &mut sweeper {
@@ -133,11 +130,15 @@ impl Shortage {
     }
 }
 
-/// Looks at the clock. When it has just been set, wakes the committer with a request that asks for nothing.
+/// Looks at the clock. If it is to be corrected, wakes the committer with a request that asks for nothing.
 fn tick(shared: &Shared, queue: &WriteQueue) {
-    let was_synchronised = shared.clock.is_synchronised();
-    shared.clock.tick();
-    if shared.clock.is_synchronised() && !was_synchronised {
+    if !shared.clock.tick() {
+        return;
+    }
+    if shared.switches.has_failed() {
+        // Nobody gives out versions any more.
+        shared.clock.correct(VERSION_END);
+    } else {
         let (ops, reply) = (Vec::new(), Box::new(|_| {}));
         let request = WriteRequest { ops, atomic: false, durability: Durability::Relaxed, deadline: None, reply };
         submit(shared, queue, request);

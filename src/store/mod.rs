@@ -5,6 +5,7 @@ pub mod bounds;
 pub mod clock;
 mod committer;
 pub mod database;
+pub mod epochs;
 pub mod fjall;
 mod journal;
 mod keeper;
@@ -28,7 +29,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-pub use clock::Clock;
+pub use clock::{Clock, Moment};
 pub use database::{Database, DatabaseOptions};
 pub use memory::MemoryStore;
 pub use record::Record;

@@ -12,7 +12,7 @@
 //! | 1 | the format: `0x01` |
 //! | varint | the version |
 //! | varint | modified, ms since 1970 |
-//! | varint | expires, ms by the expiry clock; 0 if it does not expire |
+//! | varint | expires, ms since 1970 as was believed when it was written ([`super::epochs`]); 0 if it does not expire |
 //! | varint, n bytes | the content type: its length, then its bytes |
 //! | varint, n bytes | the value: its length, then its bytes, which end the form |
 //!
@@ -43,7 +43,7 @@ pub struct Record {
     pub version: u64,
     /// Wall time of the write, ms since 1970.
     pub modified_ms: u64,
-    /// Expiry by the expiry clock, ms; 0 if it does not expire.
+    /// Expiry, to be judged by a [`super::Moment`]; 0 if it does not expire.
     pub expires_ms: u64,
     /// The content type as given.
     pub content_type: Bytes,
@@ -85,12 +85,28 @@ pub fn peek_version(form: &[u8]) -> Result<u64, StoreError> {
     Cursor::open(form)?.varint()
 }
 
-/// The expiry in a stored form (ms by the expiry clock; 0 if it does not expire), without reading the rest.
-pub fn peek_expiry(form: &[u8]) -> Result<u64, StoreError> {
+/// What a [`super::Moment`] judges a record by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Life {
+    /// Its version.
+    pub version: u64,
+    /// When it was written.
+    pub modified_ms: u64,
+    /// Its expiry; 0 if it does not expire.
+    pub expires_ms: u64,
+}
+
+impl Record {
+    /// What a [`super::Moment`] judges it by.
+    pub fn life(&self) -> Life {
+        Life { version: self.version, modified_ms: self.modified_ms, expires_ms: self.expires_ms }
+    }
+}
+
+/// What a stored form is judged by, without reading the rest.
+pub fn peek_life(form: &[u8]) -> Result<Life, StoreError> {
     let mut cursor = Cursor::open(form)?;
-    cursor.varint()?;
-    cursor.varint()?;
-    cursor.varint()
+    Ok(Life { version: cursor.varint()?, modified_ms: cursor.varint()?, expires_ms: cursor.varint()? })
 }
 
 fn damaged(what: &str) -> StoreError {
@@ -181,7 +197,7 @@ mod tests {
         fn a_record_survives_the_round_trip(record in any_record()) {
             let form = encode(&record);
             prop_assert_eq!(peek_version(&form).unwrap(), record.version);
-            prop_assert_eq!(peek_expiry(&form).unwrap(), record.expires_ms);
+            prop_assert_eq!(peek_life(&form).unwrap(), record.life());
             prop_assert_eq!(decode(form).unwrap(), record);
         }
 
@@ -199,7 +215,7 @@ mod tests {
         #[test]
         fn arbitrary_bytes_never_panic_and_never_decode_to_another_form(bytes in prop::collection::vec(any::<u8>(), 0..64)) {
             let _ = peek_version(&bytes);
-            let _ = peek_expiry(&bytes);
+            let _ = peek_life(&bytes);
             if let Ok(record) = decode(bytes.clone().into()) {
                 prop_assert_eq!(&encode(&record)[..], &bytes[..]);
             }
@@ -225,7 +241,7 @@ mod tests {
         for format in (0..=255u8).filter(|format| !FORMATS_READ.contains(format)) {
             let mut form = encode(&sample()).to_vec();
             form[0] = format;
-            assert!(peek_version(&form).is_err() && peek_expiry(&form).is_err());
+            assert!(peek_version(&form).is_err() && peek_life(&form).is_err());
             assert!(matches!(decode(form.into()), Err(StoreError::Corrupt(_))), "format {format}");
         }
     }

@@ -2,6 +2,9 @@
 //! checks again: a key that was written meanwhile stays.
 //!
 //! A store without any expiring record is walked once after a start and then left alone.
+//!
+//! It also lets the clock forget the epochs of which a whole walk has met no record that expires. If there are many all the
+//! same, it has their records written anew, as of now: they get new versions, and expire when they would have.
 
 use std::ops::Bound;
 use std::sync::Arc;
@@ -13,9 +16,11 @@ use crossbeam::channel::{Receiver, RecvError, bounded, select};
 
 use super::committer::WriteQueue;
 use super::database::{Shared, submit};
+use super::epochs::EPOCHS_MAX;
 use super::{
-    Action, Durability, FullKey, OpOutcome, Precondition, Preread, Record, Space, Store, StoreError, TYPE_META,
-    TYPE_RECORD, WriteError, WriteOp, WriteOutcome, WriteRequest, record,
+    Action, Durability, FullKey, Moment, NewValue, OpOutcome, Precondition, Preread, Record, Space, Store, StoreError,
+    TYPE_META, TYPE_RECORD, Ttl, Update, UpdateRefused, VersionSet, WriteError, WriteOp, WriteOutcome, WriteRequest,
+    record,
 };
 use crate::board::watchdog::Heartbeat;
 use crate::limits::{CHUNK_OPERATIONS, MIB};
@@ -28,6 +33,8 @@ const CHUNK_BYTES: usize = MIB;
 /// Bytes of records read in a second, so that large values do not turn a walk into a flood of reads.
 const BYTES_PER_SECOND: usize = 8 * MIB;
 
+/// With more old epochs than this, their records are written anew.
+const OLD_EPOCHS: usize = EPOCHS_MAX / 2;
 /// After a walk that deleted so many, the store is asked to give back their space.
 const RECLAIM_RECORDS: u64 = 1000;
 
@@ -42,6 +49,11 @@ pub(super) struct Sweeper {
     cursor: Option<Bytes>,
     /// Whether this walk has met a record that expires some day.
     met_expiring: bool,
+    /// The epochs at the beginning of this walk, as this moment knows them, and which of them it has not met.
+    began: Moment,
+    unmet: Vec<u64>,
+    /// Whether this walk has records of old epochs written anew.
+    renews: bool,
     /// Records deleted in this walk.
     deleted_now: u64,
     scanned: Counter,
@@ -53,6 +65,7 @@ pub(super) struct Sweeper {
 #[derive(Default)]
 struct Chunk {
     expired: Vec<WriteOp>,
+    old: Vec<WriteOp>,
     keys: u64,
     bytes: usize,
     ended: bool,
@@ -68,6 +81,7 @@ impl Sweeper {
         stopped: Receiver<()>,
     ) -> Sweeper {
         let counter = |name, help| registry.counter(name, help, &[]);
+        let began = shared.clock.moment();
         Sweeper {
             shared,
             store,
@@ -76,6 +90,9 @@ impl Sweeper {
             stopped,
             cursor: None,
             met_expiring: false,
+            began,
+            unmet: Vec::new(),
+            renews: false,
             deleted_now: 0,
             scanned: counter("larder_expiry_scanned_total", "Records the sweeper looked at."),
             deleted: counter("larder_expiry_deleted_total", "Expired records deleted by the sweeper."),
@@ -98,13 +115,12 @@ impl Sweeper {
             }
         };
         self.scanned.add(chunk.keys);
-        let mut expired = chunk.expired.into_iter().peekable();
-        while expired.peek().is_some() {
-            if !self.delete(expired.by_ref().take(CHUNK_OPERATIONS).collect(), heartbeat) {
-                self.shared.expiring.store(true, Ordering::Relaxed);
-                return None;
-            }
+        if !self.write(chunk.expired, heartbeat) {
+            self.shared.expiring.store(true, Ordering::Relaxed);
+            return None;
         }
+        // A full card takes no writes; there is no haste.
+        self.renews = self.renews && self.write(chunk.old, heartbeat);
         if chunk.ended {
             self.end();
             return None;
@@ -121,6 +137,9 @@ impl Sweeper {
             }
             self.cursor = Some(Bytes::from_static(&[TYPE_RECORD]));
             (self.met_expiring, self.deleted_now) = (false, 0);
+            self.began = self.shared.clock.moment();
+            self.unmet = self.began.old_epochs();
+            self.renews = self.unmet.len() > OLD_EPOCHS;
         }
         true
     }
@@ -133,6 +152,7 @@ impl Sweeper {
         if self.met_expiring {
             self.shared.expiring.store(true, Ordering::Relaxed);
         }
+        self.shared.clock.forget(&self.began, &self.unmet);
     }
 
     fn look(&mut self) -> Result<Chunk, StoreError> {
@@ -148,7 +168,7 @@ impl Sweeper {
             };
             let (stored_key, form) = match pair {
                 Err(StoreError::Unreadable(_)) => {
-                    self.unreadable.inc();
+                    self.note_unreadable();
                     continue;
                 }
                 pair => pair?,
@@ -159,20 +179,39 @@ impl Sweeper {
             match (FullKey::from_stored(stored_key), record::decode(form)) {
                 (Some(key), Ok(record)) if record.expires_ms != 0 => {
                     self.met_expiring = true;
+                    self.unmet.retain(|first| *first != self.began.epoch_of(record.version));
                     if self.shared.clock.is_expired(&record) {
                         chunk.expired.push(expire(key, record, view.instant));
+                    } else if self.renews && self.began.is_old(record.version) {
+                        chunk.old.push(renew(key, record, view.instant));
                     }
                 }
                 (Some(_), Ok(_)) => {}
-                _ => self.unreadable.inc(),
+                _ => self.note_unreadable(),
             }
         }
         Ok(chunk)
     }
 
-    /// Asks the committer to delete, and waits for its answer: that is the pace. False if it was refused or the
-    /// database is stopping.
-    fn delete(&mut self, ops: Vec<WriteOp>, heartbeat: &Heartbeat) -> bool {
+    /// Nobody knows of which epoch it is.
+    fn note_unreadable(&mut self) {
+        self.unreadable.inc();
+        self.unmet.clear();
+    }
+
+    /// Has it written in steps. False if a step was refused or the database is stopping.
+    fn write(&mut self, ops: Vec<WriteOp>, heartbeat: &Heartbeat) -> bool {
+        let mut ops = ops.into_iter().peekable();
+        while ops.peek().is_some() {
+            if !self.commit(ops.by_ref().take(CHUNK_OPERATIONS).collect(), heartbeat) {
+                return false;
+            }
+        }
+        true
+    }
+
+    /// Asks the committer, and waits for its answer: that is the pace.
+    fn commit(&mut self, ops: Vec<WriteOp>, heartbeat: &Heartbeat) -> bool {
         let (reply, answered) = bounded::<Result<WriteOutcome, WriteError>>(1);
         let request = WriteRequest {
             ops,
@@ -212,6 +251,21 @@ fn expire(key: FullKey, record: Record, instant: u64) -> WriteOp {
         key,
         action: Action::Expire { version: record.version },
         precondition: Precondition::default(),
+        preread: Some(Preread { instant, record: Some(record) }),
+    }
+}
+
+/// Stores what stands there once more, if it is still the same.
+fn renew(key: FullKey, record: Record, instant: u64) -> WriteOp {
+    let update: Update = Box::new(|present| {
+        let Record { content_type, value, .. } = present.cloned().ok_or(UpdateRefused::NotJson)?;
+        Ok(NewValue { content_type, value })
+    });
+    let version_in = Some(VersionSet::List(vec![record.version]));
+    WriteOp {
+        key,
+        action: Action::Update { update, bytes: 0, ttl: Ttl::Keep },
+        precondition: Precondition { version_in, ..Precondition::default() },
         preread: Some(Preread { instant, record: Some(record) }),
     }
 }

@@ -10,14 +10,16 @@
 
 use std::cell::RefCell;
 use std::io;
+use std::panic::RefUnwindSafe;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 
 use fjall::compaction::filter::{CompactionFilter, CompactionFilterResult, Context, Factory, ItemAccessor};
 use lsm_tree::compaction::Verdict;
 
-use super::record::peek_expiry;
+use super::clock::Moment;
+use super::database::Droppable;
+use super::record::peek_life;
 use super::space::{SpaceWatch, Toll};
 use super::types::TYPE_RECORD;
 
@@ -38,12 +40,15 @@ pub(super) fn during(merge: impl FnOnce(), work: impl FnOnce() + 'static) {
 
 /// Makes a filter for each compaction.
 pub(super) struct TtlFilterFactory {
-    /// Records that expire before this time (ms by the expiry clock) may go; 0: none may.
-    pub(super) expire_before_ms: Arc<AtomicU64>,
+    /// Records that had expired at this moment may go.
+    pub(super) droppable: Droppable,
     pub(super) space: Arc<SpaceWatch>,
     /// The thread whose merges may fail. That of any other would stop all writes.
     pub(super) reclaim_thread: &'static str,
 }
+
+// fjall asks for it. The lock is held for a copy, which does not panic.
+impl RefUnwindSafe for TtlFilterFactory {}
 
 impl Factory for TtlFilterFactory {
     fn name(&self) -> &str {
@@ -53,7 +58,7 @@ impl Factory for TtlFilterFactory {
     fn make_filter(&self, _: &Context) -> Box<dyn CompactionFilter> {
         let is_ours = thread::current().name() == Some(self.reclaim_thread);
         Box::new(TtlFilter {
-            expire_before_ms: self.expire_before_ms.load(Ordering::Relaxed),
+            moment: self.droppable.lock().clone(),
             toll: Toll::new(self.space.clone(), !is_ours),
             is_ours,
         })
@@ -61,7 +66,7 @@ impl Factory for TtlFilterFactory {
 }
 
 struct TtlFilter {
-    expire_before_ms: u64,
+    moment: Option<Moment>,
     toll: Toll,
     is_ours: bool,
 }
@@ -75,8 +80,7 @@ impl CompactionFilter for TtlFilter {
             return Err(io::Error::from(io::ErrorKind::Interrupted).into());
         }
         let (key, value) = (item.key(), item.value()?);
-        if self.expire_before_ms != 0 && key.first() == Some(&TYPE_RECORD) && has_expired(&value, self.expire_before_ms)
-        {
+        if key.first() == Some(&TYPE_RECORD) && self.moment.as_ref().is_some_and(|moment| has_expired(&value, moment)) {
             return Ok(Verdict::Remove);
         }
         self.toll.pay(key.len() + value.len())?;
@@ -84,8 +88,8 @@ impl CompactionFilter for TtlFilter {
     }
 }
 
-fn has_expired(form: &[u8], expire_before_ms: u64) -> bool {
-    peek_expiry(form).is_ok_and(|expires_ms| expires_ms != 0 && expires_ms < expire_before_ms)
+fn has_expired(form: &[u8], moment: &Moment) -> bool {
+    peek_life(form).is_ok_and(|life| moment.has_expired(&life))
 }
 
 #[cfg(test)]
@@ -105,13 +109,14 @@ mod tests {
     }
 
     #[test]
-    fn only_what_surely_expired_before_the_limit_goes() {
-        assert!(has_expired(&form(99), 100));
-        assert!(!has_expired(&form(100), 100));
-        assert!(!has_expired(&form(0), 100));
-        assert!(!has_expired(b"", 100));
+    fn only_what_surely_expired_by_then_goes() {
+        let moment = Moment::at(100);
+        assert!(has_expired(&form(100), &moment));
+        assert!(!has_expired(&form(101), &moment));
+        assert!(!has_expired(&form(0), &moment));
+        assert!(!has_expired(b"", &moment));
         let mut unknown = form(1);
         unknown[0] = 77;
-        assert!(!has_expired(&unknown, 100));
+        assert!(!has_expired(&unknown, &moment));
     }
 }

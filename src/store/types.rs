@@ -78,11 +78,11 @@ pub enum Durability {
 pub enum Ttl {
     /// The record does not expire.
     Clear,
-    /// Whatever the present record has.
+    /// The moment at which the present record expires, if it does.
     Keep,
-    /// So long after the write, by the expiry clock.
+    /// So long after the write.
     After(Duration),
-    /// At this time of the expiry clock, ms (imports).
+    /// At this date, ms since 1970 (imports).
     At(u64),
 }
 

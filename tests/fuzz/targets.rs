@@ -294,8 +294,8 @@ fn config(data: &[u8]) {
 
 /// A stored form that is accepted is the only one of its record.
 fn stored_record(data: &[u8]) {
-    let (version, expiry) = (record::peek_version(data), record::peek_expiry(data));
+    let (version, life) = (record::peek_version(data), record::peek_life(data));
     let Ok(found) = record::decode(Bytes::copy_from_slice(data)) else { return };
     assert_eq!(record::encode(&found), data);
-    assert_eq!((version.ok(), expiry.ok()), (Some(found.version), Some(found.expires_ms)));
+    assert_eq!((version.ok(), life.ok()), (Some(found.version), Some(found.life())));
 }

@@ -4,13 +4,12 @@ use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use larder::limits::MIB;
 use larder::store::fjall::{FjallOptions, FjallStore};
-use larder::store::{FullKey, Record, Snapshot, Space, Store, record};
+use larder::store::{FullKey, Moment, Record, Snapshot, Space, Store, record};
 
 use crate::support::{all, noise};
 
@@ -166,7 +165,7 @@ fn the_filter_drops_what_expired_and_nothing_else() {
     scene.commit(pairs.iter().map(|(key, value)| (Space::Data, key.clone(), Some(value.clone()))).collect());
     scene.commit(pairs.iter().map(|(key, value)| (Space::Log, key.clone(), Some(value.clone()))).collect());
     scene.settle();
-    options.expire_before_ms.store(1000, Ordering::Relaxed);
+    *options.droppable.lock() = Some(Moment::at(999));
     scene.commit(vec![(Space::Data, key(0), None), (Space::Data, key(2), Some(form(2, 1000)))]);
     scene.commit(vec![(Space::Log, key(0), None), (Space::Log, key(2), Some(form(2, 1000)))]);
     scene.settle();

@@ -29,9 +29,9 @@ pub fn list(api: &Api, db: &Arc<Database>, request: &Request, trace: &mut Trace,
 fn page(api: &Api, db: &Database, request: &Request, place: (&str, &str)) -> Result<Response, Problem> {
     let query = ListQuery::parse(request.head.query(), place.0, place.1)?;
     let view = db.view();
-    let now_ms = db.clock().expiry_now_ms();
+    let moment = db.clock().moment();
     let damage = Damage::new(api.figures.damage_met.clone(), false);
-    match listing::page(&*view.snapshot, place, &query, now_ms, PageBudget::default(), damage) {
+    match listing::page(&*view.snapshot, place, &query, &moment, PageBudget::default(), damage) {
         Ok(json) => json_answer(api, request, json),
         Err(failure) => Ok(error::read_error(&failure)),
     }
@@ -59,8 +59,8 @@ pub fn names(api: &Api, db: &Database, request: &Request, grant: &Grant, namespa
         let view = db.view();
         // Collections of a namespace are seen by whoever reaches it, which the guard has checked.
         let visible = grant.namespaces().filter(|_| namespace.is_none());
-        let now_ms = db.clock().expiry_now_ms();
-        match catalog::page(&*view.snapshot, &query, visible, now_ms, PageBudget::default()) {
+        let moment = db.clock().moment();
+        match catalog::page(&*view.snapshot, &query, visible, &moment, PageBudget::default()) {
             Ok(json) => json_answer(api, request, json),
             Err(failure) => Ok(error::read_error(&failure)),
         }

@@ -27,7 +27,7 @@ use crate::store::{
 
 use super::super::damage::{self, Found};
 use super::super::kv::write::promised;
-use super::super::listing::{ListQuery, is_expired, walk};
+use super::super::listing::{ListQuery, walk};
 use super::super::{Api, error};
 
 /// How long a step waits before it is tried again while the committer's queue is full.
@@ -136,7 +136,7 @@ impl Removal {
     /// The next keys that are there, from a view of this moment; `None` behind the last.
     fn next_step(&self) -> Result<Option<Step>, StoreError> {
         let view = self.db.view();
-        let now_ms = self.db.clock().expiry_now_ms();
+        let moment = self.db.clock().moment();
         let (mut ops, mut last, mut read_bytes, mut unreadable) = (Vec::new(), None, 0, 0);
         for pair in walk(&*view.snapshot, &self.range, false) {
             let found = match damage::look(pair)? {
@@ -144,7 +144,7 @@ impl Removal {
                     last = Some(key.shared());
                     read_bytes += record.value.len();
                     // What has expired is the sweeper's.
-                    let stands = !is_expired(record.expires_ms, now_ms);
+                    let stands = !moment.is_expired(&record);
                     stands.then(|| (key, Some(Preread { instant: view.instant, record: Some(record) }.cut(0))))
                 }
                 // It goes like any other: a delete needs nothing of what stands there.

@@ -104,13 +104,9 @@ fn respond(
     work: Work,
 ) -> Option<Response> {
     let record = &cached.record;
-    let mut ttl_ms = None;
-    if record.expires_ms != 0 {
-        let now_ms = api.expiry_now_ms();
-        if record.expires_ms <= now_ms {
-            return None;
-        }
-        ttl_ms = Some(record.expires_ms - now_ms);
+    let ttl_ms = api.left_ms(record);
+    if ttl_ms == Some(0) {
+        return None;
     }
     let form = match choose_form(api, request, record) {
         Ok(form) => form,

@@ -264,11 +264,14 @@ impl<'a> Import<'a> {
         self.seen = self.seen.max(record.version);
         let ttl = match record.expires_ms {
             None => Ttl::Clear,
-            Some(expires_ms) if expires_ms > self.db.clock().expiry_now_ms() => Ttl::At(expires_ms),
-            Some(_) => {
+            // Until the date is sure, what seems to be over may not be.
+            Some(expires_ms)
+                if expires_ms <= self.db.clock().moment().now_ms() && self.db.clock().is_synchronised() =>
+            {
                 self.expired += 1;
                 return Ok(());
             }
+            Some(expires_ms) => Ttl::At(expires_ms),
         };
         let key = FullKey::new(&record.namespace, &record.collection, &record.key);
         let view = self.db.view();

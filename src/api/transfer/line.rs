@@ -36,7 +36,7 @@ pub struct ImportRecord {
     pub content_type: Bytes,
     /// The value.
     pub value: Bytes,
-    /// When it expires, ms by the expiry clock; `None` if never.
+    /// When it expires, ms since 1970; `None` if never.
     pub expires_ms: Option<u64>,
     /// The version it had in the store it comes from; 0 if the line does not tell.
     pub version: u64,

@@ -11,10 +11,9 @@ use hashbrown::HashMap;
 
 use super::metrics::CommitMetrics;
 use super::overlay::{Overlay, Standing};
-use super::provisional::Provisional;
 use super::queue::Pending;
 use super::recent::RecentWrites;
-use crate::store::clock::Clock;
+use crate::store::clock::{Clock, Moment};
 use crate::store::versions::Versions;
 use crate::store::view::View;
 use crate::store::{Action, FullKey, OpOutcome, Precondition, Record, StoreError, Ttl, Update, UpdateRefused, WriteOp};
@@ -40,10 +39,8 @@ pub(super) struct Check<'a> {
     pub(super) value_bytes_max: u64,
     /// The `modified` of the latest write; grows with the group.
     pub(super) modified_ms: &'a mut u64,
-    /// The expiry clock, read once: all operations of a group live at one moment.
-    pub(super) now_ms: u64,
-    /// While the clock is guessed: whose expiry rests on it.
-    pub(super) provisional: Option<&'a mut Provisional>,
+    /// The clock, read once: all operations of a group live at one moment.
+    pub(super) moment: Moment,
     pub(super) overlay: Overlay,
     /// What the committer itself read for this group.
     pub(super) reread: HashMap<FullKey, Standing, RandomState>,
@@ -87,9 +84,6 @@ impl Check<'_> {
 
     fn roll_back(&mut self, version_before: u64) -> Vec<FullKey> {
         self.versions.rewind(version_before);
-        if let Some(provisional) = &mut self.provisional {
-            provisional.rewind(version_before);
-        }
         self.overlay.roll_back()
     }
 
@@ -98,7 +92,7 @@ impl Check<'_> {
             Err(StoreError::Corrupt(_)) if replaces_blindly(op) => damaged(),
             result => result.map_err(CheckError::Unreadable)?,
         };
-        let present = standing.as_deref().filter(|record| !self.has_expired(record));
+        let present = standing.as_deref().filter(|record| !self.moment.is_expired(record));
         let WriteOp { key, action, precondition, .. } = op;
         Ok(match action {
             Action::Get => match present {
@@ -134,7 +128,9 @@ impl Check<'_> {
                 Some(_) => self.remove(key),
             },
             Action::Expire { version } => match &standing {
-                Some(record) if record.version == *version && self.has_expired(record) && self.clock.may_delete() => {
+                Some(record)
+                    if record.version == *version && self.moment.is_expired(record) && self.clock.may_delete() =>
+                {
                     self.remove(key)
                 }
                 _ => OpOutcome::NotFound,
@@ -159,10 +155,6 @@ impl Check<'_> {
         Ok(standing)
     }
 
-    fn has_expired(&self, record: &Record) -> bool {
-        record.expires_ms != 0 && record.expires_ms <= self.now_ms
-    }
-
     fn store(
         &mut self,
         key: &FullKey,
@@ -173,18 +165,8 @@ impl Check<'_> {
     ) -> Arc<Record> {
         let previous_ms = present.map_or(0, |record| record.modified_ms).max(*self.modified_ms);
         *self.modified_ms = self.clock.modified_ms(previous_ms);
-        let expires_ms = match ttl {
-            Ttl::Clear => 0,
-            Ttl::At(expires_ms) => expires_ms.max(1),
-            Ttl::Keep => present.map_or(0, |record| record.expires_ms),
-            Ttl::After(time) => self.now_ms.saturating_add(u64::try_from(time.as_millis()).unwrap_or(u64::MAX)).max(1),
-        };
-        let (version, modified_ms) = (self.versions.take(), *self.modified_ms);
-        match (&mut self.provisional, ttl, present) {
-            (Some(provisional), Ttl::After(_), _) => provisional.note(version),
-            (Some(provisional), Ttl::Keep, Some(present)) => provisional.inherit(key, present.version, version),
-            _ => {}
-        }
+        let (expires_ms, modified_ms) = self.moment.stamp(ttl, present, *self.modified_ms);
+        let version = self.versions.take();
         let record = Arc::new(Record { version, modified_ms, expires_ms, content_type, value });
         self.overlay.set(key, Some(record.clone()));
         record

@@ -10,7 +10,6 @@ mod group;
 mod metrics;
 mod overlay;
 mod pace;
-mod provisional;
 mod queue;
 mod recent;
 mod renewal;
@@ -23,7 +22,6 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
-use crate::limits::{GROUP_BYTES_MAX, GROUP_OPERATIONS_MAX};
 use crate::metrics::Registry;
 use crate::wake;
 use check::{Check, CheckError};
@@ -32,7 +30,6 @@ use group::{Computed, Group, Held, is_late};
 use metrics::CommitMetrics;
 use overlay::Overlay;
 use pace::Pace;
-use provisional::Provisional;
 use queue::{Next, Pending, WriteSource, write_queue};
 pub(in crate::store) use queue::{WriteQueue, needs};
 use recent::RecentWrites;
@@ -49,7 +46,9 @@ const WRITE_FAILED: &str = "a write to the storage device failed";
 const PANICKED: &str = "the thread that writes panicked";
 /// Where the last known time stands in the data keyspace.
 pub(super) const CLOCK_KEY: &[u8] = &[TYPE_META, b'c', b'l', b'o', b'c', b'k'];
-/// How often the last known time is saved along with a write.
+/// Where the clock's epochs stand.
+pub(super) const EPOCHS_KEY: &[u8] = &[TYPE_META, b'e', b'p', b'o', b'c', b'h', b's'];
+/// How often both are saved along with a write, if nothing but time has changed.
 const CLOCK_SAVE_INTERVAL: Duration = Duration::from_secs(600);
 
 /// The state of the committer's thread.
@@ -76,8 +75,6 @@ pub(super) struct Committer {
     /// Since when relaxed writes wait for their sync.
     unsynced_since: Option<Instant>,
     renewal: Renewal,
-    /// Records whose expiry rests on a guessed time; `None` once the clock is synchronised.
-    provisional: Option<Provisional>,
     modified_ms: u64,
     clock_saved: Option<Instant>,
 }
@@ -93,7 +90,6 @@ pub(super) fn committer(
 ) -> (WriteQueue, Committer) {
     let metrics = CommitMetrics::new(registry);
     let (queue, source) = write_queue(options, metrics.depth.clone());
-    let provisional = (!shared.clock.is_synchronised()).then(Provisional::default);
     let committer = Committer {
         store,
         observer,
@@ -112,7 +108,6 @@ pub(super) fn committer(
         pace: Pace::default(),
         unsynced_since: None,
         renewal: Renewal::new(Instant::now()),
-        provisional,
         modified_ms: 0,
         clock_saved: None,
     };
@@ -151,7 +146,7 @@ impl Committer {
             self.shared.set_busy(true);
             match next {
                 Next::Request(first) => {
-                    self.correct_expiries();
+                    self.shared.clock.correct(self.versions.last() + 1);
                     let group = self.take_group(first);
                     self.process(group);
                 }
@@ -253,8 +248,7 @@ impl Committer {
             metrics: &self.metrics,
             value_bytes_max: self.value_bytes_max,
             modified_ms: &mut self.modified_ms,
-            now_ms: if self.provisional.is_some() { clock.guess_ms() } else { clock.expiry_now_ms() },
-            provisional: self.provisional.as_mut(),
+            moment: clock.moment(),
             overlay: Overlay::default(),
             reread: Default::default(),
         };
@@ -306,8 +300,9 @@ impl Committer {
             .map(|(key, record)| (Space::Data, key.shared(), record.map(|record| record::encode(record))))
             .collect();
         let bytes: usize = changes.iter().map(|(_, key, value)| key.len() + value.as_ref().map_or(0, Bytes::len)).sum();
-        if self.clock_saved.is_none_or(|saved| saved.elapsed() >= CLOCK_SAVE_INTERVAL) {
-            changes.push(self.last_known_time());
+        if self.clock_saved.is_none_or(|saved| saved.elapsed() >= CLOCK_SAVE_INTERVAL) || self.shared.clock.is_unsaved()
+        {
+            changes.extend(self.clock_changes());
         }
         let began = Instant::now();
         self.store.commit(changes, sync)?;
@@ -329,9 +324,6 @@ impl Committer {
             if record.is_some_and(|record| record.expires_ms != 0) {
                 self.shared.expiring.store(true, Ordering::Relaxed);
             }
-        }
-        if let Some(provisional) = &mut self.provisional {
-            provisional.committed(overlay);
         }
         self.shared.view.set(View { snapshot, instant: self.instant });
         let before = self.shared.last_version.swap(self.versions.last(), Ordering::AcqRel);
@@ -426,45 +418,10 @@ impl Committer {
         }
     }
 
-    /// Once the clock is synchronised, moves the expiries that rested on a guess by what the guess was wrong. Readers
-    /// may miss such a record for the moment between; nobody deletes it, because deletes come through here, too.
-    fn correct_expiries(&mut self) {
-        let clock = &self.shared.clock;
-        if !clock.is_synchronised() || self.shared.switches.has_failed() {
-            return;
-        }
-        let Some(provisional) = self.provisional.take() else { return };
-        let guess_ms = clock.guess_ms();
-        let wrong_ms = clock.expiry_now_ms().saturating_sub(guess_ms);
-        let view = self.shared.view.get();
-        log::info!("the clock is set; it was guessed {wrong_ms} ms early");
-        let (mut computed, mut operations, mut bytes) = (Computed::default(), 0, 0);
-        for (key, version) in provisional.into_records() {
-            match view.read(&key) {
-                Ok(Some(mut record)) if record.version == version && record.expires_ms > guess_ms => {
-                    record.expires_ms = record.expires_ms.saturating_add(wrong_ms);
-                    operations += 1;
-                    bytes += key.shared().len() + record.value.len();
-                    computed.overlay.set(&key, Some(Arc::new(record)));
-                }
-                Ok(_) => {}
-                Err(error) => log::warn!("an expiry could not be corrected: {error}"),
-            }
-            // Each record is moved once and by itself, so they need not be in one batch; all of them might not fit memory.
-            if operations >= GROUP_OPERATIONS_MAX || bytes >= GROUP_BYTES_MAX {
-                self.carry_out(std::mem::take(&mut computed));
-                if self.shared.switches.has_failed() {
-                    return;
-                }
-                (operations, bytes) = (0, 0);
-            }
-        }
-        self.carry_out(computed);
-    }
-
-    fn last_known_time(&mut self) -> Change {
+    fn clock_changes(&mut self) -> [Change; 2] {
         self.clock_saved = Some(Instant::now());
-        number(CLOCK_KEY, self.shared.clock.expiry_now_ms())
+        let (last_known_ms, epochs) = self.shared.clock.save();
+        [number(CLOCK_KEY, last_known_ms), (Space::Data, Bytes::from_static(EPOCHS_KEY), Some(epochs))]
     }
 
     /// Makes everything durable at the end, and saves the time for the next start.
@@ -475,8 +432,8 @@ impl Committer {
         self.shared.space.look();
         // A store that nobody wrote to is left as it was, and so is one on a card that others hold.
         let saved = if self.instant > 0 && self.shared.lack(Allowed::Deletes).is_none() {
-            let time = self.last_known_time();
-            self.store.commit(vec![time], true)
+            let changes = self.clock_changes();
+            self.store.commit(changes.into(), true)
         } else {
             Ok(())
         };

@@ -172,10 +172,10 @@ fn open_all(database_dir: &Path, options: &FjallOptions) -> Result<(Database, Ke
 
 /// Opens fjall's part alone.
 pub(super) fn open_database(database_dir: &Path, options: &FjallOptions) -> Result<Database, StoreError> {
-    let (expire_before_ms, space) = (options.expire_before_ms.clone(), options.space.clone());
+    let (droppable, space) = (options.droppable.clone(), options.space.clone());
     let builder = options.database(database_dir).with_compaction_filter_factories(Arc::new(move |keyspace| {
-        let (expire_before_ms, space) = (expire_before_ms.clone(), space.clone());
-        let filter = TtlFilterFactory { expire_before_ms, space, reclaim_thread: RECLAIM_THREAD };
+        let (droppable, space) = (droppable.clone(), space.clone());
+        let filter = TtlFilterFactory { droppable, space, reclaim_thread: RECLAIM_THREAD };
         (keyspace == DATA_KEYSPACE).then(|| Arc::new(filter) as Arc<dyn Factory>)
     }));
     // fjall makes its lock file once; ours is held.

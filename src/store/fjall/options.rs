@@ -6,7 +6,6 @@
 
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
 
 use fjall::compaction::Leveled;
 use fjall::config::{
@@ -16,6 +15,7 @@ use fjall::config::{
 use fjall::{CompressionType, Database, DatabaseBuilder, KeyspaceCreateOptions};
 
 use crate::limits::{KIB, MIB};
+use crate::store::database::Droppable;
 use crate::store::space::SpaceWatch;
 
 /// One flushes while the other compacts; a single one deadlocks under small commits.
@@ -43,7 +43,7 @@ pub const fn descriptors_max(cached_files: usize) -> usize {
 }
 
 /// What may differ from start to start.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct FjallOptions {
     /// [`crate::store::Store::maintain`] rotates when an active memtable holds more bytes than this. Two a
     /// keyspace exist at once (one active, one being flushed), and a compaction keeps those that it found in memory
@@ -53,11 +53,10 @@ pub struct FjallOptions {
     pub block_cache_bytes: u64,
     /// Tables kept open for reading, at most.
     pub cached_files: usize,
-    /// Records that expire before this time (ms by the expiry clock) may be dropped while tables are compacted; 0:
-    /// none may. Whoever holds the expiry clock moves it.
-    pub expire_before_ms: Arc<AtomicU64>,
     /// Watches the card, and is told what the store needs of it.
     pub space: Arc<SpaceWatch>,
+    /// Records that had expired at this moment may be dropped while tables are compacted. Whoever holds the clock moves it.
+    pub droppable: Droppable,
 }
 
 impl Default for FjallOptions {
@@ -66,8 +65,8 @@ impl Default for FjallOptions {
             memtable_bytes: 4 * MIB as u64,
             block_cache_bytes: 4 * MIB as u64,
             cached_files: CACHED_FILES.1,
-            expire_before_ms: Arc::new(AtomicU64::new(0)),
             space: Arc::default(),
+            droppable: Droppable::default(),
         }
     }
 }

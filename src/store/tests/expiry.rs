@@ -1,11 +1,9 @@
 //! Entries that end by themselves, and the sweeper that removes them.
 
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use super::scene::{Event, Scene, contents};
 use super::support::*;
-use crate::limits::GROUP_BYTES_MAX;
 use crate::store::clock::ManualTime;
 use crate::store::*;
 
@@ -66,8 +64,8 @@ fn the_sweeper_deletes_what_expired_and_nothing_else() {
     assert_eq!(contents(&database).len(), 200);
     assert!(scene.batches().iter().all(|size| *size <= 100), "chunks of 100");
     assert!(scene.take().contains(&Event::Publish("0000".into(), None)), "the cache is told");
-    let told = || options.expired_before.load(Ordering::SeqCst);
-    eventually("compactions are told", || told() == NEW_YEAR_MS + 1000);
+    let told = || options.droppable.lock().as_ref().map(Moment::now_ms);
+    eventually("compactions are told", || told() == Some(NEW_YEAR_MS + 1000));
 }
 
 #[test]
@@ -95,7 +93,7 @@ fn nothing_expired_is_deleted_while_the_clock_cannot_be_trusted() {
     time.advance(2000);
     assert_eq!(read(&database, "a"), None, "hidden all the same");
     assert!(matches!(one(&database, op("a", Action::Expire { version: seen })), OpOutcome::NotFound));
-    assert_eq!(options.expired_before.load(Ordering::SeqCst), 0);
+    assert!(options.droppable.lock().is_none());
     time.set_synchronised(true);
     eventually("the sweep", || stored_keys(&database) == 0);
 }
@@ -115,73 +113,4 @@ fn a_store_is_stopped_in_the_middle_of_a_sweep() {
     let database = start(store, DatabaseOptions { expiry_scan_rate: 1_000_000, ..options });
     eventually("the first deletions", || stored_keys(&database) < 5000);
     database.stop().unwrap();
-}
-
-#[test]
-fn expiries_from_before_the_clock_was_set_are_moved_along_with_it_once() {
-    let time = ManualTime::new(0, true);
-    let store = MemoryStore::new();
-    time.set_wall(NEW_YEAR_MS);
-    let with = |time: &std::sync::Arc<ManualTime>| DatabaseOptions {
-        time: time.clone(),
-        expiry_scan_rate: 1_000_000,
-        ..options()
-    };
-    let database = start(store.clone(), with(&time));
-    one(&database, put_for("right", "1", Ttl::After(Duration::from_secs(100_000))));
-    one(&database, put_for("short", "1", Ttl::After(Duration::from_secs(100))));
-    database.stop().unwrap();
-
-    // The board comes back in 1970; it was off for half an hour.
-    let time = ManualTime::new(0, false);
-    let database = start(store, with(&time));
-    one(&database, put_for("a", "1", SECOND));
-    one(&database, add("right", 1));
-    one(&database, put_for("b", "1", SECOND));
-    one(&database, add("b", 1));
-    one(&database, put("cleared", "1"));
-    let aborted = vec![put_for("short", "2", SECOND), if_version(put("b", "x"), 1)];
-    assert_eq!(end(send(&database, aborted)).unwrap().failed, Some(1));
-    one(&database, op("short", Action::Update { update: touch(), bytes: 0, ttl: Ttl::Keep }));
-    time.advance(500);
-    time.set_wall(NEW_YEAR_MS + 1_800_500);
-    time.set_synchronised(true);
-
-    let expires = |name: &str| database.view().read(&key(name)).unwrap().map(|record| record.expires_ms);
-    eventually("the move", || expires("a") == Some(NEW_YEAR_MS + 1_801_000));
-    assert_eq!(expires("b"), Some(NEW_YEAR_MS + 1_801_000));
-    assert_eq!(expires("right"), Some(NEW_YEAR_MS + 100_000_000), "computed when the clock was right");
-    assert_eq!(expires("cleared"), Some(0));
-    assert_eq!((read(&database, "a").as_deref(), read(&database, "b").as_deref()), (Some("1"), Some("2")));
-    eventually("what had really expired goes", || expires("short").is_none());
-    one(&database, put_for("c", "1", SECOND));
-    assert_eq!(expires("c"), Some(NEW_YEAR_MS + 1_801_500));
-    assert_eq!(expires("a"), Some(NEW_YEAR_MS + 1_801_000), "moved once");
-}
-
-#[test]
-fn many_corrected_expiries_are_committed_in_groups_of_the_usual_size() {
-    let scene = Scene::new();
-    let time = ManualTime::new(NEW_YEAR_MS, false);
-    let database = scene.start(DatabaseOptions { time: time.clone(), ..options() });
-    let value = "x".repeat(GROUP_BYTES_MAX / 2);
-    for n in 0..5 {
-        one(&database, put_for(&format!("large-{n}"), &value, SECOND));
-    }
-    scene.take();
-    time.set_wall(NEW_YEAR_MS + 500);
-    time.set_synchronised(true);
-    let expires = |n| database.view().read(&key(&format!("large-{n}"))).unwrap().map(|record| record.expires_ms);
-    eventually("the move", || (0..5).all(|n| expires(n) == Some(NEW_YEAR_MS + 1500)));
-    let batches = scene.batches();
-    assert_eq!(batches.iter().sum::<usize>(), 5, "{batches:?}");
-    assert!(batches.iter().all(|records| *records <= 2), "{batches:?}");
-}
-
-/// An update that writes the same value again.
-fn touch() -> Update {
-    Box::new(|present| {
-        let present = present.ok_or(UpdateRefused::NotJson)?;
-        Ok(NewValue { content_type: present.content_type.clone(), value: present.value.clone() })
-    })
 }

@@ -4,6 +4,7 @@ mod basics;
 mod bounds;
 mod clock;
 mod concurrency;
+mod corrections;
 mod expiry;
 mod failure;
 mod on_the_card;
