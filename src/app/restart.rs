@@ -8,10 +8,15 @@
 use std::fs::OpenOptions;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, UNIX_EPOCH};
 
-/// Its time of modification says when larder last left for a restart.
+use crate::board::clock::boot_time;
+
+/// Its time of modification says when larder last left for a restart: [`NEVER`] plus the boot time. The wall clock may be
+/// wrong, and be set back; in another boot the time means nothing, and what lies ahead of the boot time is of another.
 const RESTARTED_FILE: &str = "larder.restarted";
+/// 2000-01-01: no file system is too young for it.
+const NEVER: Duration = Duration::from_secs(946_684_800);
 /// Between two restarts.
 const INTERVAL: Duration = Duration::from_secs(600);
 /// Between two looks at the file.
@@ -30,14 +35,21 @@ impl Restart {
         let restart = Restart { file: data_dir.join(RESTARTED_FILE), is_supervised, asked: 0 };
         // Made while there is room: on a full card there is none for a name, but a time can still be set.
         if is_supervised && !restart.file.exists() {
-            let _ = restart.note(SystemTime::UNIX_EPOCH);
+            let _ = restart.note(Duration::ZERO);
         }
         restart
     }
 
-    fn note(&self, time: SystemTime) -> io::Result<()> {
+    fn note(&self, boot_time: Duration) -> io::Result<()> {
         let file = OpenOptions::new().create(true).truncate(false).write(true).open(&self.file)?;
-        file.set_modified(time)
+        file.set_modified(UNIX_EPOCH + NEVER + boot_time)
+    }
+
+    /// How long ago the last restart was, if it was in this boot.
+    fn since_last(&self, now: Duration) -> Option<Duration> {
+        let modified = self.file.metadata().and_then(|metadata| metadata.modified()).ok()?;
+        let last = modified.duration_since(UNIX_EPOCH + NEVER).ok().filter(|last| !last.is_zero())?;
+        now.checked_sub(last)
     }
 
     /// Whether to leave now; if so, that is noted for the processes that follow.
@@ -55,10 +67,8 @@ impl Restart {
     }
 
     fn may_leave(&self, is_first: bool) -> bool {
-        let now = SystemTime::now();
-        // A time in the future is one from before the clock was set back: it counts as just now.
-        let last = self.file.metadata().and_then(|metadata| metadata.modified());
-        if last.is_ok_and(|last| now.duration_since(last).unwrap_or_default() < INTERVAL) {
+        let now = boot_time();
+        if self.since_last(now).is_some_and(|since| since < INTERVAL) {
             if is_first {
                 log::error!("read-only: the last restart is less than {} minutes ago", INTERVAL.as_secs() / 60);
             }
@@ -77,14 +87,21 @@ impl Restart {
 
 #[cfg(test)]
 mod tests {
+    use std::time::SystemTime;
+
     use super::*;
 
     fn first_answer(dir: &Path, is_supervised: bool) -> bool {
         Restart::new(dir, is_supervised).is_due()
     }
 
-    fn note(dir: &Path, last: SystemTime) {
-        std::fs::File::create(dir.join(RESTARTED_FILE)).unwrap().set_modified(last).unwrap();
+    fn note(dir: &Path, modified: SystemTime) {
+        std::fs::File::create(dir.join(RESTARTED_FILE)).unwrap().set_modified(modified).unwrap();
+    }
+
+    /// A restart so long ago.
+    fn restarted(dir: &Path, ago: Duration) {
+        note(dir, UNIX_EPOCH + NEVER + boot_time() - ago);
     }
 
     #[test]
@@ -92,7 +109,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         assert!(first_answer(dir.path(), true));
         assert!(!first_answer(dir.path(), true));
-        note(dir.path(), SystemTime::now() - INTERVAL);
+        restarted(dir.path(), INTERVAL);
         assert!(first_answer(dir.path(), true));
         assert!(!first_answer(dir.path(), true));
     }
@@ -100,10 +117,10 @@ mod tests {
     #[test]
     fn a_process_that_stays_up_leaves_when_the_time_has_come() {
         let dir = tempfile::tempdir().unwrap();
-        note(dir.path(), SystemTime::now());
+        restarted(dir.path(), Duration::ZERO);
         let mut restart = Restart::new(dir.path(), true);
         assert!((0..2 * LOOK_EVERY).all(|_| !restart.is_due()));
-        note(dir.path(), SystemTime::now() - INTERVAL);
+        restarted(dir.path(), INTERVAL);
         assert_eq!((0..LOOK_EVERY).filter(|_| restart.is_due()).count(), 1);
     }
 
@@ -115,10 +132,19 @@ mod tests {
     }
 
     #[test]
-    fn a_restart_that_cannot_be_noted_or_lies_in_the_future_is_none() {
+    fn a_restart_that_cannot_be_noted_is_none() {
         let dir = tempfile::tempdir().unwrap();
         assert!(!first_answer(&dir.path().join("absent"), true));
-        note(dir.path(), SystemTime::now() + INTERVAL);
-        assert!(!first_answer(dir.path(), true));
+    }
+
+    #[test]
+    fn one_in_another_boot_or_by_a_wall_clock_holds_none_back() {
+        let ahead = UNIX_EPOCH + NEVER + boot_time() + INTERVAL;
+        for modified in [ahead, SystemTime::now(), SystemTime::now() + INTERVAL, UNIX_EPOCH, UNIX_EPOCH + NEVER] {
+            let dir = tempfile::tempdir().unwrap();
+            note(dir.path(), modified);
+            assert!(first_answer(dir.path(), true), "{modified:?}");
+            assert!(!first_answer(dir.path(), true), "{modified:?}");
+        }
     }
 }
