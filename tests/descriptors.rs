@@ -108,7 +108,7 @@ fn no_client_takes_a_descriptor_that_a_flush_needs() {
     raise_own_limit();
     let www = tempfile::tempdir().unwrap();
     std::fs::write(www.path().join("large.bin"), vec![0; 8 << 20]).unwrap();
-    for (engine, descriptors) in [("epoll", 256), ("epoll", 1024)] {
+    for (engine, descriptors) in engines().iter().flat_map(|engine| [256, 1024].map(|count| (engine, count))) {
         let server = limited(engine, descriptors, www.path()).start();
         support::eventually("it says what was cut", || server.log().contains("limits.connections_max is cut from "));
         let mut client = server.client();

@@ -209,7 +209,7 @@ fn a_panic_is_500_and_the_server_lives() {
         assert!(client.receive(false).text().contains("\"written\":\"unknown\""));
     }
     assert_eq!(client.get("/const").text(), "hello");
-    assert!(server.figure("larder_handler_panics_total") >= 15.0);
+    assert!(server.figure("larder_http_handler_panics_total") >= 15.0);
 }
 
 #[test]

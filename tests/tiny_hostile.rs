@@ -26,7 +26,7 @@ fn short() -> Limits {
 }
 
 fn closed(server: &Running, reason: &str) -> f64 {
-    server.figure(&format!("larder_connections_closed_total{{reason=\"{reason}\"}}"))
+    server.figure(&format!("larder_http_connections_closed_total{{reason=\"{reason}\"}}"))
 }
 
 fn assert_alive(server: &Running) {
@@ -176,7 +176,7 @@ fn a_head_that_trickles_in_is_cut() {
     let mut client = server.connect();
     client.send("GET /const HT");
     assert!(client.is_ended());
-    eventually("it is counted", || closed(&server, "head") == 1.0);
+    eventually("it is counted", || closed(&server, "head_timeout") == 1.0);
     assert_alive(&server);
 }
 
@@ -187,7 +187,7 @@ fn a_head_without_end_is_cut() {
     let line = format!("X: {}\r\n", "y".repeat(1000));
     let sent = client.stream.write_all(format!("GET / HTTP/1.1\r\n{}", line.repeat(1000)).as_bytes());
     assert!(sent.is_err() || client.is_ended());
-    eventually("it is counted", || closed(&server, "head") == 1.0);
+    eventually("it is counted", || closed(&server, "head_timeout") == 1.0);
     assert_alive(&server);
 }
 
@@ -226,7 +226,7 @@ fn a_body_that_comes_too_slowly_is_answered_408() {
         assert!(got.text().contains("REQUEST_TIMEOUT"));
         assert!(client.is_ended());
     }
-    eventually("each is counted", || closed(&server, "body") == 3.0);
+    eventually("each is counted", || closed(&server, "body_timeout") == 3.0);
     for head in heads {
         let mut client = server.connect();
         client.send(&format!("POST /import HTTP/1.1\r\nHost: x\r\n{head}"));
@@ -258,7 +258,7 @@ fn a_client_that_takes_nothing_of_its_answer_is_cut() {
     let mut client = server.connect();
     client.send("GET /big?bytes=30000000 HTTP/1.1\r\nHost: x\r\n\r\n");
     eventually("the answer ends unfinished", || server.handler.finished.lock().contains(&(200, false)));
-    assert_eq!(closed(&server, "unread"), 1.0);
+    assert_eq!(closed(&server, "write_timeout"), 1.0);
     assert_alive(&server);
 }
 
@@ -303,7 +303,7 @@ fn at_the_cap_the_longest_idle_connection_makes_room() {
     let mut ninth = server.connect();
     assert_eq!(ninth.get("/const").status, 200);
     assert!(clients[0].is_ended(), "the first was idle longest");
-    eventually("it is counted", || closed(&server, "cap") == 1.0);
+    eventually("it is counted", || closed(&server, "evicted") == 1.0);
     assert_eq!(clients[7].get("/const").status, 200);
     assert_eq!(ninth.get("/const").status, 200);
 }
@@ -321,7 +321,7 @@ fn one_address_may_not_take_all_connections() {
     assert!(clients[0].is_ended());
     assert!(clients[1].is_ended());
     assert_eq!(clients[5].get("/const").status, 200);
-    eventually("they are counted", || closed(&server, "address_cap") == 2.0);
+    eventually("they are counted", || closed(&server, "evicted") == 2.0);
 }
 
 #[test]

@@ -15,8 +15,10 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 
 use self::seat::{Place, Seat, Standing};
-use crate::http::message::Peer;
+use crate::http::message::{Peer, Response};
+use crate::http::method::Method;
 use crate::http::network::{Network, Unbounded};
+use crate::http::problem::{Problem, Written};
 use crate::limits::Limits;
 
 /// Of so many connections of a network one is noted as the next to go whenever they are all looked at.
@@ -38,6 +40,30 @@ pub enum Full {
     All,
     /// The peer's network has as many as it may.
     Network(Network),
+}
+
+impl Full {
+    /// Who is to make way for one more.
+    pub fn whose_to_go(self) -> Whose {
+        match self {
+            Full::All => Whose::Largest,
+            Full::Network(network) => Whose::Network(network),
+        }
+    }
+}
+
+/// What a connection without a place is told.
+pub fn no_place(full: Full, method: Method) -> Response {
+    let mut problem = match full {
+        Full::All => Problem::new(503, "OVERLOADED", "all connections are at work; try again"),
+        Full::Network(_) => {
+            Problem::new(503, "OVERLOADED", "this address has as many connections as it may, all at work; try again")
+        }
+    };
+    if method.is_write() {
+        problem = problem.written(Written::No);
+    }
+    Response::from(problem).field("Retry-After", "1")
 }
 
 /// Of whom one is to make way.

@@ -18,13 +18,13 @@ use rustix::net::{RecvFlags, SocketFlags, acceptfrom_with, recv};
 use super::io_thread::{IoThread, LISTENER};
 use super::mailbox::Message;
 use super::parse;
+use super::shared::Shared;
 use super::slab::token;
 use super::stats::CloseReason;
-use super::way::no_place;
 use super::wheel::TICK_MS;
 use super::write::Output;
 use crate::http::door::seat::Seat;
-use crate::http::door::{Full, Whose};
+use crate::http::door::{Full, Whose, no_place};
 use crate::http::listener::Listener;
 use crate::http::message::{Cut, Peer, Trace};
 use crate::http::wire::HeadContext;
@@ -174,7 +174,7 @@ impl IoThread {
         let (door, limits) = (&shared.door, Arc::clone(&self.core.limits));
         let mut entered = door.enter(peer, &limits);
         if let Err(full) = entered
-            && self.make_room(whose_to_go(full))
+            && self.make_room(full.whose_to_go())
         {
             entered = door.enter(peer, &limits);
         }
@@ -182,24 +182,12 @@ impl IoThread {
             (Ok(seat), _) => self.place(socket, peer, seat),
             (Err(full), door) => match door.wait(peer, &limits) {
                 Some(seat) => self.accepting.held.push_back(Held { socket, peer, seat, since: self.core.tick }),
-                None => self.turn_away_at_once(&socket, peer, full),
+                None => {
+                    shared.stats.count_closed(CloseReason::refused_at(full));
+                    refuse_unseen(&shared, &socket, peer, full);
+                }
             },
         }
-    }
-
-    /// There is not even room to wait for the request: it is refused unseen.
-    fn turn_away_at_once(&self, socket: &OwnedFd, peer: Peer, full: Full) {
-        let shared = &self.core.shared;
-        shared.stats.count_closed(CloseReason::refused_at(full));
-        // What has come is read, or the close becomes a reset, which destroys the answer.
-        let mut buffer = [0u8; 4096];
-        let came = recv(socket, &mut buffer[..], RecvFlags::DONTWAIT).map_or(0, |(came, _)| came);
-        let method = parse::method_of(&buffer[..came]);
-        let context = HeadContext { method, http_1_0: false, keep_alive: false };
-        let mut output = Output::new();
-        output.push(no_place(full, method), Trace::new(method, peer, Instant::now()), context);
-        output.flush(socket, &*shared.handler);
-        output.abandon(&*shared.handler, Cut::Client);
     }
 
     /// Gives those who wait a place, or a refusal once they have waited long enough.
@@ -210,7 +198,7 @@ impl IoThread {
             let limits = Arc::clone(&self.core.limits);
             let mut entered = shared.door.enter_late(&held.seat, &limits);
             if let Err(full) = entered
-                && self.make_room(whose_to_go(full))
+                && self.make_room(full.whose_to_go())
             {
                 entered = shared.door.enter_late(&held.seat, &limits);
             }
@@ -266,11 +254,17 @@ impl IoThread {
     }
 }
 
-fn whose_to_go(full: Full) -> Whose {
-    match full {
-        Full::All => Whose::Largest,
-        Full::Network(network) => Whose::Network(network),
-    }
+/// There is not even room to wait for the request: it is refused unseen.
+pub(super) fn refuse_unseen(shared: &Shared, socket: &OwnedFd, peer: Peer, full: Full) {
+    // What has come is read, or the close becomes a reset, which destroys the answer.
+    let mut buffer = [0u8; 4096];
+    let came = recv(socket, &mut buffer[..], RecvFlags::DONTWAIT).map_or(0, |(came, _)| came);
+    let method = parse::method_of(&buffer[..came]);
+    let context = HeadContext { method, http_1_0: false, keep_alive: false };
+    let mut output = Output::new();
+    output.push(no_place(full, method), Trace::new(method, peer, Instant::now()), context);
+    output.flush(socket, &*shared.handler);
+    output.abandon(&*shared.handler, Cut::Client);
 }
 
 fn fd_of(listener: &Listener) -> BorrowedFd<'_> {

@@ -92,7 +92,7 @@ pub struct Connection {
     /// Whether it stays.
     pub way: Way,
     /// How many requests it has had answered; no more than two are counted.
-    answered: u8,
+    pub(super) answered: u8,
     /// It stands in its thread's list of those that want another turn.
     pub is_queued: bool,
     /// Its place at the door.
@@ -246,6 +246,7 @@ impl Connection {
         let mut active = match self.active.take() {
             Some(active) => active,
             None if self.is_at_the_door() => self.prepare(core),
+            None if self.has_not_asked() => self.hear_that_there_is_no_place(core),
             None if self.way == Way::LastChance => return self.go(core),
             None => return Verdict::Close(CloseReason::Idle),
         };
@@ -276,7 +277,7 @@ impl Connection {
     }
 
     /// Buffers for something to do. One that is on its way out keeps its deadline whatever comes.
-    fn prepare(&self, core: &mut Core) -> Box<Active> {
+    pub(super) fn prepare(&self, core: &mut Core) -> Box<Active> {
         let mut active = core.take_active();
         if self.phase != Phase::Head {
             active.deadline = self.deadline;

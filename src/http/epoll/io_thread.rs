@@ -13,7 +13,7 @@ use rustix::event::Timespec;
 use rustix::event::epoll::{self, CreateFlags, Event, EventData, EventFlags};
 use rustix::io::Errno;
 
-use super::accept::Accepting;
+use super::accept::{Accepting, refuse_unseen};
 use super::active::Core;
 use super::connection::{Connection, Verdict, unsent};
 use super::mailbox::Message;
@@ -329,6 +329,11 @@ impl IoThread {
                 self.with(token, |connection, core| connection.read_what_came(core, token));
             }
             if self.way_of(token).is_some_and(|way| way != Way::In) {
+                let unasked = self.connections.get(token).filter(|connection| connection.has_not_asked());
+                if let Some(connection) = unasked {
+                    // Its first request may be on its way.
+                    refuse_unseen(&self.core.shared, connection.socket(), connection.peer, Full::All);
+                }
                 self.close(token, CloseReason::Evicted);
                 return true;
             }

@@ -1,7 +1,7 @@
 //! How a connection stands with the door, and how it ends for want of a place: it makes way, or is turned away.
 //!
 //! One that was idle has a last chance, without its place: if it sends something, it has the place back. So no request is
-//! lost that was on its way meanwhile. Invariant: a request that had begun to come is answered before its connection ends;
+//! lost that was on its way meanwhile; who has never asked is told when to come again. Invariant: a request that had begun to come is answered before its connection ends;
 //! and what the client still sends is read for a while, so that no reset destroys an answer.
 
 use std::time::Duration;
@@ -12,10 +12,8 @@ use super::active::{Active, Core};
 use super::connection::{Connection, LINGER, Phase, Step, Verdict};
 use super::parse;
 use super::stats::CloseReason;
-use super::workers::overloaded;
-use crate::http::door::Full;
-use crate::http::message::{Response, Trace};
-use crate::http::method::Method;
+use crate::http::door::{Full, no_place};
+use crate::http::message::Trace;
 use crate::http::wire::HeadContext;
 
 /// How long a connection that has made way may still come back.
@@ -32,14 +30,6 @@ pub enum Way {
     Back,
     /// It goes, which is counted already.
     Out,
-}
-
-const ALL_TAKEN: &str = "all connections are at work; try again";
-const ADDRESS_TAKEN: &str = "this address has as many connections as it may, all at work; try again";
-
-/// What a connection without a place is told.
-pub fn no_place(full: Full, method: Method) -> Response {
-    overloaded(method, if full == Full::All { ALL_TAKEN } else { ADDRESS_TAKEN })
 }
 
 impl Connection {
@@ -95,6 +85,18 @@ impl Connection {
         self.phase = Phase::Linger;
         self.deadline = core.tick_after(LINGER);
         Verdict::Wait
+    }
+
+    /// Whether it makes way without ever having asked.
+    pub fn has_not_asked(&self) -> bool {
+        self.way == Way::LastChance && self.is_idle() && self.answered == 0
+    }
+
+    /// Its last chance is over and nothing has come: its first request may be on its way, and is to be answered.
+    pub(super) fn hear_that_there_is_no_place(&mut self, core: &mut Core) -> Box<Active> {
+        self.count_out(core);
+        self.phase = Phase::Door;
+        self.prepare(core)
     }
 
     fn count_out(&mut self, core: &Core) {

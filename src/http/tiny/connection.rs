@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 
 use super::figures::Reason;
+use crate::limits::Limits;
 
 const SHARDS: usize = 16;
 /// What a request takes besides its head.
@@ -88,6 +89,16 @@ pub struct BodyPace {
     pub holds_thread: bool,
     /// The whole transfer may not take longer than this; `None` for imports, where only the rate counts.
     pub timeout: Option<Duration>,
+}
+
+impl BodyPace {
+    /// Until when what has come would have lasted at the slowest pace that a body may have; `None` for an import, which
+    /// a handler is reading, and for a body that waits for us.
+    pub fn paid_until(&self, limits: &Limits) -> Option<Instant> {
+        let began_at = self.timeout.and(self.began_at.get())?;
+        let paid_ms = self.bytes.load(Ordering::Relaxed).saturating_mul(1000) / limits.body_rate_min.max(1);
+        began_at.checked_add(Duration::from_millis(paid_ms))
+    }
 }
 
 /// One connection.
@@ -196,6 +207,17 @@ impl Connection {
         let mut state = self.state.lock();
         state.ended_at = Some(Instant::now());
         state.waiting.drain(..).map(|(incoming, _)| incoming).collect()
+    }
+
+    /// Ends the order if no request is at work, and notes that its socket stays open for a while; true if so.
+    pub fn end_if_idle(&self) -> bool {
+        let mut state = self.state.lock();
+        let is_idle = !state.busy && state.ended_at.is_none();
+        if is_idle {
+            state.ended_at = Some(Instant::now());
+            state.lingering = true;
+        }
+        is_idle
     }
 
     /// Whether the engine has ended this connection.
@@ -312,6 +334,17 @@ impl Connections {
     /// The connection of this name, if a request of it was seen.
     pub fn get(&self, key: &Key) -> Option<Arc<Connection>> {
         self.shard(key).lock().get(key).cloned()
+    }
+
+    /// The connection of this name, also if none of its requests was seen.
+    pub fn of(&self, key: Key) -> Arc<Connection> {
+        let made = || Arc::new(Connection::new(key, Instant::now()));
+        Arc::clone(self.shard(&key).lock().entry(key).or_insert_with(made))
+    }
+
+    /// Forgets whatever had this name: a connection that has it now was accepted.
+    pub fn forget(&self, key: &Key) {
+        self.shard(key).lock().remove(key);
     }
 
     /// Forgets a connection, unless another one has taken its name.

@@ -1,5 +1,6 @@
 //! What the engine counts.
 
+use crate::http::door::Full;
 use crate::metrics::{Counter, Gauge, Registry};
 
 /// Why the engine ended a connection.
@@ -19,10 +20,12 @@ pub enum Reason {
     Body,
     /// The client did not take its answer, or ended before it had it.
     Unread,
-    /// Too many connections.
-    Cap,
-    /// Too many connections of one address.
-    AddressCap,
+    /// It had been idle longest, or was slowest, and made way for another.
+    Evicted,
+    /// Refused with 503: its address has as many as it may, and none could make way.
+    AddressLimit,
+    /// Refused with 503: there were as many as there may be, and none could make way.
+    Full,
     /// tiny_http has no thread for it, and kicks did not help.
     Stranded,
     /// Too much work of one kind at once.
@@ -33,16 +36,27 @@ pub enum Reason {
     Drain,
 }
 
-const REASONS: [(Reason, crate::metrics::Labels); 13] = [
-    (Reason::Asked, &[("reason", "asked")]),
+impl Reason {
+    /// The reason for one that there was no place for.
+    pub fn refused_at(full: Full) -> Reason {
+        match full {
+            Full::All => Reason::Full,
+            Full::Network(_) => Reason::AddressLimit,
+        }
+    }
+}
+
+const REASONS: [(Reason, crate::metrics::Labels); 14] = [
+    (Reason::Asked, &[("reason", "finished")]),
     (Reason::Refused, &[("reason", "refused")]),
     (Reason::Pipelining, &[("reason", "pipelining")]),
     (Reason::Idle, &[("reason", "idle")]),
-    (Reason::Head, &[("reason", "head")]),
-    (Reason::Body, &[("reason", "body")]),
-    (Reason::Unread, &[("reason", "unread")]),
-    (Reason::Cap, &[("reason", "cap")]),
-    (Reason::AddressCap, &[("reason", "address_cap")]),
+    (Reason::Head, &[("reason", "head_timeout")]),
+    (Reason::Body, &[("reason", "body_timeout")]),
+    (Reason::Unread, &[("reason", "write_timeout")]),
+    (Reason::Evicted, &[("reason", "evicted")]),
+    (Reason::AddressLimit, &[("reason", "address_limit")]),
+    (Reason::Full, &[("reason", "full")]),
     (Reason::Stranded, &[("reason", "stranded")]),
     (Reason::Overload, &[("reason", "overload")]),
     (Reason::Memory, &[("reason", "memory")]),
@@ -61,6 +75,10 @@ pub struct Figures {
     pub lane_queued: Gauge,
     /// Threads of the side lane that are at work.
     pub lane_busy: Gauge,
+    /// Connections accepted.
+    pub accepted: Counter,
+    /// Errors of accept(2), which made it pause.
+    pub accept_errors: Counter,
     /// Connections to ourselves that freed stranded ones.
     pub kicks: Counter,
     /// tiny_http's threads that cannot be freed.
@@ -76,20 +94,26 @@ impl Figures {
     /// Registers them.
     pub fn new(registry: &Registry) -> Figures {
         let closed = REASONS.map(|(_, labels)| {
-            registry.counter("larder_connections_closed_total", "Connections that larder ended, by reason", labels)
+            registry.counter(
+                "larder_http_connections_closed_total",
+                "Connections that larder ended, by reason.",
+                labels,
+            )
         });
         let gauge = |name, help| registry.gauge(name, help, &[]);
         let counter = |name, help| registry.counter(name, help, &[]);
         Figures {
-            connections: gauge("larder_http_connections", "Open connections"),
-            workers_busy: gauge("larder_workers_busy", "Workers that are at work on a request"),
-            queued: gauge("larder_worker_queue_depth", "Requests that wait for a worker"),
+            connections: gauge("larder_http_connections", "Connections open now."),
+            workers_busy: gauge("larder_http_workers_busy", "Workers inside a handler."),
+            queued: gauge("larder_http_queue_depth", "Requests that wait for a worker."),
             lane_queued: gauge("larder_side_lane_queue_depth", "Bodies and answers that wait for the side lane"),
             lane_busy: gauge("larder_side_lane_busy", "Side lane threads that read a body or write an answer"),
+            accepted: counter("larder_http_connections_accepted_total", "Connections accepted."),
+            accept_errors: counter("larder_http_accept_errors_total", "Errors of accept, each a pause."),
             kicks: counter("larder_tiny_http_kicks_total", "Stranded connections that were kicked free"),
             leaked_threads: gauge("larder_tiny_http_leaked_threads", "tiny_http threads that cannot be freed"),
             accept_restarts: counter("larder_tiny_http_accept_restarts_total", "Accept loops that were replaced"),
-            panics: counter("larder_handler_panics_total", "Handlers that panicked"),
+            panics: counter("larder_http_handler_panics_total", "Handlers that panicked."),
             closed,
         }
     }

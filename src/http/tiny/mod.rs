@@ -18,6 +18,8 @@ mod head;
 mod lane;
 mod linger;
 mod pieces;
+mod porch;
+mod porter;
 mod reply;
 mod shared;
 mod socket;
@@ -33,9 +35,11 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use super::budget::{Answers, Bodies};
+use super::door::Door;
 use super::engine::{Ended, Engine, EngineOptions, Handler};
 use super::listener::Listener;
 use guard::Guard;
+use porch::Porch;
 use shared::Shared;
 use source::Source;
 
@@ -82,6 +86,9 @@ fn build(
     handler: Arc<dyn Handler>,
     options: &EngineOptions,
 ) -> io::Result<(Arc<Shared>, Replies)> {
+    let figures = Arc::new(figures::Figures::new(&options.registry));
+    let door = Door::new(options.unbounded.clone());
+    let porch = Arc::new(Porch::new(door, Arc::clone(&options.limits), Arc::clone(&figures)));
     let mut sources = Vec::new();
     let mut send_budget_bytes = usize::MAX;
     for listener in listeners {
@@ -89,15 +96,15 @@ fn build(
             let text = "the tiny_http engine serves TCP only; set server.engine = \"epoll\" for Unix sockets";
             return Err(io::Error::new(io::ErrorKind::Unsupported, text));
         };
-        let (source, budget_bytes) = Source::start(listener)?;
+        let (source, budget_bytes) = Source::start(listener, &porch)?;
         send_budget_bytes = send_budget_bytes.min(budget_bytes);
         sources.push(Arc::new(source));
     }
     let Some(first) = sources.first().map(|source| source.current()) else {
         return Err(io::Error::new(io::ErrorKind::InvalidInput, "no address to listen on"));
     };
-    // Each connection has at most one request at work, and each of these at most one answer on its way. The guard may
-    // be a moment late with the cap.
+    // Each connection has at most one request at work, and each of these at most one answer on its way. The limit may
+    // be raised while the engine runs.
     let replies_max = options.limits.get().connections_max * 2 + 1024;
     let (replies, receiver) = crossbeam::channel::bounded(replies_max);
     let shared = Shared {
@@ -114,7 +121,8 @@ fn build(
         answers_waiting: waiting::Waiting::new()?,
         replies,
         sources,
-        figures: figures::Figures::new(&options.registry),
+        figures,
+        porch,
         nudge: guard::Nudge::default(),
         send_budget_bytes,
         early_until: Instant::now() + options.limits.get().idle_timeout + EARLY_SLACK,
@@ -125,7 +133,9 @@ fn build(
         draining: AtomicBool::new(false),
         stopping: AtomicBool::new(false),
     };
-    Ok((Arc::new(shared), receiver))
+    let shared = Arc::new(shared);
+    shared.porch.belongs_to(&shared);
+    Ok((shared, receiver))
 }
 
 fn start(

@@ -488,7 +488,7 @@ fn cut_before(connection: &Connection) -> Option<Cut> {
     match connection.reason().filter(|_| connection.is_ended())? {
         Reason::Memory => Some(Cut::Memory),
         Reason::Drain => Some(Cut::Drain),
-        Reason::Cap | Reason::AddressCap | Reason::Overload => Some(Cut::Room),
+        Reason::Evicted | Reason::Overload => Some(Cut::Room),
         _ => None,
     }
 }

@@ -16,6 +16,7 @@ use super::guard::Nudge;
 use super::head::BodyKind;
 use super::lane::Lane;
 use super::linger::{Leftover, Lingering};
+use super::porch::Porch;
 use super::reply::Answer;
 use super::source::Source;
 use super::waiting::Waiting;
@@ -48,7 +49,9 @@ pub struct Shared {
     pub answers_waiting: Waiting<Box<Answer>>,
     pub replies: Sender<Option<Reply>>,
     pub sources: Vec<Arc<Source>>,
-    pub figures: Figures,
+    pub figures: Arc<Figures>,
+    /// Who is in.
+    pub porch: Arc<Porch>,
     pub nudge: Nudge,
     /// Bytes of unsent answers that a socket's send buffer takes for sure.
     pub send_budget_bytes: usize,

@@ -5,24 +5,37 @@
 
 use std::io;
 use std::net::{SocketAddr, TcpListener};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, AsRawFd};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 use rustix::net::sockopt;
 use tiny_http::Server;
 
+use super::porch::Porch;
+use super::porter::DoorPorter;
+use super::sys::{self, Porter};
+
 /// What the send buffer of an accepted socket is set to; the kernel doubles it, and may give less.
 const SEND_BUFFER_BYTES: usize = 256 * 1024;
 /// How long one blocking write may wait before it is tried again, or given up.
 const SEND_TIMEOUT: Duration = Duration::from_secs(1);
+/// How long an accept loop may take to begin.
+const ASK_TIMEOUT: Duration = Duration::from_secs(10);
 const KICK_TIMEOUT: Duration = Duration::from_millis(250);
 
 /// Bounds a socket's blocking writes in time, and gives it a send buffer of known size. Accepted sockets inherit both.
 pub fn set_send_options(socket: impl AsFd) -> io::Result<()> {
     sockopt::set_socket_timeout(&socket, sockopt::Timeout::Send, Some(SEND_TIMEOUT))?;
     Ok(sockopt::set_socket_send_buffer_size(&socket, SEND_BUFFER_BYTES)?)
+}
+
+/// Has a server accept from a listener, through its porter.
+fn serve(listener: TcpListener, porter: &Arc<DoorPorter>) -> io::Result<Server> {
+    let theirs: Arc<dyn Porter> = porter.clone();
+    sys::stand_at(listener.as_raw_fd(), theirs);
+    Server::from_listener(listener, None).map_err(other)
 }
 
 /// One listener with its servers.
@@ -33,6 +46,7 @@ pub struct Source {
     listener: TcpListener,
     /// A clone made in advance: it is needed most when descriptors have run out.
     spare: Mutex<Option<TcpListener>>,
+    porter: Arc<DoorPorter>,
     current: Mutex<Arc<Server>>,
     old: Mutex<Vec<Arc<Server>>>,
 }
@@ -43,16 +57,29 @@ fn other(error: Box<dyn std::error::Error + Send + Sync>) -> io::Error {
 
 impl Source {
     /// Starts a server on a listener. Returns it with the bytes that a send buffer takes for sure.
-    pub fn start(listener: TcpListener) -> io::Result<(Source, usize)> {
+    pub fn start(listener: TcpListener, porch: &Arc<Porch>) -> io::Result<(Source, usize)> {
         // A former owner of the socket may have left it non-blocking, which would end tiny_http's accept loop.
         listener.set_nonblocking(false)?;
         set_send_options(&listener)?;
         let budget_bytes = sockopt::socket_send_buffer_size(&listener)? / 2;
         let address = listener.local_addr()?;
-        let server = Server::from_listener(listener.try_clone()?, None).map_err(other)?;
+        let porter = Arc::new(DoorPorter::new(Arc::clone(porch), &listener)?);
+        let server = serve(listener.try_clone()?, &porter)?;
+        let deadline = Instant::now() + ASK_TIMEOUT;
+        while !porter.is_asked() {
+            if Instant::now() > deadline {
+                return Err(io::Error::other(
+                    "tiny_http accepts connections past larder: this program is not well linked",
+                ));
+            }
+            std::thread::sleep(Duration::from_millis(1));
+        }
         let spare = Mutex::new(Some(listener.try_clone()?));
         let current = Mutex::new(keep(server));
-        Ok((Source { port: address.port(), address, listener, spare, current, old: Mutex::default() }, budget_bytes))
+        Ok((
+            Source { port: address.port(), address, listener, spare, porter, current, old: Mutex::default() },
+            budget_bytes,
+        ))
     }
 
     /// The server that accepts now.
@@ -66,7 +93,7 @@ impl Source {
             Some(listener) => listener,
             None => self.listener.try_clone()?,
         };
-        let server = keep(Server::from_listener(listener, None).map_err(other)?);
+        let server = keep(serve(listener, &self.porter)?);
         *self.spare.lock() = self.listener.try_clone().ok();
         let old = std::mem::replace(&mut *self.current.lock(), server);
         self.old.lock().push(Arc::clone(&old));
@@ -78,6 +105,11 @@ impl Source {
         let mut all = self.old.lock().clone();
         all.push(self.current());
         all
+    }
+
+    /// How often its accept loop has looked for connections.
+    pub fn turns(&self) -> u64 {
+        self.porter.turns()
     }
 
     /// Connections that wait to be accepted.
@@ -121,7 +153,11 @@ impl Source {
         let address = listener.local_addr().unwrap();
         let idle = TcpListener::bind("127.0.0.1:0").unwrap();
         let current = Mutex::new(keep(Server::from_listener(idle, None).unwrap()));
-        Source { port: address.port(), address, listener, spare: Mutex::new(None), current, old: Mutex::default() }
+        let figures = Arc::new(super::figures::Figures::new(&crate::metrics::Registry::default()));
+        let porch = Arc::new(Porch::new(Default::default(), Arc::default(), figures));
+        let porter = Arc::new(DoorPorter::new(porch, &listener).unwrap());
+        let (port, spare) = (address.port(), Mutex::new(None));
+        Source { port, address, listener, spare, porter, current, old: Mutex::default() }
     }
 }
 

@@ -1,4 +1,5 @@
-//! The few system calls for which no safe crate has a door: `TCP_INFO`, and the scheduling policy.
+//! The few system calls for which no safe crate has a door: `TCP_INFO`, the scheduling policy, and `accept4`, which
+//! tiny_http calls without asking us.
 //!
 //! tiny_http keeps its sockets to itself, so their numbers are all we have. All unsafe code of the engine is in this
 //! file, but for what names a descriptor by its number.
@@ -6,7 +7,10 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::os::fd::{AsFd, AsRawFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, IntoRawFd, OwnedFd, RawFd};
+use std::sync::Arc;
+
+use parking_lot::RwLock;
 
 use crate::board::descriptor::lend;
 
@@ -51,6 +55,63 @@ pub fn run_in_batches() -> io::Result<()> {
     match unsafe { libc::sched_setscheduler(0, libc::SCHED_BATCH, &raw const parameters) } {
         0 => Ok(()),
         _ => Err(io::Error::last_os_error()),
+    }
+}
+
+/// Who takes the connections of a listener in the place of `accept4`.
+pub trait Porter: Send + Sync {
+    /// The next connection that may come in. An error ends the accept loop.
+    fn next(&self) -> io::Result<OwnedFd>;
+}
+
+type Post = (RawFd, Arc<dyn Porter>);
+
+/// The porters of this process, each with the number of the listener that its accept loop knows.
+static PORTERS: RwLock<Vec<Post>> = RwLock::new(Vec::new());
+
+/// Has `porter` take the connections of the listener with this number, and of no other any more.
+pub fn stand_at(number: RawFd, porter: Arc<dyn Porter>) {
+    let mut porters = PORTERS.write();
+    porters.retain(|(known, other)| *known != number && !Arc::ptr_eq(other, &porter));
+    porters.push((number, porter));
+}
+
+/// Stands before libc's function of this name in our programs: the standard library's `TcpListener::accept`, which is all
+/// that tiny_http uses, comes here. A listener without a porter is accepted from as ever.
+///
+/// # Safety
+///
+/// As `accept4(2)`: `address` and `length` are null, or `address` has room for the bytes that `length` says.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn accept4(
+    socket: libc::c_int,
+    address: *mut libc::sockaddr,
+    length: *mut libc::socklen_t,
+    flags: libc::c_int,
+) -> libc::c_int {
+    let porter = PORTERS.read().iter().find(|(number, _)| *number == socket).map(|(_, porter)| Arc::clone(porter));
+    let Some(porter) = porter else {
+        // SAFETY: the arguments are passed on as the caller gave them.
+        return unsafe { libc::syscall(libc::SYS_accept4, socket, address, length, flags) } as libc::c_int;
+    };
+    loop {
+        // A panic must not unwind into a caller of another language.
+        let next = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| porter.next()));
+        match next.unwrap_or_else(|_| Err(io::ErrorKind::Other.into())) {
+            // SAFETY: the caller vouches for the two pointers; a failure changes neither. It fails for a client that has
+            // gone, whose socket is closed here.
+            Ok(connection) => {
+                if unsafe { libc::getpeername(connection.as_raw_fd(), address, length) } == 0 {
+                    return connection.into_raw_fd();
+                }
+            }
+            Err(error) => {
+                PORTERS.write().retain(|(number, known)| *number != socket || !Arc::ptr_eq(known, &porter));
+                // SAFETY: libc's errno is this thread's own.
+                unsafe { *libc::__errno_location() = error.raw_os_error().unwrap_or(libc::EIO) };
+                return -1;
+            }
+        }
     }
 }
 

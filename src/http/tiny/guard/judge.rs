@@ -39,6 +39,13 @@ pub struct Memory {
     pub inode: u64,
 }
 
+impl Memory {
+    /// Since when bytes have come that are no request yet.
+    pub fn head_since(&self) -> Option<Instant> {
+        self.head_since
+    }
+}
+
 /// What is to be done about a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict {

@@ -8,7 +8,6 @@ pub mod nudge;
 pub mod scan;
 
 use std::collections::HashMap;
-use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::thread::JoinHandle;
@@ -37,6 +36,8 @@ const GROWTH_BYTES: usize = 8 * 1024 * 1024;
 const TICK_URGENT: Duration = Duration::from_millis(25);
 /// A full look at least this often.
 const LOOK: Duration = Duration::from_secs(2);
+/// The least pause between two looks that somebody asked for.
+const LOOK_PAUSE: Duration = Duration::from_millis(10);
 /// How soon after a first request the rest of its burst is looked for.
 const BURST: Duration = Duration::from_millis(50);
 /// A socket that is closed on the wire and held by no request for this long has lost its thread.
@@ -58,7 +59,8 @@ pub struct Guard {
     heartbeat: Heartbeat,
     memories: HashMap<Key, Memory, foldhash::fast::RandomState>,
     dead_since: HashMap<u64, Instant, foldhash::fast::RandomState>,
-    backlogs: Vec<(u32, Instant)>,
+    /// How often each accept loop had looked for connections, and since when that stands.
+    backlogs: Vec<(u64, Instant)>,
     looked_at: Instant,
     look_at: Instant,
     descriptors: usize,
@@ -121,6 +123,9 @@ impl Guard {
         }
         self.died.extend(news.died);
         self.restart_dead(now);
+        if news.now {
+            self.look_at = self.look_at.min(self.looked_at + LOOK_PAUSE);
+        }
         if news.new_connection {
             // A steady stream of new connections must not make the guard look more often than it ticks.
             self.look_at = self.look_at.min((self.looked_at + TICK).max(now + BURST));
@@ -175,6 +180,7 @@ impl Guard {
         self.looked_at = now;
         self.resident_bytes = 0;
         self.memory_grew();
+        let began = Instant::now();
         let scan = match scan::scan(&self.shared.sources) {
             Ok(scan) => scan,
             Err(error) => {
@@ -187,7 +193,6 @@ impl Guard {
         let hurried = self.hurried(&limits);
         let (mut urgent, mut near, mut filling) = (false, false, false);
         let mut kicks = HashMap::<u16, usize>::new();
-        let mut idle: Vec<(u32, Key)> = Vec::new();
         for seen in &scan.seen {
             let connection = self.shared.connections.get(&seen.key);
             let glimpse = connection.as_ref().map(|connection| connection.glimpse());
@@ -222,47 +227,15 @@ impl Guard {
                 }
             }
             urgent |= seen.unread_bytes > 0 && !glimpse.as_ref().is_some_and(|glimpse| glimpse.busy);
-            if !is_busy(glimpse.as_ref()) && !memory.cut && seen.info.state == TCP_ESTABLISHED {
-                idle.push((seen.info.last_data_received_ms.min(seen.info.last_data_sent_ms), seen.key));
-            }
+            self.shared.porch.observe(seen, glimpse.as_ref(), memory.head_since(), now);
         }
-        near |= self.enforce_caps(&scan.seen, idle, limits.connections_max, limits.connections_per_address_max);
         self.kick(&kicks);
         self.count_leaks(&scan, now);
         self.forget_gone(&scan, before);
+        self.shared.porch.looked(&scan, began);
         self.shared.figures.connections.set(scan.seen.len() as u64);
         self.look_at = now + pause(filling, urgent, near || draining);
         scan.seen.iter().filter(|seen| seen.info.state == TCP_ESTABLISHED).count()
-    }
-
-    /// Ends the longest idle connections above the caps. True if a cap is near.
-    fn enforce_caps(&mut self, seen: &[Seen], mut idle: Vec<(u32, Key)>, most: usize, most_each: usize) -> bool {
-        let mut by_address: HashMap<IpAddr, usize> = HashMap::new();
-        // A connection that its client has closed is on its way out, and so are our own kicks.
-        let open = || seen.iter().filter(|seen| seen.info.state == TCP_ESTABLISHED);
-        for seen in open() {
-            *by_address.entry(socket::unmapped(seen.key.peer.ip())).or_default() += 1;
-        }
-        let mut total = open().count();
-        let near = total * 10 > most * 9 || by_address.values().any(|count| count * 10 > most_each * 9);
-        idle.sort_unstable_by_key(|(quiet_ms, _)| std::cmp::Reverse(*quiet_ms));
-        for (_, key) in idle {
-            let of_address = by_address.entry(socket::unmapped(key.peer.ip())).or_default();
-            let reason = match (*of_address > most_each, total > most) {
-                (true, _) => Reason::AddressCap,
-                (_, true) => Reason::Cap,
-                _ => continue,
-            };
-            *of_address -= 1;
-            total -= 1;
-            if let Some(memory) = self.memories.get_mut(&key) {
-                memory.cut = true;
-            }
-            if let Some(seen) = seen.iter().find(|seen| seen.key == key) {
-                cut(&self.shared, seen, self.shared.connections.get(&key), reason);
-            }
-        }
-        near
     }
 
     /// Frees stranded connections, as many as there are. One kick that does not get through stands for the rest.
@@ -352,20 +325,18 @@ impl Guard {
         Ok(())
     }
 
-    /// A backlog that does not shrink means that the accept loop died without a word.
+    /// A backlog that nobody looks at means that the accept loop died without a word.
     fn watch_backlogs(&mut self, now: Instant) {
         for (index, source) in self.shared.sources.iter().enumerate() {
-            let backlog = source.backlog();
-            let (was, since) = self.backlogs[index];
-            if backlog == 0 || backlog < was {
-                self.backlogs[index] = (backlog, now);
+            let turns = source.turns();
+            let (known, since) = self.backlogs[index];
+            if source.backlog() == 0 || turns != known {
+                self.backlogs[index] = (turns, now);
             } else if now.saturating_duration_since(since) >= BACKLOG_STUCK {
-                self.backlogs[index] = (backlog, now);
+                self.backlogs[index] = (turns, now);
                 if !self.died.contains(&index) {
                     self.died.push(index);
                 }
-            } else {
-                self.backlogs[index].0 = backlog;
             }
         }
     }
@@ -408,10 +379,6 @@ impl Guard {
         }
         if in_hand == 0 { Ended::Drained } else { Ended::CutShort }
     }
-}
-
-fn is_busy(glimpse: Option<&Glimpse>) -> bool {
-    glimpse.is_some_and(|glimpse| glimpse.busy)
 }
 
 /// How soon the next look is.

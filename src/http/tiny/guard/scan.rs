@@ -34,11 +34,13 @@ pub struct Scan {
     pub seen: Vec<Seen>,
     /// Inodes of accepted sockets that are closed on the wire and still open in this process.
     pub dead: Vec<u64>,
+    /// Every socket could be looked at.
+    pub is_whole: bool,
 }
 
 /// Looks at all descriptors.
 pub fn scan(sources: &[std::sync::Arc<Source>]) -> io::Result<Scan> {
-    let mut scan = Scan::default();
+    let mut scan = Scan { is_whole: true, ..Scan::default() };
     let mut done: HashMap<Key, (), foldhash::fast::RandomState> = HashMap::default();
     for number in descriptor::numbers()? {
         let Some(local) = sys::local_of(number) else { continue };
@@ -47,10 +49,14 @@ pub fn scan(sources: &[std::sync::Arc<Source>]) -> io::Result<Scan> {
             Some(peer) => {
                 let key = Key { port: source.port, peer };
                 if done.insert(key, ()).is_none() {
-                    scan.seen.extend(look(number, key));
+                    let seen = look(number, key, &mut scan.is_whole);
+                    scan.seen.extend(seen);
                 }
             }
-            None => scan.dead.extend(dead_inode(number, source.port)),
+            None => {
+                let dead = dead_inode(number, source.port, &mut scan.is_whole);
+                scan.dead.extend(dead);
+            }
         }
     }
     scan.dead.sort_unstable();
@@ -58,8 +64,15 @@ pub fn scan(sources: &[std::sync::Arc<Source>]) -> io::Result<Scan> {
     Ok(scan)
 }
 
-fn look(number: RawFd, key: Key) -> Option<Seen> {
-    let socket = descriptor::duplicate(number).ok()?;
+/// Holds a socket; one that could not be held, though it may be open, makes the look incomplete.
+fn hold(number: RawFd, is_whole: &mut bool) -> Option<OwnedFd> {
+    let held = descriptor::duplicate(number);
+    *is_whole &= !held.as_ref().is_err_and(|error| error.raw_os_error() != Some(libc::EBADF));
+    held.ok()
+}
+
+fn look(number: RawFd, key: Key, is_whole: &mut bool) -> Option<Seen> {
+    let socket = hold(number, is_whole)?;
     let same: fn(SocketAddr, SocketAddr) -> bool = |a, b| a.port() == b.port() && a.ip() == b.ip();
     if !sys::peer_of(socket.as_raw_fd()).is_some_and(|peer| same(peer, key.peer)) {
         return None;
@@ -73,8 +86,8 @@ fn look(number: RawFd, key: Key) -> Option<Seen> {
     })
 }
 
-fn dead_inode(number: RawFd, port: u16) -> Option<u64> {
-    let socket = descriptor::duplicate(number).ok()?;
+fn dead_inode(number: RawFd, port: u16, is_whole: &mut bool) -> Option<u64> {
+    let socket = hold(number, is_whole)?;
     let is_ours = sys::local_of(socket.as_raw_fd()).is_some_and(|local| local.port() == port);
     let is_dead = is_ours
         && sys::peer_of(socket.as_raw_fd()).is_none()
