@@ -247,3 +247,7 @@ impl Drop for Unsent {
         self.budget.after(state);
     }
 }
+
+#[cfg(test)]
+#[path = "answers_tests.rs"]
+mod tests;

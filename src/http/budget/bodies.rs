@@ -266,3 +266,7 @@ impl Drop for Share {
         }
     }
 }
+
+#[cfg(test)]
+#[path = "bodies_tests.rs"]
+mod tests;
