@@ -286,17 +286,27 @@ impl Connection {
             if let Some(incoming) = &mut active.incoming {
                 incoming.begin(core.tick, &core.limits);
             }
-        } else if let Some(Sink::Memory(waiting)) = active.incoming.take().map(|incoming| incoming.sink) {
-            core.shared.stats.overloaded.inc();
-            let response = overloaded(waiting.trace.method, "too many bodies at once; try again in a moment");
-            self.end_with(&mut active, core, response, waiting.trace);
+        } else {
+            self.body_finds_no_room(&mut active, core);
         }
         self.put_back(active);
         self.drive(core, ticket)
     }
 
-    /// The body of this request is too slow: 408, or an error to the handler that reads it.
+    fn body_finds_no_room(&mut self, active: &mut Active, core: &Core) {
+        if let Some(Sink::Memory(waiting)) = active.incoming.take().map(|incoming| incoming.sink) {
+            core.shared.stats.overloaded.inc();
+            let response = overloaded(waiting.trace.method, "too many bodies at once; try again in a moment");
+            self.end_with(active, core, response, waiting.trace);
+        }
+    }
+
+    /// The body of this request is too slow: 408, or an error to the handler that reads it. While it waits for memory that
+    /// is not its client's doing: 503.
     pub(super) fn body_is_late(&mut self, active: &mut Active, core: &Core) {
+        if active.waits_for_room.take().is_some() {
+            return self.body_finds_no_room(active, core);
+        }
         match active.incoming.take().map(|incoming| incoming.sink) {
             Some(Sink::Memory(waiting)) => {
                 let refusal = late("the body of the request came too slowly");
