@@ -16,7 +16,11 @@ run: build ## build the release and serve ./larder-data on 127.0.0.1:8080
 build: ## build the release binary
 	$(CARGO) build --release --locked
 
-test: need fmt-check clippy test-rust test-release test-contract budget ## install what is missing, then run every test
+TESTS = need fmt-check clippy test-rust test-release test-contract budget
+
+test: ## install what is missing, then run every test, and go on after a failure
+	@failed=""; for part in $(TESTS); do $(MAKE) --no-print-directory $$part || failed="$$failed $$part"; done; \
+	    if [ -n "$$failed" ]; then echo "FAILED:$$failed" >&2; exit 1; fi
 
 need: ## install the tools that the tests use, where that is allowed
 	@sh tests/tools/need.sh
@@ -28,10 +32,10 @@ clippy:
 	$(CARGO) clippy --locked --all-targets -- -D warnings
 
 test-rust: ## unit, property and outside tests on the debug build
-	$(CARGO) test --locked
+	$(CARGO) test --locked --no-fail-fast
 
 test-release: build ## what only the release binary can show: memory, torture, size
-	$(CARGO) test --locked --profile fast --test release -- --test-threads 1
+	$(CARGO) test --locked --profile fast --test release --no-fail-fast -- --test-threads 1
 
 test-contract: ## the served OpenAPI document against the running server
 	@sh tests/tools/contract.sh
