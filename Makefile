@@ -4,7 +4,7 @@ CARGO ?= cargo
 DATA ?= ./larder-data
 LISTEN ?= 127.0.0.1:8080
 
-.PHONY: docs figures help run build test need fmt-check clippy test-rust test-release test-contract torture fuzz bench bench-peers \
+.PHONY: docs figures help run build test need fmt-check clippy test-rust test-release test-contract trial torture fuzz bench bench-peers \
         size budget budget-write deploy rollback test-board test-arm clean-data
 
 help: ## list the targets
@@ -48,6 +48,9 @@ budget-write: build ## renew benches/budget.toml with what is measured now
 
 fuzz: ## coverage-guided fuzzing of every parser in turn, for HOURS (default 1) in all
 	@CARGO='$(CARGO)' HOURS='$(HOURS)' sh tests/fuzz/run.sh
+
+trial: ## everything that a field trial would try, on both engines, as one table; 10 to 15 minutes, fails on any breach
+	@CARGO='$(CARGO)' python3 tests/tools/trial.py
 
 torture: ## kill -9, power cuts and failures of the card by the thousand with a ledger of what was acknowledged, and many sealed journals
 	TORTURE_ROUNDS=1000 $(CARGO) test --locked --profile fast --test torture -- --nocapture

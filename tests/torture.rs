@@ -42,7 +42,7 @@ fn what_was_acknowledged_survives_kill_nine() {
     let server = Server::builder().data(folder.path()).start();
     verify(&server, &mut ledger, rounds);
     assert!(total > rounds, "the rounds wrote something: {total}");
-    println!("{rounds} rounds, {total} acknowledged writes, none lost");
+    println!("trial: {rounds} rounds, {total} acknowledged writes, none lost");
 }
 
 fn write_until_killed(server: Server, ledger: &mut HashMap<String, Entry>, round: u64, life: Duration) -> u64 {

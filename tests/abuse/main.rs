@@ -9,6 +9,7 @@ mod support;
 
 mod scenarios;
 mod scene;
+mod storms;
 
 use scene::Scene;
 use support::engines;
@@ -27,7 +28,7 @@ fn endure(name: &str, grows_mib: u64, attack: fn(&Scene) -> scene::Held) {
         scene.hold();
         let failures = neighbour.stop();
         let grown = scene.peak_mib().saturating_sub(before);
-        println!("{name:20} {engine:10} {before:4} MiB, {grown:4} more at the peak, {} unanswered", held.len());
+        println!("trial: {name:20} {engine:10} {before:4} MiB, {grown:4} more at the peak, {} unanswered", held.len());
         let first = failures.first();
         assert!(first.is_none(), "{name} on {engine}: the neighbour's {first:?}; the log:\n{}", scene.server.log());
         assert!(grown <= grows_mib + BESIDE_MIB, "{name} on {engine}: {grown} MiB more than the {before} before");
@@ -75,4 +76,16 @@ fn a_patch_takes_little_more_than_its_own_memory() {
     endure("patches", 32, scenarios::patches_of_many_members);
     endure("patched documents", 32, scenarios::patches_of_documents_with_many_members);
     endure("operations", 32, scenarios::batches_of_too_many_operations);
+}
+
+/// What as many connections as there may be take on tiny_http, which has a thread for each.
+const CONNECTIONS_MIB: u64 = 64;
+
+#[test]
+fn storms_of_the_wrong_and_the_gone_pass() {
+    endure("resets", CONNECTIONS_MIB, storms::resets);
+    endure("TLS", CONNECTIONS_MIB, storms::tls);
+    endure("HTTP/2", CONNECTIONS_MIB, storms::http_2);
+    endure("idle flood", CONNECTIONS_MIB, storms::idle_flood);
+    endure("bursts", CONNECTIONS_MIB, storms::bursts);
 }

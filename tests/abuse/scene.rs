@@ -48,6 +48,11 @@ fn token(data: &Path, name: &str, scope: &str) -> String {
     text.split_whitespace().find(|word| word.starts_with("ldr_")).unwrap().to_owned()
 }
 
+/// For how long an attack is held.
+pub fn holds() -> Duration {
+    Duration::from_secs(std::env::var("ABUSE_SECONDS").ok().and_then(|text| text.parse().ok()).unwrap_or(1))
+}
+
 impl Scene {
     pub fn start(engine: &str) -> Scene {
         let folder = tempfile::tempdir().unwrap();
@@ -115,8 +120,7 @@ impl Scene {
 
     /// Holds the attack for as long as is asked for.
     pub fn hold(&self) {
-        let seconds = std::env::var("ABUSE_SECONDS").ok().and_then(|text| text.parse().ok()).unwrap_or(1);
-        std::thread::sleep(Duration::from_secs(seconds));
+        std::thread::sleep(holds());
     }
 
     pub fn resident_mib(&self) -> u64 {

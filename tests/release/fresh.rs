@@ -253,7 +253,10 @@ fn nothing_is_stale(engine: &str, config: &str, durability: &str, wanted: u64) {
     let judged = history::check(&history.into_inner().unwrap()).unwrap_or_else(|error| panic!("{engine}: {error}"));
     let count = server.get("/api/v1/kv/n/common/count").text();
     assert_eq!(count, answers.load(Ordering::Relaxed).to_string(), "{engine}: increments were lost");
-    println!("{engine}, {durability}: {judged} answers fit one order, {} journals sealed", rotations(server.data()));
+    println!(
+        "trial: {engine}, {durability}: {judged} answers fit one order, {} journals sealed",
+        rotations(server.data())
+    );
 }
 
 #[test]

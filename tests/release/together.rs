@@ -125,7 +125,7 @@ fn two_keys_of_one_batch_are_never_seen_apart() {
             written = writer.join().unwrap();
         });
         let reads = reads.into_inner();
-        println!("{engine}: {written} pairs written, {reads} pairs read");
+        println!("trial: {engine}: {written} pairs written, {reads} pairs read");
         assert!(written > 10 && reads > 100, "{engine}: {written} pairs written, {reads} read");
     }
 }
