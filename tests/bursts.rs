@@ -27,10 +27,9 @@ struct Row {
 
 const PUT: Row = Row { method: "PUT", value_bytes: 10, pipelined: 1, keeps: false, in_parts: false };
 
-const ROWS: [Row; 7] = [
+const ROWS: [Row; 6] = [
     PUT,
     Row { keeps: true, ..PUT },
-    Row { value_bytes: 900, keeps: true, ..PUT },
     Row { value_bytes: 40_000, keeps: true, ..PUT },
     Row { method: "GET", keeps: true, ..PUT },
     Row { pipelined: 3, keeps: true, ..PUT },

@@ -22,10 +22,15 @@ pub enum Listener {
 /// itself it goes up to 6 MiB, and a few hundred bodies that wait unread would take the memory that they wait for.
 const RECEIVE_BUFFER_BYTES: usize = 128 * 1024;
 
+/// Connections that may wait to be accepted. With the 128 of the standard library a burst of 300 overflows the queue while
+/// we make room; the kernel then answers with cookies, and resets some of those connections once they send something.
+const QUEUE: i32 = 1024;
+
 impl Listener {
     /// Binds a TCP address; port 0 lets the kernel choose.
     pub fn bind_tcp(address: SocketAddr) -> io::Result<Listener> {
         let listener = TcpListener::bind(address)?;
+        rustix::net::listen(&listener, QUEUE)?;
         set_tcp_options(&listener)?;
         Ok(Listener::Tcp(listener))
     }
