@@ -1,6 +1,7 @@
 //! A store on a card without room for writes: what it gives back, and that a merge which finds no room does no harm.
 
 use std::fs;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -19,6 +20,7 @@ const PATIENCE: Duration = Duration::from_secs(90);
 struct Scene {
     dir: tempfile::TempDir,
     free_mib: Arc<AtomicU64>,
+    space: Arc<SpaceWatch>,
     store: Option<FjallStore>,
     /// What the committer would hold.
     shared: Option<Arc<dyn Snapshot>>,
@@ -27,7 +29,7 @@ struct Scene {
 impl Scene {
     fn new(free_mib: u64) -> Scene {
         let (dir, free_mib) = (tempfile::tempdir().unwrap(), Arc::new(AtomicU64::new(free_mib)));
-        let mut scene = Scene { dir, free_mib, store: None, shared: None };
+        let mut scene = Scene { dir, free_mib, space: Arc::default(), store: None, shared: None };
         scene.open();
         scene
     }
@@ -39,6 +41,7 @@ impl Scene {
         let probe = move || Some((free_mib.load(Ordering::SeqCst) * MIB as u64, 1000 * MIB as u64));
         let space = Arc::new(SpaceWatch::with_probe(Box::new(probe), Some(100 * MIB as u64)));
         assert_eq!(space.allowed(), Allowed::Deletes);
+        self.space = space.clone();
         let options = FjallOptions { memtable_bytes: MIB as u64, space, ..FjallOptions::default() };
         let store = FjallStore::open(self.dir.path(), options).unwrap();
         assert!(!store.recovery().found_damage());
@@ -73,9 +76,16 @@ impl Scene {
     }
 
     fn table_files(&self) -> usize {
-        let keyspaces = self.dir.path().join("fjall/keyspaces");
         // 0 is fjall's own.
-        ["1", "2"].map(|number| fs::read_dir(keyspaces.join(number).join("tables")).unwrap().count()).into_iter().sum()
+        ["1", "2"].map(|number| self.tables_of(number).count()).into_iter().sum()
+    }
+
+    /// The tables of one of fjall's keyspaces, with their sizes.
+    fn tables_of(&self, number: &str) -> impl Iterator<Item = (PathBuf, u64)> {
+        let tables = self.dir.path().join("fjall/keyspaces").join(number).join("tables");
+        fs::read_dir(tables)
+            .unwrap()
+            .map(|entry| entry.map(|entry| (entry.path(), entry.metadata().unwrap().len())).unwrap())
     }
 }
 
@@ -152,4 +162,27 @@ fn a_merge_that_finds_no_room_is_given_up_and_done_once_there_is() {
     assert!(bytes < 8 * MIB as u64, "{bytes} bytes for 6.3 MiB");
     scene.open();
     assert!(all(scene.store(), Space::Data) == held);
+}
+
+#[test]
+fn a_large_last_level_that_no_merge_of_a_flush_rewrites_takes_no_room_from_writes() {
+    let mut scene = Scene::new(50);
+    scene.fill(40 * 64);
+    (1..8).for_each(|n| scene.commit(format!("{:05}", n * 300), None));
+    scene.reclaim();
+    let large: Vec<_> = scene.tables_of("1").filter(|(_, bytes)| *bytes > 2 * MIB as u64).collect();
+    assert!(large.len() >= 4, "{large:?}");
+    scene.free_mib.store(500, Ordering::SeqCst);
+    scene.space.look();
+    assert_eq!(scene.space.allowed(), Allowed::Writes);
+    // Over all of it, table after table, until fjall has merged some.
+    for round in 0..8 {
+        for n in 0..80 {
+            scene.commit(format!("{:05}", n * 32), Some(noise(round * 80 + n, 16 << 10)));
+            let merge_bytes = scene.space.needs().merge_bytes;
+            assert!(merge_bytes < 20 * MIB as u64, "{merge_bytes} in round {round}");
+        }
+    }
+    let is_there = |(table, _): &&(PathBuf, u64)| table.exists();
+    assert_eq!(large.iter().filter(is_there).count(), large.len(), "nothing rewrote them");
 }

@@ -7,7 +7,7 @@ use fjall::{AbstractTree, Keyspace};
 use lsm_tree::Table;
 
 use super::memtables::{Memtables, active_bytes};
-use super::options::FIRST_LEVEL_TABLES;
+use super::options::{FIRST_LEVEL_TABLES, LEVEL_RATIO, TABLE_BYTES};
 use super::{FIRST_LEVEL_RUNS_MAX, Keyspaces};
 use crate::store::space::{Allowed, Needs, SpaceWatch};
 
@@ -53,7 +53,8 @@ pub(super) fn merges_next(keyspace: &Keyspace) -> bool {
 }
 
 /// Bytes that fjall's own merge of the first level may write: it takes all of it, with what it overlaps of the next level
-/// that holds anything.
+/// that holds anything. Where all that hold anything have outgrown their share, it goes into a new level above them: a
+/// large last level alone is not rewritten.
 pub(super) fn merge_bytes(keyspace: &Keyspace) -> u64 {
     let version = keyspace.tree.current_version();
     let first = version.l0();
@@ -62,9 +63,16 @@ pub(super) fn merge_bytes(keyspace: &Keyspace) -> u64 {
     }
     let range = first.aggregate_key_range();
     let bytes = |table: &Table| table.metadata.file_size;
-    let below = version.iter_levels().skip(1).find(|level| !level.is_empty());
+    let levels: Vec<_> = version.iter_levels().skip(1).collect();
+    let next = levels.iter().position(|level| !level.is_empty()).unwrap_or(0);
+    let shares = (0..).map(|place| FIRST_LEVEL_TABLES as f32 * TABLE_BYTES as f32 * LEVEL_RATIO.powi(place));
+    let goes_into_new = next > 0
+        && levels[next..].iter().zip(shares).all(|(level, share)| {
+            level.is_empty() || level.iter().flat_map(|run| run.iter()).map(bytes).sum::<u64>() as f32 > share
+        });
+    let into = (!goes_into_new).then_some(levels[next]);
     let overlapped: u64 =
-        below.into_iter().flat_map(|level| level.iter()).flat_map(|run| run.get_overlapping(&range)).map(bytes).sum();
+        into.into_iter().flat_map(|level| level.iter()).flat_map(|run| run.get_overlapping(&range)).map(bytes).sum();
     // Tables that overlap nothing are moved.
     if overlapped == 0 && first.is_disjoint() {
         return 0;

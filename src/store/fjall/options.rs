@@ -35,7 +35,7 @@ const FJALL_MEMTABLE_BYTES: u64 = 64 * MIB as u64;
 pub(super) const BLOCK_BYTES: u32 = 4 * KIB as u32;
 const BLOOM_BITS_PER_KEY: f32 = 10.0;
 pub(super) const FIRST_LEVEL_TABLES: u8 = 4;
-const LEVEL_RATIO: f32 = 10.0;
+pub(super) const LEVEL_RATIO: f32 = 10.0;
 
 /// The most descriptors that a store with so many tables kept open takes at once.
 pub const fn descriptors_max(cached_files: usize) -> usize {
