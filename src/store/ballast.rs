@@ -1,13 +1,14 @@
 //! A file that only takes space, so that deletions go on when others have taken all the rest of the card: given up, it
 //! leaves room for what a deletion writes before it gives anything back.
 //!
-//! Invariant: it is made only by the keeper, where there is room besides, and holding none of it is never an error.
+//! Invariant: it is made only by the keeper, where there is room besides, and holding none of it is never an error. What
+//! an earlier run has left counts as held, whatever its size.
 
 use std::fs::{self, File};
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use rustix::fs::FallocateFlags;
 
@@ -19,36 +20,42 @@ pub(super) struct Ballast {
     path: PathBuf,
     bytes: u64,
     held_bytes: AtomicU64,
+    /// Whether it cannot be made here. It is not tried again and again: each time writes to the card.
+    is_impossible: AtomicBool,
 }
 
 impl Ballast {
-    /// Takes over what an earlier run has left, if it has this size.
+    /// Takes over what an earlier run has left.
     pub(super) fn new(dir: &Path, bytes: u64) -> Ballast {
         let path = dir.join(BALLAST_FILE);
-        let held_bytes = match fs::metadata(&path) {
-            Ok(found) if found.len() == bytes && found.blocks() * 512 >= bytes => bytes,
-            _ => 0,
-        };
-        Ballast { path, bytes, held_bytes: AtomicU64::new(held_bytes) }
+        let held_bytes = AtomicU64::new(fs::metadata(&path).map_or(0, |found| found.blocks() * 512));
+        Ballast { path, bytes, held_bytes, is_impossible: AtomicBool::new(false) }
     }
 
-    /// Bytes to be held.
+    /// Bytes to be held; 0 where that is impossible.
     pub(super) fn bytes(&self) -> u64 {
-        self.bytes
+        if self.is_impossible.load(Ordering::Acquire) { 0 } else { self.bytes }
     }
 
-    /// Bytes held at the moment: all or none.
+    /// Bytes held at the moment.
     pub(super) fn held_bytes(&self) -> u64 {
         self.held_bytes.load(Ordering::Acquire)
     }
 
+    /// Whether it is held, or not to be. File systems may take a few blocks more for it than it has bytes.
+    pub(super) fn is_whole(&self) -> bool {
+        let (held_bytes, bytes) = (self.held_bytes(), self.bytes());
+        held_bytes == bytes || (bytes > 0 && (bytes..bytes + bytes / 8).contains(&held_bytes))
+    }
+
     /// Gives the space up.
     pub(super) fn give_up(&self) {
-        if self.held_bytes.swap(0, Ordering::AcqRel) == 0 {
+        let held_bytes = self.held_bytes.swap(0, Ordering::AcqRel);
+        if held_bytes == 0 {
             return;
         }
         match fs::remove_file(&self.path) {
-            Ok(()) => log::warn!("gave up the {} bytes held back for deletions", self.bytes),
+            Ok(()) => log::warn!("gave up the {held_bytes} bytes held back for deletions"),
             Err(error) => log::error!("{} could not be removed: {error}", self.path.display()),
         }
     }
@@ -63,9 +70,13 @@ impl Ballast {
         match made {
             Ok(()) => self.held_bytes.store(self.bytes, Ordering::Release),
             Err(error) => {
-                // Also file systems that cannot allocate ahead: deletions then have the reserve alone.
-                log::debug!("no space is held back for deletions: {error}");
                 let _ = fs::remove_file(&self.path);
+                if error.kind() == io::ErrorKind::StorageFull {
+                    return;
+                }
+                // Also file systems that cannot allocate ahead: deletions then have the reserve alone.
+                log::info!("no space is held back for deletions: {error}");
+                self.is_impossible.store(true, Ordering::Release);
             }
         }
     }
@@ -83,10 +94,12 @@ mod tests {
         ballast.make();
         assert_eq!(ballast.held_bytes(), 1 << 20);
         assert!(fs::metadata(dir.path().join(BALLAST_FILE)).unwrap().blocks() * 512 >= 1 << 20);
-        assert_eq!(Ballast::new(dir.path(), 1 << 20).held_bytes(), 1 << 20, "what an earlier run has left");
+        let again = Ballast::new(dir.path(), 1 << 20);
+        assert_eq!((again.held_bytes(), again.is_whole()), (1 << 20, true), "what an earlier run has left");
         let other = Ballast::new(dir.path(), 2 << 20);
-        assert_eq!(other.held_bytes(), 0, "another size is made anew");
+        assert_eq!((other.held_bytes(), other.is_whole()), (1 << 20, false), "of another size it can be given up too");
         other.make();
+        assert!(other.is_whole());
         assert_eq!(fs::metadata(dir.path().join(BALLAST_FILE)).unwrap().len(), 2 << 20);
         other.give_up();
         other.give_up();
@@ -100,7 +113,9 @@ mod tests {
         ballast.make();
         assert_eq!((ballast.held_bytes(), dir.path().join(BALLAST_FILE).exists()), (0, false));
         let nowhere = Ballast::new(&dir.path().join("none"), 1 << 20);
+        assert_eq!(nowhere.bytes(), 1 << 20);
         nowhere.make();
-        assert_eq!(nowhere.held_bytes(), 0);
+        assert_eq!((nowhere.held_bytes(), nowhere.bytes()), (0, 0));
+        assert!(nowhere.is_whole(), "it is not tried again");
     }
 }

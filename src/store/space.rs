@@ -123,7 +123,7 @@ impl SpaceWatch {
     pub fn with_ballast(mut self, dir: &Path, memtable_bytes: u64) -> SpaceWatch {
         let most = self.figures().reserve_bytes / 3 * 2;
         let bytes = BALLAST_BYTES_MIN.max(4 * memtable_bytes).min(most);
-        self.ballast = (bytes > 0).then(|| Ballast::new(dir, bytes));
+        self.ballast = Some(Ballast::new(dir, bytes));
         self
     }
 
@@ -156,7 +156,7 @@ impl SpaceWatch {
         let bar = needs.for_writes(reserve_bytes);
         let held_bytes = self.ballast.as_ref().map_or(0, Ballast::held_bytes);
         // What was given up is to be had again before anything else.
-        let missing_bytes = self.ballast.as_ref().map_or(0, Ballast::bytes) - held_bytes;
+        let missing_bytes = self.ballast.as_ref().map_or(0, Ballast::bytes).saturating_sub(held_bytes);
         let mut figures = self.figures.lock();
         let before = figures.allowed;
         let allowed = judge(
@@ -190,11 +190,14 @@ impl SpaceWatch {
         self.has_room(self.needs().for_flush())
     }
 
-    /// Holds space back again if it was given up, and half of it or what deletes need is free besides.
+    /// Holds space back again if it was given up, and half of it or what deletes need is free besides. What is left of
+    /// other settings goes.
     pub fn restore_ballast(&self) {
-        let Some(ballast) = self.ballast.as_ref().filter(|ballast| ballast.held_bytes() == 0) else { return };
+        let Some(ballast) = self.ballast.as_ref().filter(|ballast| !ballast.is_whole()) else { return };
+        ballast.give_up();
         let besides = self.needs().for_flush().max(ballast.bytes() / 2);
-        if self.ask().is_some_and(|(free_bytes, _)| free_bytes >= ballast.bytes() + besides) {
+        let fits = |(free_bytes, _)| free_bytes >= ballast.bytes() + besides;
+        if ballast.bytes() > 0 && self.ask().is_some_and(fits) {
             ballast.make();
         }
     }
@@ -365,6 +368,26 @@ mod tests {
         free.store(26 * MIB as u64, Ordering::SeqCst);
         watch.restore_ballast();
         assert!(dir.path().join("larder.ballast").exists());
+    }
+
+    #[test]
+    fn a_ballast_of_other_settings_is_given_up_and_replaced_or_goes() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("larder.ballast");
+        let length = || std::fs::metadata(&path).map_or(0, |found| found.len());
+        let (_, watch) = card(100, 30);
+        watch.with_ballast(dir.path(), 4 * MIB as u64).restore_ballast();
+        assert_eq!(length(), 16 * MIB as u64);
+        for (reserve_mib, memtable_mib, held_mib) in [(60, 8, 32), (15, 8, 10), (0, 4, 0)] {
+            let (_, watch) = card(100, reserve_mib);
+            watch.with_ballast(dir.path(), memtable_mib * MIB as u64).restore_ballast();
+            assert_eq!(length(), held_mib * MIB as u64, "{reserve_mib} {memtable_mib}");
+        }
+        let (_, watch) = card(100, 30);
+        watch.with_ballast(dir.path(), 4 * MIB as u64).restore_ballast();
+        let watch = card(100, 60).1.with_ballast(dir.path(), 8 * MIB as u64);
+        assert!(!watch.has_room(200 * MIB as u64));
+        assert_eq!(length(), 0, "given up on a card that is full after a change of settings");
     }
 
     #[test]
