@@ -287,7 +287,9 @@ fn a_date_that_is_imported_holds_whatever_the_clock_was_then() {
         board.synchronise(NEW_YEAR_MS);
         assert_eq!(board.left("a"), 2 * HOUR_MS);
         assert_eq!(board.shown("a"), NEW_YEAR_MS + 2 * HOUR_MS);
-        assert_eq!(board.left("past"), 0);
+        // The sweeper may have come first.
+        let past = board.database.view().read(&key("past")).unwrap();
+        assert_eq!(past.map_or(0, |record| board.database.clock().left_ms(&record).unwrap()), 0);
     }
 }
 
