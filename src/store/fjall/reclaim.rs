@@ -13,7 +13,8 @@
 //! While the card has no room for writes, everything counts: a run then has the journal begun anew as well. And all merges
 //! are ours: a step of ours ends before it takes the room of a flush, and what it has written until then is removed, while
 //! one of fjall's, which must not fail, would wait for room with all that it has written. So fjall, which merges the first
-//! level after a flush, is kept from it.
+//! level after a flush, is kept from it. A few deletions spread over all keys would have all tables rewritten: a run for
+//! so little waits a good while after the one before, see [`Restraint`].
 
 use std::fs;
 use std::ops::Range;
@@ -30,6 +31,7 @@ use super::needs::{merge_bytes, merges_next};
 use super::options::{TABLE_BYTES, WORKER_THREADS};
 use super::views::Views;
 use super::{Keyspaces, edges, free_versions};
+use crate::limits::MIB;
 use crate::store::StoreError;
 use crate::store::space::{Allowed, SpaceWatch};
 use crate::store::ttl_filter::during;
@@ -54,6 +56,14 @@ const FLUSH_MAX: Duration = Duration::from_secs(30);
 const MERGE_LOOK_MAX: Duration = Duration::from_secs(5);
 /// A run that found too little room wears the card for nothing.
 const FAILURE_PAUSE: Duration = Duration::from_secs(10);
+/// A run for few deletions waits this many times as long as the merges of the run before took.
+const RESTRAINT: u32 = 30;
+const RESTRAINT_MAX: Duration = Duration::from_secs(3600);
+/// One deletion in so many items is many.
+const MANY_SHARE: u64 = 8;
+/// So many bytes in memory wait for no run that flushes them.
+const UNFLUSHED_BYTES_MAX: u64 = MIB as u64;
+const RESTRAINT_STEP: Duration = Duration::from_millis(250);
 /// How often, a bit more than a second apart, a run tries to have the old tables removed: the shared snapshot, which
 /// keeps them, is renewed every second.
 const CLEANUP_ROUNDS: usize = 3;
@@ -78,6 +88,7 @@ struct Shared {
     views: Arc<Views>,
     space: Arc<SpaceWatch>,
     seal: AtomicU8,
+    restraint: Mutex<Restraint>,
     running: AtomicBool,
     wanted: AtomicBool,
     stop: AtomicBool,
@@ -86,8 +97,8 @@ struct Shared {
 impl Reclaimer {
     pub(super) fn new(db: Database, keyspaces: Keyspaces, views: Arc<Views>, space: Arc<SpaceWatch>) -> Reclaimer {
         let [running, wanted, stop] = std::array::from_fn(|_| AtomicBool::new(false));
-        let shared =
-            Arc::new(Shared { db, keyspaces, views, space, seal: AtomicU8::new(SEAL_NONE), running, wanted, stop });
+        let (seal, restraint) = (AtomicU8::new(SEAL_NONE), Mutex::default());
+        let shared = Arc::new(Shared { db, keyspaces, views, space, seal, restraint, running, wanted, stop });
         Reclaimer { shared, versions_seen: AtomicU64::new(0), thread: Mutex::new(None) }
     }
 
@@ -172,12 +183,16 @@ impl Shared {
     }
 
     fn run(self: &Arc<Self>) {
+        while self.is_short() && !self.is_stopped() && !self.restraint.lock().ends(Instant::now(), &self.reasons()) {
+            std::thread::sleep(RESTRAINT_STEP);
+        }
         let started = Instant::now();
         let bytes_before = self.disk_bytes();
         if let Err(error) = self.merge_all() {
             log::warn!("reclaiming space ended early: {error}");
             self.rest(FAILURE_PAUSE);
         }
+        self.restraint.lock().begin(Instant::now(), self.space.figures().free_bytes);
         for _ in 0..CLEANUP_ROUNDS {
             if self.is_stopped() || !self.remove_old_tables() {
                 break;
@@ -189,6 +204,19 @@ impl Shared {
             started.elapsed().as_secs_f64(),
             self.disk_bytes()
         );
+    }
+
+    /// What there is to be gained now.
+    fn reasons(&self) -> Reasons {
+        let memtables = self.keyspaces.both().map(|keyspace| keyspace.tree.active_memtable());
+        let deleted: u64 = self.keyspaces.both().into_iter().map(tombstones_above_last_level).sum();
+        Reasons {
+            deleted: deleted + memtables.iter().map(|memtable| memtable.len() as u64).sum::<u64>(),
+            items: self.keyspaces.both().iter().map(|keyspace| keyspace.approximate_len() as u64).sum(),
+            unflushed_bytes: memtables.iter().map(|memtable| memtable.size()).sum(),
+            free_bytes: self.space.figures().free_bytes,
+            is_stuck: self.space.needs().is_stuck,
+        }
     }
 
     fn disk_bytes(&self) -> u64 {
@@ -298,7 +326,9 @@ impl Shared {
     fn merge_step(&self, keyspace: &Keyspace, table_bytes: u64) -> fjall::Result<()> {
         let first_table = keyspace.tree.get_next_table_id();
         let gc_before = self.views.oldest_instant(&self.db).saturating_sub(1);
+        let started = Instant::now();
         let merged = keyspace.tree.compact(Arc::new(merge_everything_down(table_bytes)), gc_before);
+        self.restraint.lock().merged(started.elapsed());
         if merged.is_err() {
             self.remove_unfinished(keyspace, first_table..keyspace.tree.get_next_table_id());
         }
@@ -353,6 +383,49 @@ impl Shared {
     }
 }
 
+/// Keeps the card from being worn by merges for next to nothing, while it has no room for writes.
+#[derive(Default)]
+struct Restraint {
+    /// How long the merges of the present run took.
+    merging: Duration,
+    /// Until when few deletions are no reason for a run, and what was free when the last one ended.
+    until: Option<(Instant, u64)>,
+}
+
+/// What speaks for a run.
+#[derive(Clone, Debug, Default)]
+struct Reasons {
+    /// Deletions that may hide something, and changes in memory, which may all be such.
+    deleted: u64,
+    items: u64,
+    unflushed_bytes: u64,
+    free_bytes: u64,
+    is_stuck: bool,
+}
+
+impl Restraint {
+    fn merged(&mut self, took: Duration) {
+        self.merging += took;
+    }
+
+    /// A run ends.
+    fn begin(&mut self, now: Instant, free_bytes: u64) {
+        let rest = (std::mem::take(&mut self.merging) * RESTRAINT).min(RESTRAINT_MAX);
+        self.until = Some((now + rest, free_bytes));
+    }
+
+    /// Whether a run may begin.
+    fn ends(&self, now: Instant, reasons: &Reasons) -> bool {
+        self.until.is_none_or(|(until, free_bytes)| {
+            now >= until
+                || reasons.deleted * MANY_SHARE >= reasons.items
+                || reasons.unflushed_bytes >= UNFLUSHED_BYTES_MAX
+                || reasons.free_bytes > free_bytes + free_bytes / 4
+                || reasons.is_stuck
+        })
+    }
+}
+
 /// A strategy in whose eyes every level above the last one is too full. fjall then takes the cheapest merge first.
 fn merge_everything_down(table_bytes: u64) -> Leveled {
     Leveled::default().with_l0_threshold(0).with_table_target_size(table_bytes)
@@ -378,4 +451,37 @@ fn tombstones_above_last_level(keyspace: &Keyspace) -> u64 {
         .flat_map(|run| run.iter())
         .map(|table| table.tombstone_count())
         .sum()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn few_deletions_wait_after_a_run_and_many_do_not() {
+        let (start, second) = (Instant::now(), Duration::from_secs(1));
+        let few = Reasons { deleted: 124, items: 1000, free_bytes: 100, ..Reasons::default() };
+        let mut restraint = Restraint::default();
+        assert!(restraint.ends(start, &few), "the first run");
+        restraint.merged(second);
+        restraint.merged(second);
+        restraint.begin(start, 100);
+        assert!(!restraint.ends(start + second * 59, &few));
+        assert!(restraint.ends(start + second * 60, &few));
+        for (why, reasons) in [
+            ("one in eight", Reasons { deleted: 125, ..few.clone() }),
+            ("nothing else is stored", Reasons { items: 0, ..few.clone() }),
+            ("a memtable waits", Reasons { unflushed_bytes: UNFLUSHED_BYTES_MAX, ..few.clone() }),
+            ("a merge may find room", Reasons { free_bytes: 126, ..few.clone() }),
+            ("nothing can be flushed", Reasons { is_stuck: true, ..few.clone() }),
+        ] {
+            assert!(restraint.ends(start, &reasons), "{why}");
+        }
+        restraint.begin(start, 100);
+        assert!(restraint.ends(start, &few), "nothing was merged");
+        restraint.merged(second * 1000);
+        restraint.begin(start, 100);
+        assert!(!restraint.ends(start + RESTRAINT_MAX - second, &few));
+        assert!(restraint.ends(start + RESTRAINT_MAX, &few));
+    }
 }
