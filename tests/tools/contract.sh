@@ -8,6 +8,9 @@ VERSION=4.32.5
 EXAMPLES=${CONTRACT_EXAMPLES:-15}
 ENGINES=${TEST_ENGINES:-tiny_http,epoll}
 LARDER=${LARDER_BINARY:-target/debug/larder}
+GIVEN=${LARDER_BINARY:-}
+# larder takes what begins with LARDER_ for a setting.
+unset LARDER_BINARY
 VENV=target/schemathesis-$VERSION
 
 skip() {
@@ -25,7 +28,7 @@ if [ ! -x "$VENV/bin/schemathesis" ]; then
     # A virtual environment that is moved has scripts which name its old place: only its python is used.
     mv "$VENV.new" "$VENV"
 fi
-[ -n "${LARDER_BINARY:-}" ] || ${CARGO:-cargo} build --locked --quiet
+[ -n "$GIVEN" ] || ${CARGO:-cargo} build --locked --quiet
 
 folder=$(mktemp -d)
 server=""
