@@ -69,6 +69,7 @@ fn many_stalled_bodies_hold_no_more_than_the_budget_and_all_are_stored_once_they
                     })
                 })
                 .collect();
+            let ends = support::Ends(go_on);
             half.wait();
             eventually("the others wait", || {
                 server.metric("larder_http_bodies_waited_total") == (CLIENTS - BUDGET / MIB) as f64
@@ -77,7 +78,7 @@ fn many_stalled_bodies_hold_no_more_than_the_budget_and_all_are_stored_once_they
             server.put("/api/v1/kv/n/c/small", b"small ones go past").expect(201);
             let grown = resident_bytes(server).saturating_sub(before);
             assert!(grown < 16 * MIB, "{engine}: {grown} bytes for {CLIENTS} halves of 1 MiB");
-            go_on.store(true, Ordering::SeqCst);
+            drop(ends);
             for client in clients {
                 client.join().unwrap();
             }
@@ -99,6 +100,7 @@ fn a_body_that_waits_in_vain_is_503_and_not_asked_for_and_room_comes_back() {
         let enough = AtomicBool::new(false);
         let sent = std::thread::scope(|scope| {
             let (holders, enough) = (&mut holders, &enough);
+            let ends = support::Ends(enough);
             let trickling = scope.spawn(move || trickle(holders, enough));
             for (fields, body) in [("", 64), ("Expect: 100-continue\r\n", 0), ("Content-Encoding: gzip\r\n", 64)] {
                 let mut late = server.connect();
@@ -114,7 +116,7 @@ fn a_body_that_waits_in_vain_is_503_and_not_asked_for_and_room_comes_back() {
             let refused = late.read(false).expect(503);
             assert_eq!((refused.code().as_str(), refused.json()["written"].as_str()), ("OVERLOADED", Some("no")));
             assert_eq!(refused.header("Retry-After"), Some("1"));
-            enough.store(true, Ordering::SeqCst);
+            drop(ends);
             trickling.join().unwrap()
         });
         assert_eq!(server.metric("larder_http_bodies_refused_total"), 4.0, "{engine}");

@@ -113,12 +113,13 @@ fn sighup_under_load_fails_no_request() {
                     })
                 })
                 .collect();
+            let ends = support::Ends(&done);
             for _ in 0..5 {
                 std::thread::sleep(Duration::from_millis(60));
                 server.signal("HUP");
             }
             std::thread::sleep(Duration::from_millis(100));
-            done.store(true, Ordering::SeqCst);
+            drop(ends);
             for worker in workers {
                 assert!(worker.join().unwrap() > 0);
             }

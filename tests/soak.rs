@@ -116,11 +116,11 @@ fn soak(engine: &str, seconds: f64) {
             let (ended, turns, address) = (&ended, &turns, server.address());
             scope.spawn(move || turns.fetch_add(live(address, name, ended), Ordering::Relaxed));
         }
+        let _ends = support::Ends(&ended);
         while began.elapsed().as_secs_f64() < seconds {
             std::thread::sleep(Duration::from_secs_f64(seconds / 80.0));
             samples.push(look(&server, began));
         }
-        ended.store(true, Ordering::Relaxed);
     });
     assert_eq!(server.metric("larder_http_requests_total{route=\"health\",code=\"500\"}"), 0.0);
     server.get("/health").expect(200);

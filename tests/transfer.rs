@@ -316,8 +316,9 @@ fn those_who_write_while_an_import_runs_get_versions_that_only_grow() {
                     })
                 })
                 .collect();
+            let ends = support::Ends(&done);
             let report = import(server, "?durability=relaxed", text.as_bytes());
-            done.store(true, std::sync::atomic::Ordering::SeqCst);
+            drop(ends);
             let mut all = Vec::new();
             for writer in writers {
                 let taken = writer.join().unwrap();

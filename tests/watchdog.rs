@@ -225,10 +225,10 @@ fn the_pings_end_where_writes_wait_for_a_store_whose_own_threads_stand_still() {
                 let _ = client.try_send("PUT", &format!("/api/v1/kv/a/b/{n}"), &[], &value);
             }
         });
+        let _ends = support::Ends(done);
         let give_up = Instant::now() + Duration::from_secs(90);
         while watched.is_told(Duration::from_secs(3)) && Instant::now() < give_up {}
         assert!(watched.is_late(), "it pings although nothing is written");
-        done.store(true, Ordering::SeqCst);
         drop(stopped);
         eventually("it pings again", || watched.is_told(Duration::from_secs(5)));
     });
@@ -262,6 +262,7 @@ fn the_pings_go_on_under_load_and_with_clients_that_are_slow() {
                 let mut slow: Vec<_> = (0..32).map(|n| (server.connect(), starts[n % 4])).collect();
                 slow.iter_mut().for_each(|(connection, start)| connection.write(start));
                 std::thread::scope(|scope| {
+                    let _ends = support::Ends(&done);
                     for writer in 0..4 {
                         let done = &done;
                         scope.spawn(move || {
@@ -275,7 +276,6 @@ fn the_pings_go_on_under_load_and_with_clients_that_are_slow() {
                         });
                     }
                     goes_on_pinging(&watched, &engine);
-                    done.store(true, Ordering::SeqCst);
                 });
                 for (connection, _) in &mut slow {
                     let _ = connection.stream().write_all(b"x");

@@ -8,7 +8,7 @@ use larder::http::network::Unbounded;
 use larder::limits::Limits;
 
 use crate::fixture::{Fixture, a_moment, get};
-use crate::support::{Client, Connection, eventually};
+use crate::support::{Client, Connection, Ends, eventually};
 
 fn closed(server: &Fixture, reason: &str) -> f64 {
     server.metric(&format!("larder_http_connections_closed_total{{reason=\"{reason}\"}}"))
@@ -197,6 +197,7 @@ fn a_flood_of_idle_connections_shuts_nobody_out_who_asks() {
                     }
                 });
             }
+            let _ends = Ends(&done);
             eventually("the flood has begun", || closed(&server, "evicted") > 50.0);
             let mut keeps = server.connect();
             for _ in 0..100 {
@@ -204,7 +205,6 @@ fn a_flood_of_idle_connections_shuts_nobody_out_who_asks() {
                 ask(&mut server.connect());
                 std::thread::sleep(Duration::from_millis(5));
             }
-            done.store(true, Ordering::SeqCst);
         });
     }
 }

@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use super::support::history::{self, Seen};
-use super::support::{Client, Server, engines};
+use super::support::{Client, Ends, Server, engines};
 use super::value_text;
 
 const JSON: [(&str, &str); 1] = [("Content-Type", "application/json")];
@@ -213,15 +213,6 @@ fn rotations(data: &Path) -> u64 {
     let entries = std::fs::read_dir(data.join("fjall")).unwrap().flatten();
     let numbers = entries.filter_map(|entry| entry.file_name().to_str()?.strip_suffix(".jnl")?.parse().ok());
     numbers.max().unwrap_or(0)
-}
-
-/// Ends the others when one of them fails.
-struct Ends<'a>(&'a AtomicBool);
-
-impl Drop for Ends<'_> {
-    fn drop(&mut self) {
-        self.0.store(true, Ordering::Relaxed);
-    }
 }
 
 fn nothing_is_stale(engine: &str, config: &str, durability: &str, wanted: u64) {

@@ -36,6 +36,15 @@ pub fn skipped(reason: &str) {
     eprintln!("SKIPPED: {reason}");
 }
 
+/// Ends the threads that look at this flag, also where the test fails: a scope would wait for them for ever.
+pub struct Ends<'a>(pub &'a std::sync::atomic::AtomicBool);
+
+impl Drop for Ends<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, std::sync::atomic::Ordering::SeqCst);
+    }
+}
+
 /// Asks again until it holds, for at most ten seconds: for what must come to pass, not for how fast.
 pub fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
     let give_up = std::time::Instant::now() + std::time::Duration::from_secs(10);
