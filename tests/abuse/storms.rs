@@ -74,7 +74,7 @@ pub fn bursts(scene: &Scene) -> Held {
     blow(|_| {
         for mut stream in scene.send(250, |_| put.clone().into()) {
             stream.set_nonblocking(false).unwrap();
-            stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+            stream.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
             let mut answer = String::new();
             let _ = stream.read_to_string(&mut answer);
             let status = answer.get(9..12).unwrap_or("");
