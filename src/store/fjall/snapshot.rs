@@ -161,13 +161,46 @@ impl Iterator for Walk {
     }
 }
 
+/// The key is copied: walks note where they are by it, and it would keep the whole block that it came in.
 fn pair(entry: Result<fjall::Guard, StoreError>) -> Result<Pair, StoreError> {
     let (key, value) = entry?.into_inner().map_err(from_fjall)?;
-    Ok((key.into(), value.into()))
+    Ok((Bytes::copy_from_slice(&key), value.into()))
 }
 
 /// Copies a value that is small against the block it came in, which it would else keep in memory as a whole for as long
 /// as it sits in a cache. Larger ones mostly have a block of their own and are shared.
 fn own_small(value: Bytes) -> Bytes {
     if value.len() < BLOCK_BYTES as usize { Bytes::copy_from_slice(&value) } else { value }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::ops::Bound;
+
+    use crate::store::fjall::{FjallOptions, FjallStore};
+    use crate::store::{Space, Store};
+
+    /// A key that is kept must keep nothing else: neither the block that it was read from nor the memtable's copy.
+    #[test]
+    fn keys_of_a_walk_are_their_own() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = FjallStore::open(dir.path(), FjallOptions::default()).unwrap();
+        let sizes = [0, 10, 5000, 20_000, 1 << 20];
+        let change = |(n, size): (usize, &usize)| {
+            (Space::Data, vec![1, b'a' + n as u8].into(), Some(vec![n as u8; *size].into()))
+        };
+        store.commit(sizes.iter().enumerate().map(change).collect(), true).unwrap();
+        for place in ["the memtable", "a table"] {
+            for reverse in [false, true] {
+                let snapshot = store.snapshot().unwrap();
+                let data = (Bound::Included(&[1][..]), Bound::Excluded(&[2][..]));
+                let pairs: Vec<_> = snapshot.range(Space::Data, data, reverse).map(Result::unwrap).collect();
+                assert_eq!(pairs.len(), sizes.len());
+                for (key, value) in &pairs {
+                    assert!(key.is_unique(), "beside {} bytes in {place}", value.len());
+                }
+            }
+            assert!(store.flush().unwrap());
+        }
+    }
 }
