@@ -174,17 +174,17 @@ pub fn gzip(bytes: &[u8]) -> Vec<u8> {
 const GZIP_CALL_BYTES: usize = 256 * 1024;
 const GZIP_CALL_PIECES: usize = 16;
 
-/// Memory that a compressing puller keeps: the compressor's window and tables, and a piece.
+/// Memory that a compressing puller keeps between its calls: the compressor's window and tables.
 pub const GZIP_KEEPS_BYTES: usize = 384 * 1024;
 
 /// Compresses a body while it is pulled; holds one piece and the compressor's window, whatever the body's length. A call
 /// gives nothing only where the body it compresses does. What came before a cut can be read.
 pub fn gzip_puller(mut pull: Puller) -> Puller {
     let mut encoder = GzEncoder::new(Vec::new(), Compression::new(GZIP_LEVEL));
-    let mut piece = Vec::new();
     let mut ended = false;
     Box::new(move |out| {
-        let (mut bytes, mut pieces) = (0, 0);
+        // IMPORTANT: both buffers end with the call. One record may be large, and nobody is charged for their capacity.
+        let (mut piece, mut bytes, mut pieces) = (Vec::new(), 0, 0);
         // A piece may vanish in the compressor: go on until there is something to send.
         while !ended {
             piece.clear();
@@ -192,7 +192,7 @@ pub fn gzip_puller(mut pull: Puller) -> Puller {
             encoder.write_all(&piece)?;
             if pulled.is_err() {
                 encoder.flush()?;
-                out.append(encoder.get_mut());
+                out.append(&mut std::mem::take(encoder.get_mut()));
             }
             let more = pulled?;
             (bytes, pieces) = (bytes + piece.len(), pieces + 1);
@@ -209,7 +209,7 @@ pub fn gzip_puller(mut pull: Puller) -> Puller {
                 break;
             }
         }
-        out.append(encoder.get_mut());
+        out.append(&mut std::mem::take(encoder.get_mut()));
         Ok(!ended)
     })
 }

@@ -68,7 +68,7 @@ fn answers_that_nobody_reads_stay_within_their_budget() {
 
 #[test]
 fn streams_that_nobody_reads_leave_room_and_places_for_an_admin() {
-    endure("streams", 96, scenarios::unread_streams);
+    endure("streams", 32, scenarios::unread_streams);
 }
 
 #[test]

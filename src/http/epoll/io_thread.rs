@@ -190,6 +190,7 @@ impl IoThread {
             }
             Message::Connection(socket, peer, seat) => self.adopt(socket, peer, seat, None),
             Message::Pulled(token, piece) => {
+                self.core.shared.answers.arrived(piece.bytes.capacity());
                 self.with(token, |connection, core| connection.on_pulled(*piece, core, token));
             }
             Message::NoRoomForPiece(token, pull) => {

@@ -223,7 +223,9 @@ fn work(shared: &Shared, job: Job) {
         Job::Handle { request, responder } => (request, responder),
         Job::Pull { pull, is_chunked, client, ticket, mailbox } => {
             let message = if shared.answers.has_room(client, PIECE_BYTES) {
-                Message::Pulled(ticket, Box::new(make_piece(pull, is_chunked)))
+                let piece = make_piece(pull, is_chunked);
+                shared.answers.set_out(piece.bytes.capacity());
+                Message::Pulled(ticket, Box::new(piece))
             } else {
                 Message::NoRoomForPiece(ticket, pull)
             };

@@ -176,6 +176,7 @@ impl Output {
             if self.sent == self.buffer.len() {
                 self.buffer.clear();
                 self.sent = 0;
+                self.shrink();
                 if turn_bytes >= TURN_BYTES && !matches!(self.tail, Tail::None) {
                     return Flushed::Again;
                 }
@@ -358,7 +359,7 @@ impl Output {
         self.done.last().map_or(Client::NOBODY, |done| done.trace.client())
     }
 
-    /// Lets go of memory that only a large answer needed.
+    /// Lets go of memory that only a large answer needed: nobody is charged for an empty buffer.
     pub fn shrink(&mut self) {
         if self.buffer.capacity() > FLUSH_BYTES {
             self.buffer = Vec::new();
