@@ -124,6 +124,12 @@ impl Shared {
             _ => Some(WriteError::InsufficientStorage),
         }
     }
+
+    /// That there is no space for a request of so many bytes that needs so much.
+    pub(super) fn lack_for(&self, needed: Allowed, bytes: usize) -> Option<WriteError> {
+        let is_too_large = needed == Allowed::Writes && !self.space.fits(bytes as u64);
+        self.lack(needed).or(is_too_large.then_some(WriteError::InsufficientStorage))
+    }
 }
 
 /// A store in use.

@@ -174,6 +174,14 @@ impl SpaceWatch {
         }
     }
 
+    /// Whether one request of so many bytes finds room in the journal and when it is flushed, though it be larger than what
+    /// every verdict allows for.
+    pub fn fits(&self, request_bytes: u64) -> bool {
+        let (needs, bytes) = (self.needs(), request_bytes.saturating_mul(2));
+        let is_planned_for = bytes <= GROUP_BYTES || needs.flush_bytes == 0 || self.probe.is_none();
+        is_planned_for || self.figures().free_bytes >= (needs.for_flush() + needs.merge_bytes).saturating_add(bytes)
+    }
+
     /// Whether so many bytes can be written now, with the ballast given up if need be.
     pub fn has_room(&self, bytes: u64) -> bool {
         let fits = || self.ask().is_none_or(|(free_bytes, _)| free_bytes >= bytes);
@@ -331,6 +339,21 @@ mod tests {
         watch.set_needs(Needs { is_stuck: true, ..needs(8, 0) });
         assert_eq!(seen(&free, 50, &watch), Allowed::Nothing, "nothing more can be flushed");
         assert!(watch.has_room_for_flush(), "but what is in memory can");
+    }
+
+    #[test]
+    fn a_request_larger_than_what_is_planned_for_needs_room_of_its_own() {
+        let (free, watch) = card(100, 30);
+        watch.set_needs(needs(8, 40));
+        assert_eq!(seen(&free, 60, &watch), Allowed::Writes);
+        for (request_mib, fits) in [(1, true), (4, true), (5, true), (6, false), (64, false), (u64::MAX >> 20, false)] {
+            assert_eq!(watch.fits(request_mib << 20), fits, "{request_mib}");
+        }
+        assert_eq!(
+            (seen(&free, 100, &watch), watch.fits(25 << 20), watch.fits(26 << 20)),
+            (Allowed::Writes, true, false)
+        );
+        assert!(SpaceWatch::new(None, None).fits(u64::MAX), "a store in memory");
     }
 
     #[test]

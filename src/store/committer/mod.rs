@@ -210,7 +210,7 @@ impl Committer {
                 request.answer.give(Err(WriteError::Overloaded));
             } else if self.shared.switches.has_failed() {
                 request.answer.give(Err(WriteError::ReadOnly));
-            } else if let Some(error) = self.shared.lack(request.needs()) {
+            } else if let Some(error) = self.shared.lack_for(request.needs(), request.bytes) {
                 request.answer.give(Err(error));
             } else if group.has_room_for(&request) {
                 group.add(request);

@@ -123,6 +123,11 @@ fn a_full_card_takes_deletes_but_no_writes_until_there_is_room() {
     one(&database, put("a", "1"));
     one(&database, put("b", "1"));
 
+    // There is room for others, but not for this one twice, in the journal and in a table.
+    let large = put("large", &"x".repeat(46 << 20));
+    assert_eq!(end(send(&database, vec![large])).unwrap_err(), WriteError::InsufficientStorage);
+    one(&database, put("b", "1"));
+
     // Nobody has looked yet: the committer does before each group.
     free.store(40, Ordering::SeqCst);
     assert_eq!(end(send(&database, vec![put("c", "1")])).unwrap_err(), WriteError::InsufficientStorage);
