@@ -66,7 +66,7 @@ fn the_power_fails_between_two_operations_and_all_fails_until_it_is_back() {
         operate(op, card.path(), 1).unwrap();
         assert!(card.cut_at().is_none());
         assert!(operate(op, card.path(), 2).is_err(), "{op:?}");
-        assert!(card.wait_for_cut(Duration::from_secs(10)) && card.cut_at().is_some());
+        assert!(card.wait_for_cut(Duration::from_secs(60)) && card.cut_at().is_some());
         for op in Op::ALL {
             assert!(operate(op, card.path(), 4).is_err(), "{op:?} without power");
         }

@@ -232,12 +232,12 @@ impl Server {
 
     /// Waits for the process to end by itself.
     pub fn wait(&mut self) -> ExitStatus {
-        let give_up = Instant::now() + Duration::from_secs(30);
+        let give_up = Instant::now() + Duration::from_secs(60);
         loop {
             if let Some(status) = self.child.try_wait().expect("the process") {
                 return status;
             }
-            assert!(Instant::now() < give_up, "the server did not end within 30 s; its log:\n{}", self.log());
+            assert!(Instant::now() < give_up, "the server did not end within 60 s; its log:\n{}", self.log());
             std::thread::sleep(Duration::from_millis(5));
         }
     }
