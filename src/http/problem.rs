@@ -13,6 +13,9 @@ pub enum Written {
     Unknown,
 }
 
+/// Bytes of a message: what a client sent may be part of it, and is not sent back at length.
+const MESSAGE_BYTES_MAX: usize = 512;
+
 /// An error answer. `code` is stable and in upper snake case; `message` says what to do next and holds no path of the
 /// board, no token, and nothing of another client.
 #[derive(Clone, Debug)]
@@ -34,9 +37,13 @@ pub struct Problem {
 }
 
 impl Problem {
-    /// A problem without further members.
+    /// A problem without further members. Of a long message the beginning is kept.
     pub fn new(status: u16, code: &'static str, message: impl Into<Cow<'static, str>>) -> Problem {
-        Problem { status, code, message: message.into(), written: None, extra: None, raw: None, fields: Vec::new() }
+        let mut message = message.into();
+        if message.len() > MESSAGE_BYTES_MAX {
+            message = format!("{}…", &message[..message.floor_char_boundary(MESSAGE_BYTES_MAX)]).into();
+        }
+        Problem { status, code, message, written: None, extra: None, raw: None, fields: Vec::new() }
     }
 
     /// Says whether the write was applied.
@@ -138,6 +145,17 @@ pub fn reason(status: u16) -> &'static str {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn of_a_long_message_the_beginning_is_kept() {
+        for (sent, kept) in [("x".repeat(512), 512), ("x".repeat(513), 512), ("ä".repeat(400), 512)] {
+            let problem = Problem::new(400, "INVALID_JSON", sent.clone());
+            assert_eq!(problem.message.strip_suffix('…').unwrap_or(&problem.message), &sent[..kept]);
+        }
+        // One that is not cut at a boundary of two bytes.
+        let problem = Problem::new(400, "INVALID_JSON", format!("x{}", "ä".repeat(400)));
+        assert_eq!(problem.message.len(), 511 + "…".len());
+    }
 
     #[test]
     fn a_raw_member_stands_last_and_as_it_is() {

@@ -7,6 +7,7 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod amplifiers;
 mod scenarios;
 mod scene;
 mod storms;
@@ -76,6 +77,16 @@ fn a_patch_takes_little_more_than_its_own_memory() {
     endure("patches", 32, scenarios::patches_of_many_members);
     endure("patched documents", 32, scenarios::patches_of_documents_with_many_members);
     endure("operations", 32, scenarios::batches_of_too_many_operations);
+}
+
+#[test]
+fn little_that_could_become_much_does_not() {
+    endure("imported values", 16, amplifiers::imported_values);
+    endure("imported faults", 16, amplifiers::imported_faults);
+    endure("faulty batches", 16, amplifiers::faulty_batches);
+    endure("tags", 16, amplifiers::many_tags);
+    endure("cursors", 16, amplifiers::long_cursors);
+    endure("gzipped files", 32, amplifiers::unread_compressed_files);
 }
 
 /// What as many connections as there may be take on tiny_http, which has a thread for each.

@@ -40,7 +40,7 @@ pub struct Scene {
     pub hostile: String,
     peak_kib: Arc<AtomicU64>,
     watching: Arc<AtomicBool>,
-    _folder: tempfile::TempDir,
+    folder: tempfile::TempDir,
 }
 
 fn token(data: &Path, name: &str, scope: &str) -> String {
@@ -61,12 +61,20 @@ impl Scene {
         let data = folder.path().join("data");
         let [admin, neighbours, hostile] = [("admin", "admin"), ("neighbour", "write"), ("hostile", "write")]
             .map(|(name, scope)| token(&data, name, scope));
-        let server = Server::builder().engine(engine).config(BOARD).data(&data).environment("MALLOC_ARENA_MAX", "1");
+        let www = folder.path().join("www");
+        std::fs::create_dir(&www).unwrap();
+        let config = format!("{BOARD}[www]\ndir = {www:?}\n");
+        let server = Server::builder().engine(engine).config(&config).data(&data).environment("MALLOC_ARENA_MAX", "1");
         // The frames of a debug build do not fit the small stacks of a board.
         let small_stacks = if cfg!(debug_assertions) { "2097152" } else { "262144" };
         let server = server.environment("RUST_MIN_STACK", small_stacks).start();
         let (peak_kib, watching) = (Arc::default(), Arc::default());
-        Scene { server, engine: engine.to_owned(), admin, neighbours, hostile, peak_kib, watching, _folder: folder }
+        Scene { server, engine: engine.to_owned(), admin, neighbours, hostile, peak_kib, watching, folder }
+    }
+
+    /// The folder of static files.
+    pub fn www(&self) -> std::path::PathBuf {
+        self.folder.path().join("www")
     }
 
     /// A head of the attackers'; `fields` are whole lines.
