@@ -1,7 +1,8 @@
 //! A card that is full, of what larder stores or of what others have put there: what is deleted gives its space back by
 //! itself, deletions go on, and nothing acknowledged is lost.
 //!
-//! Each test has a small file system of its own, in a mount namespace that a sleeping process holds open.
+//! Each test has a small file system of its own, in a mount namespace that a sleeping process holds open. It is filled and
+//! emptied twice; `FULL_CARD_ROUNDS` asks for more.
 #![allow(clippy::unwrap_used, missing_docs)]
 
 mod support;
@@ -209,13 +210,14 @@ fn by_waiting(server: &Server, count: usize) {
 
 /// Fills and empties a card again and again.
 fn in_rounds(query: &str, remove: Remove, cases: &[(&str, &str)]) {
+    let rounds: u32 = std::env::var("FULL_CARD_ROUNDS").ok().and_then(|text| text.parse().ok()).unwrap_or(2);
     std::thread::scope(|scope| {
         for (engine, durability) in cases {
             scope.spawn(move || {
                 let Some(card) = SmallCard::mount() else { return };
                 let server = card.start(engine, durability);
                 server.put("/api/v1/kv/n/kept/k", &value(VALUES_MAX)).expect(201);
-                for round in 0..3 {
+                for round in 0..rounds {
                     let count = fill(&server, query);
                     assert!(round > 0 || count > 100, "{count} values on an empty card");
                     remove(&server, count);
@@ -229,6 +231,7 @@ fn in_rounds(query: &str, remove: Remove, cases: &[(&str, &str)]) {
                 server.get("/health").expect(200);
                 server.get(&key(0)).expect(404);
                 assert!(server.get("/api/v1/kv/n/kept/k").expect(200).body == value(VALUES_MAX));
+                println!("trial: {engine}, {durability}{query}: full and emptied {rounds} times");
             });
         }
     });

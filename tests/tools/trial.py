@@ -65,7 +65,7 @@ ROWS = [
     Row("locked out by idle, slow and pooled connections", "lockout"),
     Row("bursts over the cap", "bursts"),
     Row("raw requests", "http_corpus"),
-    Row("a full card, from fill to recovery", "full_card", threads=2),
+    Row("a full card, from fill to recovery", "full_card", threads=2, FULL_CARD_ROUNDS=4),
     Row("steps of the clock", "clock"),
     Row("low descriptors", "descriptors"),
     Row("low memory", "low_memory", ignored=True),
