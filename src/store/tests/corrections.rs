@@ -383,7 +383,8 @@ fn the_sweeper_lets_epochs_go_that_have_no_records_and_writes_them_anew_where_th
         board.database.clock().tick();
         std::thread::sleep(Duration::from_millis(20));
     }
-    eventually("all are of one epoch", || epochs() == 0);
+    // Those that began while the sweeper was on its way stay, if they are few.
+    eventually("few are left", || epochs() <= EPOCHS_MAX / 2);
     assert_eq!([board.left("1"), board.left("7")], lefts);
     assert_eq!(read(&board.database, "1").as_deref(), Some("1"));
 }
