@@ -307,6 +307,10 @@ fn a_stop_tells_those_who_read_that_it_is_the_reason() {
 fn the_client_says_why_its_export_was_cut_and_leaves_no_file() {
     for engine in engines() {
         let server = store(&engine, "drain_timeout = \"4s\"\n");
+        // More than the buffers of two sockets and a pipe can hold.
+        let large = vec![b'x'; 1_000_000];
+        (0..24)
+            .for_each(|n| drop(server.put(&format!("/api/v1/kv/n/more/{n}?durability=relaxed"), &large).expect(201)));
         let mut child = Command::new(env!("CARGO_BIN_EXE_larder"))
             .args(["export", "--url", &server.url()])
             .stdout(Stdio::piped())
