@@ -150,8 +150,7 @@ impl SpaceWatch {
     /// Asks the card, and gives up the ballast if deletes need it. If the card does not answer, the last verdict stands.
     pub fn look(&self) {
         let needs = self.needs();
-        self.has_room(needs.for_flush());
-        let Some((free_bytes, total_bytes)) = self.ask() else { return };
+        let Some((free_bytes, total_bytes)) = self.ask_for(needs.for_flush()) else { return };
         let reserve_bytes = self.reserve_bytes.unwrap_or_else(|| RESERVE_BYTES_MIN.max(total_bytes / 100 * 3));
         let bar = needs.for_writes(reserve_bytes);
         let held_bytes = self.ballast.as_ref().map_or(0, Ballast::held_bytes);
@@ -184,13 +183,7 @@ impl SpaceWatch {
 
     /// Whether so many bytes can be written now, with the ballast given up if need be.
     pub fn has_room(&self, bytes: u64) -> bool {
-        let fits = || self.ask().is_none_or(|(free_bytes, _)| free_bytes >= bytes);
-        fits() || {
-            if let Some(ballast) = &self.ballast {
-                ballast.give_up();
-            }
-            fits()
-        }
+        self.ask_for(bytes).is_none_or(|(free_bytes, _)| free_bytes >= bytes)
     }
 
     /// Whether what is in memory can be flushed now.
@@ -213,6 +206,18 @@ impl SpaceWatch {
     /// Ends all waits for room.
     pub fn close(&self) {
         self.closed.store(true, Ordering::Release);
+    }
+
+    /// Asks the card, and once more without the ballast if fewer bytes than these are free.
+    fn ask_for(&self, bytes: u64) -> Option<(u64, u64)> {
+        let asked = self.ask()?;
+        if asked.0 >= bytes {
+            return Some(asked);
+        }
+        if let Some(ballast) = &self.ballast {
+            ballast.give_up();
+        }
+        self.ask()
     }
 
     fn ask(&self) -> Option<(u64, u64)> {
