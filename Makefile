@@ -35,7 +35,7 @@ test-rust: ## unit, property and outside tests on the debug build
 	$(CARGO) test --locked --no-fail-fast
 
 test-release: build ## what only the release binary can show: memory, torture, size
-	$(CARGO) test --locked --profile fast --test release --no-fail-fast -- --test-threads 1
+	BINARY_UNDER_TEST='$(CURDIR)/target/release/larder' $(CARGO) test --locked --test release --no-fail-fast -- --test-threads 1
 
 test-contract: ## the served OpenAPI document against the running server
 	@sh tests/tools/contract.sh

@@ -35,7 +35,7 @@ fn the_program_names_the_commit_it_was_built_from() {
     let words = ["-c", "safe.directory=*", "rev-parse", "HEAD"];
     let git = std::process::Command::new("git").args(words).current_dir(root).output();
     // Debug builds do not look, so as not to be made anew after every commit.
-    let looks = std::path::Path::new(root).join(".git").exists() && !cfg!(debug_assertions);
+    let looks = std::path::Path::new(root).join(".git").exists() && support::is_optimised();
     let expected = match git.ok().filter(|git| git.status.success() && looks) {
         Some(git) => {
             let head = String::from_utf8(git.stdout).unwrap();
@@ -44,7 +44,7 @@ fn the_program_names_the_commit_it_was_built_from() {
         // Only who builds can know the commit.
         None => built,
     };
-    let version = std::process::Command::new(env!("CARGO_BIN_EXE_larder")).arg("--version").output().unwrap();
+    let version = std::process::Command::new(support::binary()).arg("--version").output().unwrap();
     let version = String::from_utf8(version.stdout).unwrap();
     let comma = if expected.is_empty() { "" } else { ", " };
     let named = format!("({expected}{comma}{}", std::env::consts::ARCH);

@@ -11,7 +11,7 @@ pub mod server;
 
 pub use card::{Card, CardOptions, Failure, Fault, Kept, Names, Op, Seeded};
 pub use client::{Answer, Client, Connection};
-pub use server::{Server, ServerBuilder};
+pub use server::{Server, ServerBuilder, binary, is_optimised};
 
 /// The engines under test: all there are, or those named in `TEST_ENGINES` (comma-separated).
 pub fn engines() -> Vec<String> {

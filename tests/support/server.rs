@@ -79,7 +79,7 @@ impl ServerBuilder {
         let reserve = (!self.config.contains("reserve")).then_some(("LARDER_STORE_RESERVE", "1MiB"));
         std::fs::write(&config, self.config).expect("the configuration file");
         let mut words = self.wrapper;
-        words.push(env!("CARGO_BIN_EXE_larder").to_owned());
+        words.push(binary());
         let mut command = Command::new(&words[0]);
         command
             .args(&words[1..])
@@ -124,6 +124,16 @@ pub fn follow(mut from: impl Read + Send + 'static, log: Arc<Mutex<String>>) {
             log.lock().expect("the log").push_str(&String::from_utf8_lossy(&piece[..n]));
         }
     });
+}
+
+/// The program that is tested: what `BINARY_UNDER_TEST` names, or the one that was built with the tests.
+pub fn binary() -> String {
+    std::env::var("BINARY_UNDER_TEST").unwrap_or_else(|_| env!("CARGO_BIN_EXE_larder").to_owned())
+}
+
+/// Whether it is optimised.
+pub fn is_optimised() -> bool {
+    !cfg!(debug_assertions) || std::env::var_os("BINARY_UNDER_TEST").is_some()
 }
 
 impl Server {
