@@ -186,7 +186,8 @@ fn a_head_without_end_is_cut() {
     let mut client = server.connect();
     let line = format!("X: {}\r\n", "y".repeat(1000));
     let sent = client.stream.write_all(format!("GET / HTTP/1.1\r\n{}", line.repeat(1000)).as_bytes());
-    assert!(sent.is_err() || client.is_ended());
+    assert!(sent.is_err() || client.receive(false).status == 431);
+    assert!(client.is_ended());
     eventually("it is counted", || closed(&server, "head_timeout") == 1.0);
     assert_alive(&server);
 }
@@ -325,15 +326,80 @@ fn one_address_may_not_take_all_connections() {
 }
 
 #[test]
-fn a_preface_of_http_2_costs_one_counted_thread() {
+fn another_version_is_505_and_costs_no_thread() {
     let server = start(Limits { leaked_threads_max: 1, ..short() });
-    let mut client = server.connect();
-    client.send("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n");
-    assert!(client.is_ended());
-    drop(client);
+    let long = format!("GET /{} HTTP/3.0\r\nHost: x\r\n\r\n", "a".repeat(7000));
+    for first in ["PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", "GET / HTTP/2.0 x\r\nHost: x\r\n\r\n", &long] {
+        for warm in [false, true] {
+            let mut client = server.connect();
+            if warm {
+                client.send("PUT /echo HTTP/1.1\r\nHost: x\r\nContent-Length: 16\r\n\r\nGET / HTTP/2.0\r\n");
+                assert_eq!(client.receive(false).status, 200, "a body may say anything");
+            }
+            client.send(first);
+            let got = client.receive(false);
+            assert_eq!((got.status, got.field("connection")), (505, Some("close")), "{first:?}");
+            assert!(client.is_ended());
+        }
+    }
     assert_alive(&server);
-    eventually("the lost thread is counted and ends the run", || server.has_ended());
-    assert_eq!(server.join(), Ended::Exhausted);
+    eventually("they are counted", || closed(&server, "head_timeout") == 6.0);
+    assert_eq!(server.figure("larder_tiny_http_leaked_threads"), 0.0);
+    assert!(!server.has_ended());
+}
+
+#[test]
+fn a_head_over_a_limit_is_refused_as_it_comes_and_an_answer_before_it_is_not_lost() {
+    let server = start(Limits::default());
+    let fields = format!("GET /const HTTP/1.1\r\n{}", "a:b\r\n".repeat(500));
+    let line = format!("GET /const HTTP/1.1\r\nX: {}", "y".repeat(40_000));
+    let broken = format!("GET /const HTTP/1.1\r\nX: {}", "\n".repeat(40_000));
+    let target = format!("GET /{}", "y".repeat(40_000));
+    for (head, status) in [(&fields, 431), (&line, 431), (&broken, 431), (&target, 414)] {
+        let mut client = server.connect();
+        client.send(head);
+        let got = client.receive(false);
+        assert_eq!((got.status, got.field("connection")), (status, Some("close")));
+        assert_eq!(got.field("content-type"), Some("application/problem+json"));
+        assert!(client.is_ended());
+        let mut client = server.connect();
+        client.send(&format!("GET /const HTTP/1.1\r\nHost: x\r\n\r\n{head}"));
+        assert_eq!(client.receive(false).text(), "hello");
+    }
+    assert_alive(&server);
+}
+
+#[test]
+fn large_heads_behind_one_another_wait_their_turn_and_are_all_answered() {
+    let server = start(Limits { pipelined_requests_max: 4, ..Limits::default() });
+    let mut client = server.connect();
+    let heads = format!("GET /const HTTP/1.1\r\nHost: x\r\nX: {}\r\n\r\n", "y".repeat(30_000)).repeat(40);
+    let mut writing = client.stream.try_clone().unwrap();
+    let writer = std::thread::spawn(move || writing.write_all(heads.as_bytes()));
+    for _ in 0..40 {
+        assert_eq!(client.receive(false).text(), "hello");
+    }
+    writer.join().unwrap().unwrap();
+}
+
+#[test]
+fn heads_that_are_coming_share_a_budget() {
+    let server = start(Limits { heads_bytes_max: 200_000, ..Limits::default() });
+    let head = format!("GET /const HTTP/1.1\r\nX: {}", "y".repeat(20_000));
+    let mut clients: Vec<Client> = Vec::new();
+    for _ in 0..12 {
+        let mut client = server.connect();
+        client.send(&head);
+        clients.push(client);
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    let got = clients[0].receive(false);
+    assert_eq!((got.status, got.field("connection")), (408, Some("close")));
+    assert!(clients[0].is_ended());
+    clients[11].send("\r\nHost: x\r\n\r\n");
+    assert_eq!(clients[11].receive(false).status, 200, "the youngest goes on");
+    assert!(closed(&server, "memory") == 8.0);
+    assert_alive(&server);
 }
 
 #[test]

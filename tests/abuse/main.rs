@@ -59,6 +59,14 @@ fn heads_and_small_bodies_that_do_not_end_make_way() {
 }
 
 #[test]
+fn heads_of_any_shape_stay_within_their_budget() {
+    endure("many fields", 32, scenarios::many_fields);
+    endure("full heads", 32, scenarios::full_heads);
+    endure("endless lines", 32, scenarios::endless_lines);
+    endure("pipelined heads", 32, scenarios::pipelined_heads);
+}
+
+#[test]
 fn answers_that_nobody_reads_stay_within_their_budget() {
     endure("values", 32, scenarios::unread_values);
     endure("ranges", 32, scenarios::unread_ranges);

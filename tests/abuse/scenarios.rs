@@ -74,6 +74,36 @@ pub fn partial_heads(scene: &Scene) -> Held {
     scene.send(many(scene), |_| head.clone().into())
 }
 
+/// Fields of three bytes without end.
+pub fn many_fields(scene: &Scene) -> Held {
+    let head = format!("GET /health HTTP/1.1\r\nHost: localhost\r\n{}", "a:b\r\n".repeat(200_000));
+    scene.send(many(scene), |_| head.clone().into())
+}
+
+/// As many as a head may hold, in heads that do not end.
+pub fn full_heads(scene: &Scene) -> Held {
+    let field = format!("a: {}\r\n", "b".repeat(310));
+    let head = format!("GET /health HTTP/1.1\r\nHost: localhost\r\n{}", field.repeat(98));
+    scene.send(many(scene), |_| head.clone().into())
+}
+
+/// A field, a target and a line of line feeds without end.
+pub fn endless_lines(scene: &Scene) -> Held {
+    let starts = ["GET /health HTTP/1.1\r\nHost: localhost\r\nX: a", "GET /a", "GET / HTTP/1.1\r\nX: \n"];
+    scene.send(many(scene), |n| {
+        let start = starts[n % starts.len()].as_bytes();
+        let rest = start[start.len() - 1];
+        [start, &vec![rest; 2 << 20]].concat()
+    })
+}
+
+/// Large heads of requests one after the other, whose answers nobody reads.
+pub fn pipelined_heads(scene: &Scene) -> Held {
+    let field = format!("X: {}\r\n", "a".repeat(30_000));
+    let head = scene.head("PUT /api/v1/kv/n/c/k", &format!("{field}Content-Length: 0\r\n"));
+    scene.send(many(scene), |_| head.repeat(20).into())
+}
+
 pub fn small_bodies(scene: &Scene) -> Held {
     let head = put(scene, "Content-Length: 16000\r\n");
     scene.send(many(scene), |_| [head.as_bytes(), &[b'x'; 15_990]].concat())

@@ -47,13 +47,12 @@ pub fn tls(scene: &Scene) -> Held {
     scene.send(100, |n| hello[..1 + n % hello.len()].to_vec())
 }
 
-/// Prefaces of HTTP/2, also cut and with frames behind them. Few: each costs tiny_http a thread, and many are met by a
-/// new process there, which is documented.
+/// Prefaces of HTTP/2, also cut and with frames behind them.
 pub fn http_2(scene: &Scene) -> Held {
     let preface =
         b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\x12\x04\0\0\0\0\0\0\x03\0\0\0\x64\0\x04\x40\0\0\0\0\x02\0\0\0\0";
-    (0..8).for_each(|n| send_and_read(scene.connect(n), preface));
-    scene.send(4, |n| preface[..16 + n].to_vec())
+    blow(|n| send_and_read(scene.connect(n), preface));
+    scene.send(100, |n| preface[..1 + n % preface.len()].to_vec())
 }
 
 /// Far more connections than there may be, each idle, and new ones all the time.

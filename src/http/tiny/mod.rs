@@ -17,6 +17,7 @@ mod guard;
 mod head;
 mod lane;
 mod linger;
+mod meter;
 mod pieces;
 mod porch;
 mod porter;

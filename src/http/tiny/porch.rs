@@ -20,6 +20,7 @@ use super::connection::{Glimpse, Key};
 use super::figures::{Figures, Reason};
 use super::guard::scan::{Scan, Seen};
 use super::linger::Leftover;
+use super::meter::{Ahead, Heads, Meter};
 use super::porter::answer_past;
 use super::shared::Shared;
 use super::{socket, sys};
@@ -54,6 +55,7 @@ struct Guest {
     key: Key,
     number: AtomicI32,
     seat: Arc<Seat>,
+    meter: Arc<Meter>,
     since: Instant,
     way: Way,
     /// Bytes that had come at the last look.
@@ -79,6 +81,10 @@ pub struct Porch {
     pub door: Door,
     pub limits: Arc<LiveLimits>,
     pub figures: Arc<Figures>,
+    /// The heads that are coming.
+    pub heads: Heads,
+    /// Those that wait for an earlier request's answer.
+    pub ahead: Ahead,
     guests: Mutex<HashMap<u64, Guest>>,
     /// Rung after every look of the guard.
     bell: Condvar,
@@ -90,7 +96,17 @@ impl Porch {
     /// An empty one.
     pub fn new(door: Door, limits: Arc<LiveLimits>, figures: Arc<Figures>) -> Porch {
         let (guests, bell) = (Mutex::default(), Condvar::new());
-        Porch { door, limits, figures, guests, bell, epoch: Instant::now(), shared: OnceLock::new() }
+        Porch {
+            door,
+            limits,
+            figures,
+            heads: Heads::default(),
+            ahead: Ahead::default(),
+            guests,
+            bell,
+            epoch: Instant::now(),
+            shared: OnceLock::new(),
+        }
     }
 
     /// Makes the engine known, which comes to be later.
@@ -103,6 +119,11 @@ impl Porch {
         self.shared.get().and_then(Weak::upgrade)
     }
 
+    /// Whether the engine has been there: nobody comes in before.
+    pub fn is_open(&self) -> bool {
+        self.shared.get().is_some()
+    }
+
     /// Whether nobody is to come in any more.
     pub fn is_draining(&self) -> bool {
         self.shared().is_some_and(|shared| shared.is_draining())
@@ -113,13 +134,61 @@ impl Porch {
     }
 
     /// Lets a connection in that has a seat.
-    pub fn welcome(&self, inode: u64, number: i32, key: Key, seat: Arc<Seat>) {
+    pub fn welcome(self: &Arc<Self>, inode: u64, number: i32, key: Key, seat: Arc<Seat>) {
         // Its client had another connection from the same port before.
         self.shared().inspect(|shared| shared.connections.forget(&key));
+        let meter = Arc::new(Meter::new(self, inode, key));
+        sys::gauge(inode, Some(meter.clone()));
         let (number, since) = (AtomicI32::new(number), Instant::now());
-        let guest = Guest { inode, key, number, seat, since, way: Way::In, bytes: 0, is_slow_head: false };
+        let guest = Guest { inode, key, number, seat, meter, since, way: Way::In, bytes: 0, is_slow_head: false };
         if let Some(before) = self.guests.lock().insert(inode, guest) {
-            self.door.leave(&before.seat);
+            self.leave(&before);
+        }
+    }
+
+    /// Gives back what a guest had who is gone.
+    fn leave(&self, guest: &Guest) {
+        guest.meter.end(&self.heads);
+        self.door.leave(&guest.seat);
+    }
+
+    /// Ends the head that has been coming longest: all of them together take too much.
+    pub fn end_oldest_head(&self) {
+        let mut guests = self.guests.lock();
+        let coming = guests.values_mut().filter_map(|guest| Some((guest.meter.since()?, guest)));
+        let Some((_, guest)) = coming.min_by_key(|(since, _)| *since) else { return };
+        let text = "too many heads were coming at once, and this one had been coming longest; try again";
+        self.end_head(guest, Problem::new(408, "REQUEST_TIMEOUT", text), Reason::Memory);
+    }
+
+    /// Whether a connection has requests that are not answered, of so many that tiny_http has been given.
+    pub fn owes(&self, key: &Key, given: u64) -> bool {
+        let connection = self.shared().and_then(|shared| shared.connections.get(key));
+        let glimpse = connection.map(|connection| connection.glimpse());
+        glimpse.map_or(given > 0, |glimpse| !glimpse.ended && (glimpse.busy || glimpse.taken < given))
+    }
+
+    /// Ends a connection whose head is not acceptable.
+    pub fn refuse_head(&self, inode: u64, problem: Problem) {
+        if let Some(guest) = self.guests.lock().get_mut(&inode) {
+            self.end_head(guest, problem, Reason::Head);
+        }
+    }
+
+    /// Ends a connection in the midst of a head, with an answer to it unless an earlier request waits for its own: then
+    /// nothing more is read of it, and it ends with the time for its head.
+    fn end_head(&self, guest: &mut Guest, problem: Problem, reason: Reason) {
+        guest.meter.end(&self.heads);
+        let Some(shared) = self.shared() else { return };
+        let Ok(Some(socket)) = socket::find(&guest.key, &guest.number) else { return };
+        let connection = shared.connections.of(guest.key);
+        // One that tiny_http has been given may be on its way to us.
+        let is_all_taken = connection.glimpse().taken >= guest.meter.heads();
+        if is_all_taken && connection.end_if_idle() {
+            guest.way = Way::Gone;
+            self.figures.closed(reason);
+            answer_past(&shared, &socket, guest.key.peer, Method::parse(b""), problem.into());
+            shared.end_gently(&connection, reason, Leftover { socket, request: None });
         }
     }
 
@@ -295,7 +364,8 @@ impl Porch {
             guests.retain(|inode, guest| {
                 let stays = guest.since >= began || open.contains(inode);
                 if !stays {
-                    self.door.leave(&guest.seat);
+                    sys::gauge(*inode, None);
+                    self.leave(guest);
                 }
                 stays
             });

@@ -72,6 +72,10 @@ impl Porter for DoorPorter {
         let mut state = self.state.lock();
         loop {
             self.turns.fetch_add(1, Ordering::Relaxed);
+            if !self.porch.is_open() {
+                std::thread::sleep(Duration::from_millis(1));
+                continue;
+            }
             if self.porch.is_draining() {
                 *state = State::default();
                 return Err(Errno::AGAIN.into());

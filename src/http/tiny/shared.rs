@@ -138,8 +138,9 @@ impl Shared {
 
     /// The answer to a connection's request has left: lets the next one begin.
     pub fn turn_over(&self, connection: &Arc<Connection>) {
-        if let Some(next) = connection.next() {
-            self.push(Job::Begin(Arc::clone(connection), next));
+        match connection.next() {
+            Some(next) => self.push(Job::Begin(Arc::clone(connection), next)),
+            None => self.porch.ahead.wake(&connection.key),
         }
     }
 

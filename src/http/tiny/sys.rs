@@ -1,14 +1,15 @@
-//! The few system calls for which no safe crate has a door: `TCP_INFO`, the scheduling policy, and `accept4`, which
-//! tiny_http calls without asking us.
+//! The few system calls for which no safe crate has a door: `TCP_INFO`, the scheduling policy, and `accept4` and `recv`,
+//! which tiny_http calls without asking us.
 //!
 //! tiny_http keeps its sockets to itself, so their numbers are all we have. All unsafe code of the engine is in this
 //! file, but for what names a descriptor by its number.
 #![allow(unsafe_code)]
 
+use std::collections::HashMap;
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, AsRawFd, IntoRawFd, OwnedFd, RawFd};
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 use parking_lot::RwLock;
 
@@ -111,6 +112,69 @@ pub unsafe extern "C" fn accept4(
                 unsafe { *libc::__errno_location() = error.raw_os_error().unwrap_or(libc::EIO) };
                 return -1;
             }
+        }
+    }
+}
+
+/// Who looks at what tiny_http is about to read.
+pub trait Gauge: Send + Sync {
+    /// How many of these bytes tiny_http is given; the rest is thrown away.
+    fn gives(&self, bytes: &[u8]) -> usize;
+}
+
+type Gauges = HashMap<u64, Arc<dyn Gauge>, foldhash::fast::RandomState>;
+
+/// The gauges of this process, each by the inode of its socket: tiny_http reads from a duplicate, whose number it chose.
+static GAUGES: LazyLock<RwLock<Gauges>> = LazyLock::new(RwLock::default);
+
+/// Has `gauge` look at what is read from the socket with this inode, or nobody any more.
+pub fn gauge(inode: u64, gauge: Option<Arc<dyn Gauge>>) {
+    let mut gauges = GAUGES.write();
+    match gauge {
+        Some(gauge) => gauges.insert(inode, gauge),
+        None => gauges.remove(&inode),
+    };
+}
+
+fn gauge_of(socket: RawFd) -> Option<Arc<dyn Gauge>> {
+    let inode = rustix::fs::fstat(lend(socket)?).ok()?.st_ino;
+    GAUGES.read().get(&inode).cloned()
+}
+
+/// Whether this thread is tiny_http's: ours have names.
+fn is_theirs() -> bool {
+    thread_local!(static THEIRS: bool = std::thread::current().name().is_none());
+    THEIRS.try_with(|theirs| *theirs).unwrap_or(false)
+}
+
+/// Stands before libc's function of this name in our programs: the standard library reads sockets with it. What comes is
+/// shown to the socket's gauge if it is a thread of tiny_http that reads, that is a head with its small body.
+///
+/// # Safety
+///
+/// As `recv(2)`: `buffer` has room for `length` bytes.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn recv(
+    socket: libc::c_int,
+    buffer: *mut libc::c_void,
+    length: libc::size_t,
+    flags: libc::c_int,
+) -> libc::ssize_t {
+    let nobody = std::ptr::null_mut::<libc::c_void>();
+    loop {
+        // SAFETY: the arguments are passed on as the caller gave them; no address is asked for.
+        let count = unsafe { libc::syscall(libc::SYS_recvfrom, socket, buffer, length, flags, nobody, nobody) };
+        let Some(came) = usize::try_from(count).ok().filter(|count| *count > 0 && flags == 0 && is_theirs()) else {
+            return count as libc::ssize_t;
+        };
+        let Some(gauge) = gauge_of(socket) else { return count as libc::ssize_t };
+        // SAFETY: the kernel has written so many bytes there.
+        let bytes = unsafe { std::slice::from_raw_parts(buffer.cast::<u8>(), came) };
+        // A panic must not unwind into a caller of another language.
+        let gives = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| gauge.gives(bytes)));
+        match gives.unwrap_or(came) {
+            0 => {}
+            given => return given.min(came) as libc::ssize_t,
         }
     }
 }

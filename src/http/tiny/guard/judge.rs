@@ -110,8 +110,8 @@ fn judge_busy(seen: &Seen, glimpse: &Glimpse, memory: &mut Memory, limits: &Limi
     memory.stranded_since = None;
     let Some(body) = &glimpse.body else {
         memory.body_since = None;
-        let came = seen.info.bytes_received.saturating_sub(memory.mark_bytes);
-        let too_much = came > limits.head_bytes_max as u64 + HEAD_SLACK_BYTES;
+        let read_bytes = seen.info.bytes_received.saturating_sub(seen.unread_bytes);
+        let too_much = read_bytes.saturating_sub(memory.mark_bytes) > limits.head_bytes_max as u64 + HEAD_SLACK_BYTES;
         return if too_much { Verdict::End(Reason::Head) } else { Verdict::Fine };
     };
     let Some(began_at) = body.began_at.get().copied() else { return Verdict::Near };

@@ -252,10 +252,10 @@ impl Guard {
 
     /// Counts sockets that nobody will ever close: each has a thread of tiny_http that waits for ever.
     ///
-    /// NOTE: a head that says `HTTP/2.0` or `HTTP/3.0` (`PRI *` is the usual one) always comes to this. tiny_http's thread
-    /// answers 505 itself, and for that waits, on a channel, until the writer before is dropped: that of the very request
-    /// which the same thread still holds. The request never reaches us, and no end of the socket wakes a channel. To see
-    /// the head first we would have to read before tiny_http, whose thread begins with the accept. So it is counted.
+    /// NOTE: a head that says `HTTP/2.0` or `HTTP/3.0` comes to this if tiny_http reads it. tiny_http's thread answers 505
+    /// itself, and for that waits, on a channel, until the writer before is dropped: that of the very request which the
+    /// same thread still holds. The request never reaches us, and no end of the socket wakes a channel. The meter refuses
+    /// such heads before, but for one whose request line came in one read with the end of a body that others took.
     fn count_leaks(&mut self, scan: &Scan, now: Instant) {
         let cut = scan.seen.iter().filter(|seen| self.memories.get(&seen.key).is_some_and(|memory| memory.cut));
         let busy: Vec<u64> = self
