@@ -166,7 +166,6 @@ fn watch(config: &Config) -> Arc<SpaceWatch> {
     let watch = SpaceWatch::new(Some(config.data_dir.clone()), config.reserve_bytes);
     let watch = watch.with_ballast(&config.data_dir, config.memtable_bytes);
     watch.set_needs(Needs { flush_bytes: 2 * config.memtable_bytes, ..Needs::default() });
-    watch.look();
     Arc::new(watch)
 }
 

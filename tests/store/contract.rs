@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use larder::store::fjall::{FjallOptions, FjallStore};
+use larder::store::space::{Needs, SpaceWatch};
 use larder::store::{Space, Store, StoreError};
 
 use crate::support::{all, get, noise, open, put, remove};
@@ -126,7 +127,19 @@ fn a_second_opening_is_refused_while_the_first_lives() {
     let dir = tempfile::tempdir().unwrap();
     let store = open(dir.path());
     assert!(matches!(FjallStore::open(dir.path(), FjallOptions::default()), Err(StoreError::Locked)));
+    // On a full card it does not take away what the first one holds back for deletions.
+    let ballast = dir.path().join("larder.ballast");
+    std::fs::write(&ballast, vec![1; 100_000]).unwrap();
+    let full = || {
+        let watch = SpaceWatch::with_probe(Box::new(|| Some((0, 1 << 30))), None).with_ballast(dir.path(), 4 << 20);
+        watch.set_needs(Needs { flush_bytes: 8 << 20, ..Needs::default() });
+        FjallOptions { space: Arc::new(watch), ..FjallOptions::default() }
+    };
+    assert!(matches!(FjallStore::open(dir.path(), full()), Err(StoreError::Locked)));
+    assert!(ballast.exists());
     drop(store);
+    drop(FjallStore::open(dir.path(), full()));
+    assert!(!ballast.exists(), "a start that has the folder needs it");
     open(dir.path());
 }
 

@@ -49,6 +49,8 @@ impl FjallStore {
     ) -> Result<FjallStore, StoreError> {
         make_dir(dir)?;
         let lock = layout::lock(dir)?;
+        // What is held back for deletions may be given up with that: not before the folder is ours.
+        options.space.look();
         let mut found = look(dir)?;
         tell(&found.report);
         let database_dir = dir.join(DATABASE_DIR);
