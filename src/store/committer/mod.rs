@@ -352,6 +352,10 @@ impl Committer {
 
     /// Lets the store keep house between commits.
     fn maintain(&mut self) {
+        // Nothing is to be kept in order any more, and the reason stands in the log.
+        if self.shared.switches.has_failed() {
+            return;
+        }
         if let Err(error) = self.store.maintain() {
             self.give_up(WRITE_FAILED, &error);
         }
