@@ -35,7 +35,8 @@ pub struct Limits {
     /// `request_timeout`, and is then 503 `OVERLOADED`. Those up to 16 KiB are counted with the heads.
     pub bodies_bytes_max: u64,
     /// Bytes held of heads that have not come whole, and of requests with bodies up to 16 KiB (epoll; on tiny_http, apart,
-    /// of heads that wait behind an unanswered one): beyond it those that came longest ago end with 408.
+    /// of heads that wait behind an unanswered one): beyond it those that came longest ago, on tiny_http the heaviest, end
+    /// with 408.
     pub heads_bytes_max: u64,
     /// Bytes held of answers that their clients do not take. While three quarters are held, large answers are 503
     /// `OVERLOADED`, and those who take nothing are cut.

@@ -67,11 +67,16 @@ impl Chunked {
 
     /// Appends what `input` holds of the body to `out` and says how many bytes of `input` belonged to the body.
     pub fn decode(&mut self, input: &[u8], out: &mut Vec<u8>) -> Result<usize, ChunkError> {
+        self.follow(input, |data| out.extend_from_slice(data))
+    }
+
+    /// As [`Chunked::decode`], for one who takes the body piece by piece.
+    pub fn follow(&mut self, input: &[u8], mut take_data: impl FnMut(&[u8])) -> Result<usize, ChunkError> {
         let mut at = 0;
         while at < input.len() && self.state != State::Done {
             if self.state == State::Data {
                 let take = (input.len() - at).min(usize::try_from(self.chunk_left).unwrap_or(usize::MAX));
-                out.extend_from_slice(&input[at..at + take]);
+                take_data(&input[at..at + take]);
                 at += take;
                 self.chunk_left -= take as u64;
                 if self.chunk_left == 0 {

@@ -20,7 +20,7 @@ use super::connection::{Glimpse, Key};
 use super::figures::{Figures, Reason};
 use super::guard::scan::{Scan, Seen};
 use super::linger::Leftover;
-use super::meter::{Ahead, Heads, Meter};
+use super::meter::{Ahead, Heads, Meter, Refusal};
 use super::porter::answer_past;
 use super::shared::Shared;
 use super::{socket, sys};
@@ -148,47 +148,47 @@ impl Porch {
 
     /// Gives back what a guest had who is gone.
     fn leave(&self, guest: &Guest) {
-        guest.meter.end(&self.heads);
+        guest.meter.close(&self.heads);
         self.door.leave(&guest.seat);
     }
 
-    /// Ends the head that has been coming longest: all of them together take too much.
-    pub fn end_oldest_head(&self) {
+    /// What the engine knows of a connection.
+    pub fn glimpse(&self, key: &Key) -> Option<Glimpse> {
+        Some(self.shared()?.connections.get(key)?.glimpse())
+    }
+
+    /// Ends the heaviest head, of equal ones that which has been coming longest: all of them together take too much.
+    pub fn end_heaviest_head(&self) {
         let mut guests = self.guests.lock();
-        let coming = guests.values_mut().filter_map(|guest| Some((guest.meter.since()?, guest)));
-        let Some((_, guest)) = coming.min_by_key(|(since, _)| *since) else { return };
-        let text = "too many heads were coming at once, and this one had been coming longest; try again";
-        self.end_head(guest, Problem::new(408, "REQUEST_TIMEOUT", text), Reason::Memory);
-    }
-
-    /// Whether a connection has requests that are not answered, of so many that tiny_http has been given.
-    pub fn owes(&self, key: &Key, given: u64) -> bool {
-        let connection = self.shared().and_then(|shared| shared.connections.get(key));
-        let glimpse = connection.map(|connection| connection.glimpse());
-        glimpse.map_or(given > 0, |glimpse| !glimpse.ended && (glimpse.busy || glimpse.taken < given))
-    }
-
-    /// Ends a connection whose head is not acceptable.
-    pub fn refuse_head(&self, inode: u64, problem: Problem) {
-        if let Some(guest) = self.guests.lock().get_mut(&inode) {
-            self.end_head(guest, problem, Reason::Head);
+        let coming = guests.values_mut().filter_map(|guest| Some((guest.meter.coming()?, guest)));
+        let heaviest = coming.max_by_key(|((bytes, since), _)| (*bytes, std::cmp::Reverse(*since)));
+        let Some((_, guest)) = heaviest else { return };
+        guest.meter.end(Refusal::Memory, &self.heads);
+        // Its thread waits for what may never come.
+        let is_known = self.glimpse(&guest.key).is_none_or(|glimpse| !guest.meter.is_ahead_of(glimpse.taken));
+        if is_known {
+            self.end_head(guest, Refusal::Memory);
         }
     }
 
-    /// Ends a connection in the midst of a head, with an answer to it unless an earlier request waits for its own: then
-    /// nothing more is read of it, and it ends with the time for its head.
-    fn end_head(&self, guest: &mut Guest, problem: Problem, reason: Reason) {
-        guest.meter.end(&self.heads);
+    /// Ends a connection whose head is not acceptable, and whose earlier requests are all answered.
+    pub fn refuse_head(&self, inode: u64, refusal: Refusal) {
+        if let Some(guest) = self.guests.lock().get_mut(&inode) {
+            self.end_head(guest, refusal);
+        }
+    }
+
+    fn end_head(&self, guest: &mut Guest, refusal: Refusal) {
         let Some(shared) = self.shared() else { return };
         let Ok(Some(socket)) = socket::find(&guest.key, &guest.number) else { return };
         let connection = shared.connections.of(guest.key);
-        // One that tiny_http has been given may be on its way to us.
-        let is_all_taken = connection.glimpse().taken >= guest.meter.heads();
-        if is_all_taken && connection.end_if_idle() {
+        if connection.end_if_idle() {
             guest.way = Way::Gone;
-            self.figures.closed(reason);
-            answer_past(&shared, &socket, guest.key.peer, Method::parse(b""), problem.into());
-            shared.end_gently(&connection, reason, Leftover { socket, request: None });
+            guest.meter.close(&self.heads);
+            self.figures.closed(refusal.reason());
+            let response = refusal.problem(&self.limits.get()).into();
+            answer_past(&shared, &socket, guest.key.peer, Method::parse(b""), response);
+            shared.end_gently(&connection, refusal.reason(), Leftover { socket, request: None });
         }
     }
 

@@ -116,10 +116,13 @@ pub unsafe extern "C" fn accept4(
     }
 }
 
-/// Who looks at what tiny_http is about to read.
+/// Who looks at what is read of a connection. `is_theirs`: it is a thread of tiny_http that reads, which is a head with its
+/// small body.
 pub trait Gauge: Send + Sync {
-    /// How many of these bytes tiny_http is given; the rest is thrown away.
-    fn gives(&self, bytes: &[u8]) -> usize;
+    /// Called before each read, which fails with its error.
+    fn before(&self, is_theirs: bool) -> io::Result<()>;
+    /// How many of these bytes the reader is given; the rest is thrown away, and of nothing given it reads anew.
+    fn gives(&self, bytes: &[u8], is_theirs: bool) -> io::Result<usize>;
 }
 
 type Gauges = HashMap<u64, Arc<dyn Gauge>, foldhash::fast::RandomState>;
@@ -147,8 +150,8 @@ fn is_theirs() -> bool {
     THEIRS.try_with(|theirs| *theirs).unwrap_or(false)
 }
 
-/// Stands before libc's function of this name in our programs: the standard library reads sockets with it. What comes is
-/// shown to the socket's gauge if it is a thread of tiny_http that reads, that is a head with its small body.
+/// Stands before libc's function of this name in our programs: the standard library reads sockets with it. What comes over
+/// one that has a gauge is shown to that.
 ///
 /// # Safety
 ///
@@ -161,20 +164,30 @@ pub unsafe extern "C" fn recv(
     flags: libc::c_int,
 ) -> libc::ssize_t {
     let nobody = std::ptr::null_mut::<libc::c_void>();
+    // SAFETY: the arguments are passed on as the caller gave them; no address is asked for.
+    let read = || unsafe { libc::syscall(libc::SYS_recvfrom, socket, buffer, length, flags, nobody, nobody) };
+    // A panic must not unwind into a caller of another language.
+    let looked = || (flags == 0).then(|| Some((gauge_of(socket)?, is_theirs()))).flatten();
+    let gauge = std::panic::catch_unwind(looked).unwrap_or(None);
+    let Some((gauge, is_theirs)) = gauge else { return read() as libc::ssize_t };
     loop {
-        // SAFETY: the arguments are passed on as the caller gave them; no address is asked for.
-        let count = unsafe { libc::syscall(libc::SYS_recvfrom, socket, buffer, length, flags, nobody, nobody) };
-        let Some(came) = usize::try_from(count).ok().filter(|count| *count > 0 && flags == 0 && is_theirs()) else {
-            return count as libc::ssize_t;
-        };
-        let Some(gauge) = gauge_of(socket) else { return count as libc::ssize_t };
-        // SAFETY: the kernel has written so many bytes there.
-        let bytes = unsafe { std::slice::from_raw_parts(buffer.cast::<u8>(), came) };
-        // A panic must not unwind into a caller of another language.
-        let gives = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| gauge.gives(bytes)));
-        match gives.unwrap_or(came) {
-            0 => {}
-            given => return given.min(came) as libc::ssize_t,
+        let guarded = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+            gauge.before(is_theirs)?;
+            let count = read();
+            let Some(came) = usize::try_from(count).ok().filter(|count| *count > 0) else { return Ok(Some(count)) };
+            // SAFETY: the kernel has written so many bytes there.
+            let bytes = unsafe { std::slice::from_raw_parts(buffer.cast::<u8>(), came) };
+            let given = gauge.gives(bytes, is_theirs)?.min(came);
+            Ok((given > 0).then_some(given as libc::c_long))
+        }));
+        match guarded.unwrap_or_else(|_| Err(io::ErrorKind::Other.into())) {
+            Ok(Some(count)) => return count as libc::ssize_t,
+            Ok(None) => {}
+            Err::<_, io::Error>(_) => {
+                // SAFETY: libc's errno is this thread's own.
+                unsafe { *libc::__errno_location() = libc::EBADMSG };
+                return -1;
+            }
         }
     }
 }

@@ -231,7 +231,9 @@ impl Guard {
         }
         self.kick(&kicks);
         self.count_leaks(&scan, now);
-        self.forget_gone(&scan, before);
+        if scan.is_whole {
+            self.forget_gone(&scan, before);
+        }
         self.shared.porch.looked(&scan, began);
         self.shared.figures.connections.set(scan.seen.len() as u64);
         self.look_at = now + pause(filling, urgent, near || draining);
@@ -252,10 +254,9 @@ impl Guard {
 
     /// Counts sockets that nobody will ever close: each has a thread of tiny_http that waits for ever.
     ///
-    /// NOTE: a head that says `HTTP/2.0` or `HTTP/3.0` comes to this if tiny_http reads it. tiny_http's thread answers 505
-    /// itself, and for that waits, on a channel, until the writer before is dropped: that of the very request which the
-    /// same thread still holds. The request never reaches us, and no end of the socket wakes a channel. The meter refuses
-    /// such heads before, but for one whose request line came in one read with the end of a body that others took.
+    /// NOTE: a body too long to be refused comes to this, and would a head that says `HTTP/2.0` or `HTTP/3.0`, which the
+    /// meter keeps from tiny_http: its thread answers 505 itself, and for that waits, on a channel, until the writer before
+    /// is dropped, that of the very request which the same thread still holds.
     fn count_leaks(&mut self, scan: &Scan, now: Instant) {
         let cut = scan.seen.iter().filter(|seen| self.memories.get(&seen.key).is_some_and(|memory| memory.cut));
         let busy: Vec<u64> = self

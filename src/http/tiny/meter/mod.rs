@@ -1,18 +1,21 @@
 //! What a connection sends, seen before tiny_http has it: the measure of the head that is coming.
 //!
 //! tiny_http gathers a head of any size, each short field in more than twenty times its bytes, and a version that it does
-//! not speak costs it a thread for ever. Its reads come through here (see [`super::sys::recv`]), so a head that is over a
-//! limit, or speaks another version, is refused before tiny_http makes anything of it; and all heads that are coming
-//! share `limits.heads_bytes_max`: beyond it the one that has been coming longest ends with 408. A large head behind a
-//! request that is not answered yet waits in the kernel, and in the client.
+//! not speak costs it a thread for ever. All that is read of a connection comes through here (see [`super::sys::recv`]), so
+//! a head that is over a limit, or that tiny_http would misread, is refused before tiny_http makes anything of it; and all
+//! heads that are coming share `limits.heads_bytes_max`: beyond it the heaviest ends with 408. A large head behind a request
+//! that is not answered yet waits in the kernel, and in the client.
 //!
-//! Invariant: what tiny_http has been given of heads that are not whole never weighs more than that budget, but for one
-//! read of each thread.
+//! A refusal is carried out by the thread of tiny_http that reads the connection, once every earlier request is answered;
+//! until its client has gone, what still comes is thrown away. Invariant: nothing of a faulty head reaches tiny_http, and
+//! all that came before it does.
 
+mod request_line;
 mod tracker;
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::io;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
 use std::thread::Thread;
 use std::time::{Duration, Instant};
@@ -20,8 +23,10 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 
 use super::connection::Key;
+use super::figures::Reason;
 use super::porch::Porch;
 use super::sys::Gauge;
+use crate::http::problem::Problem;
 use crate::limits::Limits;
 use tracker::{Fault, Tracker};
 
@@ -44,77 +49,194 @@ pub struct Meter {
     inode: u64,
     key: Key,
     state: Mutex<State>,
-    /// Nothing more is given to tiny_http.
-    is_deaf: AtomicBool,
 }
 
 #[derive(Default)]
 struct State {
     tracker: Tracker,
+    /// What the head that is coming weighs, and since when it has been coming.
     charged_bytes: u64,
     since: Option<Instant>,
+    end: End,
+    /// Heads that the engine will never know of.
+    unknown_heads: u64,
 }
 
-/// The head that is coming.
+/// How far the end of the connection is.
+#[derive(Clone, Copy, Default, PartialEq, Eq)]
+enum End {
+    #[default]
+    No,
+    /// It is to be refused when its turn comes.
+    Due(Refusal),
+    /// Nothing of it matters any more.
+    Over,
+}
+
+/// Why.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Coming {
-    /// So small that it may come ahead of its turn.
-    Small,
-    Large,
-    /// All heads together weigh too much.
-    TooMuch,
+pub enum Refusal {
+    Fault(Fault),
+    /// All heads together weighed too much.
+    Memory,
+}
+
+impl Refusal {
+    /// What is counted.
+    pub fn reason(self) -> Reason {
+        match self {
+            Refusal::Fault(_) => Reason::Head,
+            Refusal::Memory => Reason::Memory,
+        }
+    }
+
+    /// What the client is told.
+    pub fn problem(self, limits: &Limits) -> Problem {
+        match self {
+            Refusal::Fault(fault) => fault.problem(limits),
+            Refusal::Memory => {
+                let text = "too many heads were coming at once, and this was the largest; try again";
+                Problem::new(408, "REQUEST_TIMEOUT", text)
+            }
+        }
+    }
+}
+
+/// What became of a read.
+enum Read {
+    /// So much of it goes on.
+    Given(usize),
+    /// The same, but all heads together weigh too much now.
+    Pressed(usize),
+    /// The body that is being read is broken.
+    Broken,
 }
 
 impl Meter {
     /// For a connection that has just come in.
     pub fn new(porch: &Arc<Porch>, inode: u64, key: Key) -> Meter {
-        Meter { porch: Arc::downgrade(porch), inode, key, state: Mutex::default(), is_deaf: AtomicBool::new(false) }
+        Meter { porch: Arc::downgrade(porch), inode, key, state: Mutex::default() }
     }
 
-    /// Since when the head has been coming that is not whole.
-    pub fn since(&self) -> Option<Instant> {
-        self.state.lock().since
+    /// What the head that is coming weighs, and since when it has been coming; `None` if none is.
+    pub fn coming(&self) -> Option<(u64, Instant)> {
+        let state = self.state.lock();
+        state.since.map(|since| (state.charged_bytes, since))
     }
 
-    /// How many heads tiny_http has been given whole, as far as can be seen from here.
-    pub fn heads(&self) -> u64 {
-        self.state.lock().tracker.heads
+    /// Whether tiny_http has been given requests of which the engine, which knows of so many, does not know yet.
+    pub fn is_ahead_of(&self, taken: u64) -> bool {
+        let state = self.state.lock();
+        taken + state.unknown_heads < state.tracker.heads()
     }
 
-    /// Gives tiny_http nothing more, and counts as nothing from now on.
-    pub fn end(&self, heads: &Heads) {
-        self.is_deaf.store(true, Ordering::SeqCst);
+    /// Has the connection refused when its turn comes. The head that is coming counts as nothing from now on.
+    pub fn end(&self, refusal: Refusal, heads: &Heads) {
         let mut state = self.state.lock();
-        heads.bytes.fetch_sub(std::mem::take(&mut state.charged_bytes), Ordering::Relaxed);
-        state.since = None;
-    }
-
-    /// Follows what came, and charges what it makes of the head.
-    fn follow(&self, bytes: &[u8], heads: &Heads, limits: &Limits) -> Result<Coming, (usize, Fault)> {
-        let mut state = self.state.lock();
-        state.tracker.follow(bytes, limits)?;
-        let (now, before) = (state.tracker.weight(), state.charged_bytes);
-        if now == before {
-            return Ok(Coming::Small);
+        if state.end == End::No {
+            state.end = End::Due(refusal);
         }
-        state.charged_bytes = now;
-        state.since = (now > 0).then(|| state.since.unwrap_or_else(Instant::now));
-        heads.bytes.fetch_add(now.wrapping_sub(before), Ordering::Relaxed);
-        match now > before && heads.bytes.load(Ordering::Relaxed) > limits.heads_bytes_max {
-            true => Ok(Coming::TooMuch),
-            false if state.tracker.bytes > AHEAD_BYTES => Ok(Coming::Large),
-            false => Ok(Coming::Small),
+        state.charge(0, heads);
+    }
+
+    /// Notes that nothing of the connection matters any more.
+    pub fn close(&self, heads: &Heads) {
+        let mut state = self.state.lock();
+        state.end = End::Over;
+        state.charge(0, heads);
+    }
+
+    fn follow(&self, bytes: &[u8], heads: &Heads, limits: &Limits, is_theirs: bool) -> Read {
+        let mut state = self.state.lock();
+        if state.end != End::No {
+            // Whatever else reads has begun before, and has its right to the rest.
+            return Read::Given(if is_theirs { 0 } else { bytes.len() });
+        }
+        let before = state.tracker.heads();
+        let found = state.tracker.follow(bytes, limits);
+        if state.tracker.heads() != before {
+            state.since = None;
+        }
+        if let Some(fault) = found.fault {
+            state.charge(0, heads);
+            state.end = if fault == Fault::Chunks { End::Over } else { End::Due(Refusal::Fault(fault)) };
+            let is_broken = fault == Fault::Chunks && !is_theirs;
+            return if is_broken { Read::Broken } else { Read::Given(found.before) };
+        }
+        let weight = state.tracker.weight();
+        let has_grown = weight > state.charged_bytes;
+        state.charge(weight, heads);
+        match has_grown && heads.bytes.load(Ordering::Relaxed) > limits.heads_bytes_max {
+            true => Read::Pressed(found.before),
+            false => Read::Given(bytes.len()),
+        }
+    }
+
+    /// Waits until every earlier request of the connection is answered, or it has ended.
+    fn wait_for_turn(&self, porch: &Porch) {
+        let began = Instant::now();
+        loop {
+            let glimpse = porch.glimpse(&self.key);
+            let (taken, is_busy) = glimpse.as_ref().map_or((0, false), |glimpse| (glimpse.taken, glimpse.busy));
+            let has_ended = glimpse.is_some_and(|glimpse| glimpse.ended) || self.state.lock().end == End::Over;
+            if has_ended || (!is_busy && !self.is_ahead_of(taken)) {
+                return;
+            }
+            if !is_busy && began.elapsed() >= LAG {
+                let mut state = self.state.lock();
+                state.unknown_heads = state.tracker.heads().saturating_sub(taken);
+                return;
+            }
+            porch.ahead.wait(self.key, || {
+                porch.glimpse(&self.key).is_some_and(|glimpse| glimpse.busy && !glimpse.ended)
+                    || self.is_ahead_of(taken)
+            });
         }
     }
 }
 
-impl Meter {
-    /// Waits until every earlier request of the connection is answered, or it has ended.
-    fn wait_for_turn(&self, porch: &Porch) {
-        let (since, heads) = (Instant::now(), self.heads());
-        let owes = || porch.owes(&self.key, if since.elapsed() < LAG { heads } else { 0 });
-        while !self.is_deaf.load(Ordering::SeqCst) && owes() {
-            porch.ahead.wait(self.key, owes);
+impl State {
+    fn charge(&mut self, bytes: u64, heads: &Heads) {
+        let before = std::mem::replace(&mut self.charged_bytes, bytes);
+        heads.bytes.fetch_add(bytes.wrapping_sub(before), Ordering::Relaxed);
+        self.since = (bytes > 0).then(|| self.since.unwrap_or_else(Instant::now));
+    }
+}
+
+impl Gauge for Meter {
+    fn before(&self, is_theirs: bool) -> io::Result<()> {
+        let (end, is_large) = {
+            let state = self.state.lock();
+            (state.end, state.tracker.bytes() > AHEAD_BYTES)
+        };
+        match (end, is_theirs) {
+            (End::Over, false) => Err(io::ErrorKind::InvalidData.into()),
+            (End::Due(refusal), true) => {
+                if let Some(porch) = self.porch.upgrade() {
+                    self.wait_for_turn(&porch);
+                    porch.refuse_head(self.inode, refusal);
+                }
+                self.state.lock().end = End::Over;
+                Ok(())
+            }
+            (End::No, true) if is_large => {
+                self.porch.upgrade().inspect(|porch| self.wait_for_turn(porch));
+                Ok(())
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn gives(&self, bytes: &[u8], is_theirs: bool) -> io::Result<usize> {
+        let Some(porch) = self.porch.upgrade() else { return Ok(bytes.len()) };
+        match self.follow(bytes, &porch.heads, &porch.limits(), is_theirs) {
+            Read::Given(count) => Ok(count),
+            Read::Broken => Err(io::ErrorKind::InvalidData.into()),
+            Read::Pressed(before) => {
+                porch.end_heaviest_head();
+                let is_ended = self.state.lock().end != End::No;
+                Ok(if is_ended && is_theirs { before } else { bytes.len() })
+            }
         }
     }
 }
@@ -147,27 +269,6 @@ impl Ahead {
     }
 }
 
-impl Gauge for Meter {
-    fn gives(&self, bytes: &[u8]) -> usize {
-        let Some(porch) = self.porch.upgrade() else { return bytes.len() };
-        if self.is_deaf.load(Ordering::SeqCst) {
-            return 0;
-        }
-        let limits = porch.limits();
-        match self.follow(bytes, &porch.heads, &limits) {
-            Ok(Coming::Small) => return bytes.len(),
-            Ok(Coming::Large) => {}
-            Ok(Coming::TooMuch) => porch.end_oldest_head(),
-            Err((good, fault)) => {
-                porch.refuse_head(self.inode, fault.problem(&limits));
-                return good;
-            }
-        }
-        self.wait_for_turn(&porch);
-        if self.is_deaf.load(Ordering::SeqCst) { 0 } else { bytes.len() }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -176,21 +277,38 @@ mod tests {
     fn heads_share_one_budget_and_give_it_back() {
         let (heads, limits) = (Heads::default(), Limits { heads_bytes_max: 10_000, ..Limits::default() });
         let key = Key { port: 80, peer: ([127, 0, 0, 1], 1).into() };
-        let meter =
-            || Meter { porch: Weak::new(), inode: 0, key, state: Mutex::default(), is_deaf: AtomicBool::new(false) };
+        let meter = || Meter { porch: Weak::new(), inode: 0, key, state: Mutex::default() };
         let (one, other) = (meter(), meter());
-        let start = format!("GET / HTTP/1.1\r\nX: {}", "y".repeat(3000));
-        assert_eq!(one.follow(start.as_bytes(), &heads, &limits), Ok(Coming::Large));
-        assert_eq!(
-            other.follow(start.as_bytes(), &heads, &limits),
-            Ok(Coming::TooMuch),
-            "together they weigh too much"
-        );
-        assert!(one.since() < other.since());
-        one.end(&heads);
-        assert_eq!(one.since(), None);
-        assert_eq!(other.follow(b"y", &heads, &limits), Ok(Coming::Large));
-        assert_eq!(other.follow(b"\r\n\r\n", &heads, &limits), Ok(Coming::Small));
-        assert_eq!((other.heads(), other.since(), heads.bytes.load(Ordering::Relaxed)), (1, None, 0));
+        let follow = |meter: &Meter, text: &str| meter.follow(text.as_bytes(), &heads, &limits, true);
+        let get = "GET / HTTP/1.1\r\n\r\n";
+        let start = format!("{get}GET / HTTP/1.1\r\nX: {}", "y".repeat(3000));
+        assert!(matches!(follow(&one, &start), Read::Given(count) if count == start.len()));
+        assert!(matches!(follow(&other, &start), Read::Pressed(count) if count == get.len()), "they weigh too much");
+        assert!(one.coming().unwrap().1 < other.coming().unwrap().1);
+        one.end(Refusal::Memory, &heads);
+        assert!(one.coming().is_none());
+        assert!(matches!(follow(&one, "y"), Read::Given(0)), "it is thrown away");
+        assert!(matches!(follow(&other, "y"), Read::Given(1)));
+        assert!(matches!(follow(&other, "\r\n\r\n"), Read::Given(4)));
+        assert!(other.coming().is_none());
+        assert_eq!(heads.bytes.load(Ordering::Relaxed), 0);
+        assert!(other.is_ahead_of(1) && !other.is_ahead_of(2));
+    }
+
+    #[test]
+    fn what_is_in_a_body_costs_nothing_and_ends_nothing() {
+        let (heads, limits) = (Heads::default(), Limits::default());
+        let key = Key { port: 80, peer: ([127, 0, 0, 1], 1).into() };
+        let meter = Meter { porch: Weak::new(), inode: 0, key, state: Mutex::default() };
+        let body = "a\r\nGET / HTTP/2.0\r\n\r\n".repeat(100);
+        let put = format!("PUT / HTTP/1.1\r\nContent-Length: {}\r\n\r\n", body.len() + 1);
+        let all = [put, body].concat();
+        for (part, is_theirs) in [(&all[..500], true), (&all[500..], false), ("x", false)] {
+            let read = meter.follow(part.as_bytes(), &heads, &limits, is_theirs);
+            assert!(matches!(read, Read::Given(count) if count == part.len()));
+            assert!(meter.coming().is_none());
+        }
+        assert!(matches!(meter.follow(b"GET / HTTP/2.0\r\n", &heads, &limits, true), Read::Given(0)));
+        assert!(meter.state.lock().end == End::Due(Refusal::Fault(Fault::Version)));
     }
 }

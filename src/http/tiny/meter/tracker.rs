@@ -1,11 +1,12 @@
-//! Where the bytes of a connection stand, as tiny_http will read them: in which head, or in the small body behind one.
+//! Where the bytes of a connection stand: in which head, or in which body, as tiny_http reads them.
 //!
-//! Pure: it follows bytes, however they are cut. Invariant: a head of which it finds no fault is read by tiny_http as it
-//! stands, but where others have read a body before it ([`Tracker::is_torn`]): there it only measures until the next
-//! request line.
+//! It follows every byte that is read of a connection, whoever reads it, however the bytes are cut. Invariant: it is right
+//! about where each message ends, or has found a fault in the one before: what it lets pass, tiny_http frames alike.
 
+use super::request_line::RequestLine;
+use crate::http::epoll::chunked::Chunked;
 use crate::http::problem::Problem;
-use crate::limits::{Limits, SMALL_BODY_BYTES};
+use crate::limits::Limits;
 
 /// What tiny_http makes of one field besides its bytes: two texts with an allocation each, in a list that doubles.
 const FIELD_BYTES: usize = 160;
@@ -14,84 +15,44 @@ const BYTE_WEIGHT: usize = 2;
 /// What a head may be longer by on the wire than by the count that the workers hold against its limit; they answer better.
 const SLACK_BYTES: usize = 1024;
 const SLACK_FIELDS: usize = 8;
-/// The part of a line that is kept to be understood.
-const KEPT_BYTES: usize = 128;
+/// Bytes of a line that frames the message. tiny_http would take longer ones, of which nobody has a use.
+const FRAMING_BYTES_MAX: usize = 256;
+
+/// What comes next.
+#[derive(Default)]
+enum At {
+    #[default]
+    Head,
+    Body(u64),
+    Chunks(Box<Chunked>),
+    /// The rest is no more of tiny_http's.
+    Rest,
+}
 
 /// Where a connection's bytes stand.
 #[derive(Default)]
 pub struct Tracker {
-    /// Bytes of a small body that are still to come: tiny_http reads it with the head.
-    body_left: usize,
-    /// Of the head that is coming: bytes, whole lines, and the beginning of the line that is not whole.
-    pub bytes: usize,
+    at: At,
+    /// Of the head that is coming: bytes, whole lines, and the line that is not whole.
+    bytes: usize,
     lines: usize,
-    line: Vec<u8>,
-    line_bytes: usize,
+    line: Line,
     last: u8,
     request_line: RequestLine,
     framing: Framing,
-    /// Others read the body before, and perhaps the beginning of this head with it.
-    is_torn: bool,
-    /// Heads that have come whole.
-    pub heads: u64,
+    heads: u64,
 }
 
-/// A request line, as far as it has come: the third word by the rule that tiny_http finds it by.
-#[derive(Clone, Copy, Default)]
-struct RequestLine {
-    has_begun: bool,
-    is_indented: bool,
-    spaces: usize,
-    version: [u8; 12],
-    version_bytes: usize,
+/// A field line that is not whole.
+#[derive(Default)]
+struct Line {
+    kept: Vec<u8>,
+    bytes: usize,
+    has_name: bool,
 }
 
-impl RequestLine {
-    fn follow(&mut self, piece: &[u8]) {
-        for byte in piece {
-            self.is_indented |= !self.has_begun && byte.is_ascii_whitespace();
-            self.has_begun |= !byte.is_ascii_whitespace();
-            match (self.has_begun, byte, self.spaces) {
-                (true, b' ', _) => self.spaces += 1,
-                (true, _, 2) if self.version_bytes < self.version.len() => {
-                    self.version[self.version_bytes] = *byte;
-                    self.version_bytes += 1;
-                }
-                _ => {}
-            }
-        }
-    }
-
-    fn version(&self) -> &[u8] {
-        &self.version[..self.version_bytes]
-    }
-
-    /// Whether a whole line is as nearly all are: one look at its end instead of one at each byte.
-    fn is_ordinary(line: &[u8]) -> bool {
-        let words = line.strip_suffix(b" HTTP/1.1\r\n").unwrap_or_default();
-        words.first().is_some_and(u8::is_ascii_graphic) && memchr::memchr_iter(b' ', words).count() == 1
-    }
-
-    /// Judges a whole line.
-    fn judge(&self) -> Result<(), Fault> {
-        let is_version = |version: &[u8]| {
-            let digits = version.strip_prefix(b"HTTP/").filter(|digits| digits.len() == 3 && digits[1] == b'.');
-            digits.is_some_and(|digits| digits[0].is_ascii_digit() && digits[2].is_ascii_digit())
-        };
-        let version = self.version().trim_ascii_end();
-        if is_version(version) && version[5] > b'1' {
-            return Err(Fault::Version);
-        }
-        if is_version(version) && &version[5..] > b"1.1".as_slice() {
-            return Err(Fault::Malformed("tiny_http serves HTTP/1.0 and HTTP/1.1 only"));
-        }
-        let is_exact = !self.is_indented && self.spaces == 2 && self.version().strip_prefix(version) == Some(b"\r\n");
-        if is_exact && is_version(version) { Ok(()) } else { Err(Fault::Malformed(LINE)) }
-    }
-}
-
-/// What a request line is.
-const LINE: &str = "a request begins with a line of method, target and version, one blank between them";
+const CR: &str = "the head holds a CR that ends no line";
+const NAME: &str = "a header field begins with a name and a colon";
 
 /// What the fields so far say of the body, as far as tiny_http heeds it.
 #[derive(Clone, Copy, Default)]
@@ -102,10 +63,10 @@ struct Framing {
     is_chunked: bool,
 }
 
-/// Why a head is not given to tiny_http.
+/// Why what comes is not given to tiny_http.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fault {
-    /// It is too long, or has too many fields.
+    /// The head is too long, or has too many fields.
     TooLarge,
     /// Its request line is too long.
     TargetTooLong,
@@ -115,187 +76,219 @@ pub enum Fault {
     Version,
     /// An expectation that nobody knows.
     Expectation,
+    /// A body in chunks that are none: for its reader to find out.
+    Chunks,
+}
+
+/// What was found in a read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Followed {
+    /// Bytes before the head that is not whole, or that has the fault.
+    pub before: usize,
+    pub fault: Option<Fault>,
+}
+
+/// What a framing field is called, by the place of its colon.
+fn framing_name(line: &[u8]) -> Option<&'static str> {
+    let name = match line.first()? | 0x20 {
+        b'c' if line.get(10) == Some(&b':') => "connection",
+        b'c' => "content-length",
+        b't' => "transfer-encoding",
+        b'e' => "expect",
+        _ => return None,
+    };
+    let (start, rest) = line.split_at_checked(name.len())?;
+    (rest.first() == Some(&b':') && start.eq_ignore_ascii_case(name.as_bytes())).then_some(name)
 }
 
 impl Framing {
-    /// Bytes of body that tiny_http reads with the head; `None`: the body is read by others.
-    fn small_body(self) -> Option<usize> {
-        let length = if self.is_chunked { None } else { self.length.flatten() };
-        match (self.upgrades.unwrap_or(false), length) {
-            (true, _) => None,
-            (_, Some(length)) if length > SMALL_BODY_BYTES || self.expects => (length == 0).then_some(0),
-            (_, Some(length)) => Some(length),
-            (_, None) => (!self.is_chunked).then_some(0),
+    fn body(self) -> At {
+        match (self.upgrades, self.is_chunked, self.length.flatten()) {
+            (Some(true), ..) => At::Rest,
+            (_, true, _) => At::Chunks(Box::new(Chunked::new(u64::MAX))),
+            (.., Some(length)) if length > 0 => At::Body(length as u64),
+            _ => At::Head,
         }
     }
 
-    /// Takes a whole field, or as much of it as is kept.
-    fn field(&mut self, line: &[u8]) -> Result<(), Fault> {
-        let at = match line.first() {
-            Some(b'c' | b'C') if line.get(10) == Some(&b':') => 10,
-            Some(b'c' | b'C') => 14,
-            Some(b't' | b'T') => 17,
-            Some(b'e' | b'E') => 6,
-            _ => return Ok(()),
-        };
-        let Some((name, [b':', value @ ..])) = line.split_at_checked(at) else { return Ok(()) };
-        let value = value.trim_ascii();
-        match at {
-            14 if name.eq_ignore_ascii_case(b"content-length") => {
+    /// Takes a whole field, or the beginning of a longer one.
+    fn field(&mut self, line: &[u8], line_bytes: usize) -> Result<(), Fault> {
+        let Some(name) = framing_name(line) else { return Ok(()) };
+        if line_bytes > FRAMING_BYTES_MAX {
+            return Err(Fault::Malformed("a header field that says how the body comes is too long"));
+        }
+        let value = line[name.len() + 1..].trim_ascii();
+        match name {
+            "content-length" => {
                 self.length.get_or_insert(std::str::from_utf8(value).ok().and_then(|text| text.parse().ok()));
             }
-            17 if name.eq_ignore_ascii_case(b"transfer-encoding") => self.is_chunked = true,
-            6 if name.eq_ignore_ascii_case(b"expect") => {
-                if !self.expects && !value.eq_ignore_ascii_case(b"100-continue") {
-                    return Err(Fault::Expectation);
-                }
-                self.expects = true;
+            "transfer-encoding" => self.is_chunked = true,
+            "connection" => {
+                self.upgrades.get_or_insert(value.windows(7).any(|part| part.eq_ignore_ascii_case(b"upgrade")));
             }
-            10 if name.eq_ignore_ascii_case(b"connection") => {
-                let has = value.windows(7).any(|part| part.eq_ignore_ascii_case(b"upgrade"));
-                self.upgrades.get_or_insert(has);
-            }
-            _ => {}
+            _ if !self.expects && !value.eq_ignore_ascii_case(b"100-continue") => return Err(Fault::Expectation),
+            _ => self.expects = true,
         }
         Ok(())
     }
 }
 
 impl Tracker {
-    /// Follows what came. With a fault come the bytes before the head that has it.
-    pub fn follow(&mut self, all: &[u8], limits: &Limits) -> Result<(), (usize, Fault)> {
+    /// Follows what was read.
+    pub fn follow(&mut self, all: &[u8], limits: &Limits) -> Followed {
         // Nearly always true, and found out much faster than for each line.
         let is_clean = !has_bad_bytes(all);
-        let (mut came, mut good) = (all, 0);
-        loop {
-            let body = self.body_left.min(came.len());
-            self.body_left -= body;
-            came = &came[body..];
-            if self.bytes == 0 {
-                good = all.len() - came.len();
+        let (mut came, mut before) = (all, 0);
+        while !came.is_empty() {
+            let is_between = self.bytes == 0;
+            if is_between {
+                before = all.len() - came.len();
             }
-            if came.is_empty() {
-                return Ok(());
+            match self.step(&mut came, is_clean, limits) {
+                Ok(()) => {}
+                Err(fault) => return Followed { before, fault: Some(fault) },
             }
-            let end = memchr::memchr(b'\n', came);
-            let (piece, rest) = came.split_at(end.map_or(came.len(), |at| at + 1));
-            came = rest;
-            self.piece(piece, end.is_some(), is_clean, limits).map_err(|fault| (good, fault))?;
+        }
+        Followed { before: if self.bytes == 0 { all.len() } else { before }, fault: None }
+    }
+
+    /// Takes what belongs together off the beginning of what came.
+    fn step(&mut self, came: &mut &[u8], is_clean: bool, limits: &Limits) -> Result<(), Fault> {
+        let count = match &mut self.at {
+            At::Head => {
+                let (count, is_end) = self.line_in(came)?;
+                self.piece(&came[..count], is_end, is_clean)?;
+                self.measure(limits)?;
+                count
+            }
+            At::Body(left) => {
+                let count = came.len().min(usize::try_from(*left).unwrap_or(usize::MAX));
+                *left -= count as u64;
+                if *left == 0 {
+                    self.at = At::Head;
+                }
+                count
+            }
+            At::Chunks(chunks) => {
+                let count = chunks.follow(came, |_| {}).map_err(|_| Fault::Chunks)?;
+                if chunks.is_done() {
+                    self.at = At::Head;
+                }
+                count
+            }
+            At::Rest => came.len(),
+        };
+        *came = &came[count..];
+        Ok(())
+    }
+
+    /// How much of what came is of one line, and whether its end is there.
+    fn line_in(&self, came: &[u8]) -> Result<(usize, bool), Fault> {
+        let has_cr = self.bytes > 0 && self.last == b'\r';
+        let found = memchr::memchr2(b'\r', b'\n', came);
+        match found.map(|at| (at, came[at], came.get(at + 1))) {
+            Some((0, b'\n', _)) if has_cr => Ok((1, true)),
+            Some((_, b'\n', _)) => Err(Fault::Malformed("a line of the head ends without a CR")),
+            _ if has_cr => Err(Fault::Malformed(CR)),
+            Some((at, _, Some(b'\n'))) => Ok((at + 2, true)),
+            Some((.., Some(_))) => Err(Fault::Malformed(CR)),
+            Some((.., None)) | None => Ok((came.len(), false)),
         }
     }
 
     /// Follows what came of one line.
-    fn piece(&mut self, piece: &[u8], has_lf: bool, is_clean: bool, limits: &Limits) -> Result<(), Fault> {
-        let last = std::mem::replace(&mut self.last, piece[piece.len() - 1]);
-        if !self.is_torn {
-            self.check(piece, last, is_clean)?;
-        }
-        let is_end = has_lf && if piece.len() > 1 { piece[piece.len() - 2] == b'\r' } else { last == b'\r' };
-        self.bytes += piece.len();
-        let is_whole = is_end && self.line_bytes == 0;
-        self.line_bytes += piece.len();
-        match (self.lines, is_whole) {
-            (0, true) if RequestLine::is_ordinary(piece) => {
-                self.is_torn = false;
-                self.next_line();
-            }
-            (0, _) => {
-                self.request_line.follow(piece);
-                if is_end {
-                    self.end_request_line()?;
-                }
-            }
-            (_, true) if piece.len() > 2 => {
-                self.end_field(piece)?;
-                self.next_line();
-            }
-            _ => {
-                self.line.extend_from_slice(&piece[..piece.len().min(KEPT_BYTES - self.line.len())]);
-                if is_end {
-                    self.end_line()?;
-                }
-            }
-        }
-        self.measure(limits)
-    }
-
-    /// Looks at the next piece of a line, of which tiny_http trims what it takes for white space.
-    fn check(&self, piece: &[u8], last: u8, is_clean: bool) -> Result<(), Fault> {
+    fn piece(&mut self, piece: &[u8], is_end: bool, is_clean: bool) -> Result<(), Fault> {
+        self.last = piece[piece.len() - 1];
+        // tiny_http trims each line of what it takes for white space.
         if !is_clean && has_bad_bytes(piece) {
             return Err(Fault::Malformed("the head holds a control byte, or one beyond ASCII"));
         }
-        let is_fold = self.lines > 0 && self.line_bytes == 0 && matches!(piece[0], b' ' | b'\t');
-        let has_bare_cr = piece.ends_with(b"\r\r\n") || (last == b'\r' && piece[0] == b'\r');
-        match (is_fold, has_bare_cr) {
-            (true, _) => Err(Fault::Malformed("a header field goes on in the next line")),
-            (_, true) => Err(Fault::Malformed("the head holds a CR that ends no line")),
-            _ => Ok(()),
+        if self.lines > 0 && self.line.bytes == 0 && matches!(piece[0], b' ' | b'\t') {
+            return Err(Fault::Malformed("a header field goes on in the next line"));
         }
-    }
-
-    fn measure(&self, limits: &Limits) -> Result<(), Fault> {
-        let slack = if self.is_torn { SMALL_BODY_BYTES } else { 0 };
-        if self.lines == 0 && self.bytes > limits.target_bytes_max + SLACK_BYTES + slack {
-            return Err(Fault::TargetTooLong);
+        self.bytes += piece.len();
+        let is_whole = is_end && self.line.bytes == 0;
+        self.line.bytes += piece.len();
+        if self.lines == 0 {
+            if is_whole && RequestLine::is_ordinary(piece) {
+                self.next_line();
+                return Ok(());
+            }
+            self.request_line.follow(piece);
+            if is_end {
+                self.request_line.judge()?;
+                self.next_line();
+            }
+            return Ok(());
         }
-        let too_large = self.bytes > limits.head_bytes_max + SLACK_BYTES + slack
-            || self.lines > 1 + limits.head_fields_max + SLACK_FIELDS + slack;
-        if too_large { Err(Fault::TooLarge) } else { Ok(()) }
-    }
-
-    fn end_request_line(&mut self) -> Result<(), Fault> {
-        if self.line_bytes == "\r\n".len() && self.is_torn {
+        if is_end && self.line.bytes == "\r\n".len() {
             self.end_head();
             return Ok(());
         }
-        match self.request_line.judge() {
-            // This is the beginning of a head for sure.
-            Ok(()) => self.is_torn = false,
-            Err(Fault::Malformed(_)) if self.is_torn => {}
-            Err(fault) => return Err(fault),
+        self.name(piece, is_end)?;
+        if is_whole {
+            self.framing.field(piece, piece.len())?;
+            self.next_line();
+            return Ok(());
         }
-        self.next_line();
+        let room = FRAMING_BYTES_MAX - self.line.kept.len();
+        self.line.kept.extend_from_slice(&piece[..piece.len().min(room)]);
+        if is_end {
+            self.framing.field(&self.line.kept, self.line.bytes)?;
+            self.next_line();
+        }
         Ok(())
     }
 
-    fn end_line(&mut self) -> Result<(), Fault> {
-        if self.line_bytes == "\r\n".len() {
-            self.end_head();
+    /// Looks at a field's name until its colon has come.
+    fn name(&mut self, piece: &[u8], is_end: bool) -> Result<(), Fault> {
+        if self.line.has_name {
             return Ok(());
         }
-        let line = std::mem::take(&mut self.line);
-        let ended = self.end_field(&line);
-        self.line = line;
-        self.next_line();
-        ended
+        let colon = memchr::memchr(b':', piece);
+        let name = &piece[..colon.unwrap_or(piece.len())];
+        let is_empty = self.line.bytes == piece.len() && colon == Some(0);
+        // The line's own end may have come, or the CR of an empty one.
+        let is_ending = colon.is_none() && name.trim_ascii_end().is_empty() && name.iter().all(|byte| *byte == b'\r');
+        let has_blank = !is_ending && name.iter().any(u8::is_ascii_whitespace);
+        self.line.has_name = colon.is_some();
+        let is_missing = is_end && colon.is_none();
+        if is_empty || has_blank || is_missing { Err(Fault::Malformed(NAME)) } else { Ok(()) }
     }
 
-    fn end_field(&mut self, line: &[u8]) -> Result<(), Fault> {
-        let colon = memchr::memchr(b':', line);
-        let is_name = colon.is_some_and(|colon| colon > 0 && !line[..colon].iter().any(u8::is_ascii_whitespace));
-        // Of a long line that came in parts only the beginning is here.
-        if !is_name && !self.is_torn && (colon.is_some() || line.len() < KEPT_BYTES) {
-            return Err(Fault::Malformed("a header field begins with a name and a colon"));
+    fn measure(&self, limits: &Limits) -> Result<(), Fault> {
+        if self.lines == 0 && self.bytes > limits.target_bytes_max + SLACK_BYTES {
+            return Err(Fault::TargetTooLong);
         }
-        self.framing.field(line)
+        let too_large =
+            self.bytes > limits.head_bytes_max + SLACK_BYTES || self.lines > 1 + limits.head_fields_max + SLACK_FIELDS;
+        if too_large { Err(Fault::TooLarge) } else { Ok(()) }
     }
 
     fn next_line(&mut self) {
         self.lines += 1;
-        self.line.clear();
-        self.line_bytes = 0;
+        self.line.kept.clear();
+        self.line.bytes = 0;
+        self.line.has_name = false;
     }
 
     fn end_head(&mut self) {
-        let small_body = self.framing.small_body();
-        self.body_left = small_body.unwrap_or(0);
-        self.is_torn |= small_body.is_none();
+        self.at = std::mem::take(&mut self.framing).body();
         self.heads += 1;
         self.bytes = 0;
         self.request_line = RequestLine::default();
-        self.framing = Framing::default();
         self.next_line();
         self.lines = 0;
+    }
+
+    /// How many heads have come whole.
+    pub fn heads(&self) -> u64 {
+        self.heads
+    }
+
+    /// Bytes of the head that is coming.
+    pub fn bytes(&self) -> usize {
+        self.bytes
     }
 
     /// What the head that is coming takes.
@@ -311,10 +304,11 @@ fn has_bad_bytes(bytes: &[u8]) -> bool {
 }
 
 impl Fault {
-    /// What its client is told.
+    /// What the client of a head is told.
     pub fn problem(self, limits: &Limits) -> Problem {
         match self {
             Fault::Version => Problem::new(505, "HTTP_VERSION_NOT_SUPPORTED", "use HTTP/1.1"),
+            Fault::Chunks => Problem::new(400, "BAD_REQUEST", "the body is not in chunks"),
             Fault::Malformed(text) => Problem::new(400, "BAD_REQUEST", text),
             Fault::Expectation => Problem::new(417, "EXPECTATION_FAILED", "only 100-continue can be expected here"),
             Fault::TargetTooLong => {
@@ -336,61 +330,96 @@ impl Fault {
 mod tests {
     use super::*;
 
-    fn followed(pieces: &[&str]) -> Result<Tracker, Fault> {
-        let mut tracker = Tracker::default();
-        let all: Vec<u8> = pieces.iter().flat_map(|piece| piece.bytes()).collect();
-        // However it is cut, it comes to the same.
-        for size in [1, 7, 1024] {
-            tracker = Tracker::default();
-            for part in all.chunks(size) {
-                tracker.follow(part, &Limits::default()).map_err(|(_, fault)| fault)?;
+    /// However it is cut, it comes to the same.
+    fn followed(all: impl AsRef<[u8]>) -> Result<Tracker, Fault> {
+        let mut trackers = Vec::new();
+        for size in [1, 2, 7, 100, 1024, usize::MAX] {
+            let mut tracker = Tracker::default();
+            let parts = all.as_ref().chunks(size.min(all.as_ref().len().max(1)));
+            let fault =
+                parts.map(|part| tracker.follow(part, &Limits::default()).fault).find(Option::is_some).flatten();
+            trackers.push(fault.map_or(Ok(tracker), Err));
+        }
+        let told = |tracker: &Result<Tracker, Fault>| {
+            tracker
+                .as_ref()
+                .map(|tracker| (tracker.heads, tracker.bytes, tracker.lines))
+                .map_err(std::mem::discriminant)
+        };
+        assert!(
+            trackers.windows(2).all(|pair| told(&pair[0]) == told(&pair[1])),
+            "{:?}",
+            trackers.iter().map(told).collect::<Vec<_>>()
+        );
+        trackers.pop().unwrap()
+    }
+
+    fn malformed(text: &str) -> bool {
+        matches!(followed(text), Err(Fault::Malformed(_)))
+    }
+
+    const GET: &str = "GET / HTTP/1.1\r\nHost: x\r\n\r\n";
+
+    #[test]
+    fn bodies_may_hold_anything_and_what_follows_is_a_head_again() {
+        let evil = "GET / HTTP/2.0\r\nExpect: rain\r\nContent-Length: 7\r\n\r\n\r\n\0\u{e9} PRI * HTTP/2.0\r\n\r\n";
+        for times in [1, 30, 300] {
+            let body = evil.repeat(times);
+            let length = body.len();
+            let put = |fields: &str, body: &str| format!("PUT / HTTP/1.1\r\n{fields}\r\n\r\n{body}");
+            let chunked = format!("5;a=b\r\nhello\r\n{length:X}\r\n{body}\r\n0\r\nX: y\r\n\r\n");
+            let blanks = " ".repeat(100);
+            for message in [
+                put(&format!("content-LENGTH:\t {length} "), &body),
+                put(&format!("Content-Length:{blanks}{length}\r\nContent-Length: 1"), &body),
+                put(&format!("Expect: 100-Continue\r\nContent-Length: {length}"), &body),
+                put("Transfer-Encoding: chunked\r\nContent-Length: 3", &chunked),
+                put("Content-Length: 0", ""),
+                put("Content-Length: -1", ""),
+            ] {
+                let tracker = followed([GET, &message, GET, "GET / HT"].concat()).unwrap();
+                assert_eq!((tracker.heads, tracker.bytes, tracker.lines), (3, 8, 0), "{:?}", &message[..60]);
+                assert_eq!(followed([&message, "GET / HTTP/2.0\r\n"].concat()).err(), Some(Fault::Version));
             }
         }
-        Ok(tracker)
+        let upgrade = "GET / HTTP/1.1\r\nConnection: a, Upgrade\r\n\r\n";
+        assert_eq!(followed([upgrade, "\0 anything\r\n\r\n"].concat()).unwrap().heads, 1);
     }
 
     #[test]
-    fn heads_and_small_bodies_are_told_apart() {
-        let get = "GET / HTTP/1.1\r\nHost: x\r\n\r\n";
-        let foreign = "GET / HTTP/2.0\r\n";
-        let put = "PUT / HTTP/1.1\r\nHost: x\r\ncontent-LENGTH:  16 \r\n\r\n";
-        let tracker = followed(&[get, put, foreign, get, "G"]).unwrap();
-        assert_eq!((tracker.heads, tracker.bytes, tracker.lines), (3, 1, 0));
-        assert_eq!(followed(&[get, foreign]).err(), Some(Fault::Version));
-        let tracker = followed(&[put, "0123456789"]).unwrap();
-        assert_eq!((tracker.weight(), tracker.body_left), (0, 6));
-    }
-
-    #[test]
-    fn what_came_before_a_faulty_head_is_good() {
-        let (before, faulty) = ("PUT / HTTP/1.1\r\nContent-Length: 3\r\n\r\nabc", "PRI * HTTP/2.0\r\n");
-        let all = [before, faulty].concat();
+    fn what_came_before_a_faulty_head_is_told() {
+        let before = "PUT / HTTP/1.1\r\nContent-Length: 3\r\n\r\nabc";
+        let follow = |tracker: &mut Tracker, text: &str| tracker.follow(text.as_bytes(), &Limits::default());
         let mut tracker = Tracker::default();
-        assert_eq!(tracker.follow(all.as_bytes(), &Limits::default()), Err((before.len(), Fault::Version)));
+        let found = follow(&mut tracker, &[before, "PRI * HTTP/2.0\r\n"].concat());
+        assert_eq!(found, Followed { before: before.len(), fault: Some(Fault::Version) });
         let mut tracker = Tracker::default();
-        tracker.follow([before, "P"].concat().as_bytes(), &Limits::default()).unwrap();
-        assert_eq!(tracker.follow(&faulty.as_bytes()[1..], &Limits::default()), Err((0, Fault::Version)));
+        assert_eq!(follow(&mut tracker, &[before, "P"].concat()), Followed { before: before.len(), fault: None });
+        assert_eq!(follow(&mut tracker, "RI * HTTP/2.0\r\n"), Followed { before: 0, fault: Some(Fault::Version) });
+        let mut tracker = Tracker::default();
+        let head = "PUT / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n";
+        assert_eq!(
+            follow(&mut tracker, &[head, "+5\r\n"].concat()),
+            Followed { before: head.len(), fault: Some(Fault::Chunks) }
+        );
     }
 
     #[test]
     fn what_tiny_http_would_misread_is_refused_by_the_letter() {
         let long = "x".repeat(5000);
-        for line in ["PRI * HTTP/2.0", " \t\nPRI * HTTP/3.0 more", "A  HTTP/4.1 \t", &format!("GET /{long} HTTP/2.0")] {
-            assert_eq!(followed(&[line, "\r\n"]).err(), Some(Fault::Version), "{line:?}");
+        for line in ["PRI * HTTP/2.0", " \tPRI * HTTP/3.0 more", "A  HTTP/4.1 \t", &format!("GET /{long} HTTP/2.0")] {
+            assert_eq!(followed(format!("{line}\r\n")).err(), Some(Fault::Version), "{line:?}");
         }
-        let malformed = |text: &str| matches!(followed(&[text]), Err(Fault::Malformed(_)));
         for line in
-            ["GET / HTTP/1.12", "GET HTTP/2.0 *", "GET / HTTP/1.1 x", " GET / HTTP/1.1", "GET / HTTP/1.1 ", "GET"]
+            ["GET / HTTP/1.12", "GET HTTP/2.0 *", "GET / HTTP/1.1 x", " GET / HTTP/1.1", "GET / HTTP/1.1 ", "GET", ""]
         {
             assert!(malformed(&format!("{line}\r\n")), "{line:?}");
         }
-        assert!(followed(&["GET / HTTP/1.0\r\n"]).is_ok() && followed(&["G(E)T / HTTP/1.1\r\n"]).is_ok());
-        assert_eq!(followed(&["GET / HTTP/1.1\r\nexpect: all\r\n"]).err(), Some(Fault::Expectation));
-        assert!(malformed("GET / HTTP/1.2\r\n"));
-        for rest in [
-            "a\r\n",
-            ":b\r\n",
-            "a :b\r\n",
+        for line in ["GET / HTTP/1.2", "GET / HTTP/0.7", "GET / HTTP/1.1\n", "GET / HTTP/1.1\r"] {
+            assert!(malformed(&format!("{line}\r\n")), "{line:?}");
+        }
+        assert!(followed("GET / HTTP/1.0\r\n").is_ok() && followed("G(E)T / HTTP/1.1\r\n").is_ok());
+        let fields = [
             " a:b",
             "\ta:b",
             "a: b\r\n c",
@@ -399,12 +428,27 @@ mod tests {
             "a: b\r\r\n",
             "a: \0",
             "a: \x7f",
-        ] {
-            assert!(malformed(&format!("GET / HTTP/1.1\r\n{rest}")), "{rest:?}");
+            "a\r\n",
+            ":b\r\n",
+            "a :b\r\n",
+            "\ra:b\r\n",
+            "a:b\n",
+            "\n",
+            &format!("{long}\r\n"),
+            &format!("{long} a:b\r\n"),
+            &format!("Content-Length:{}5\r\n", " ".repeat(300)),
+            &format!("connection: {long}\r\n"),
+        ];
+        for field in fields {
+            assert!(malformed(&format!("GET / HTTP/1.1\r\n{field}")), "{field:?}");
         }
-        let long = "a".repeat(200);
-        for rest in ["a:\tb \r\n", "Expect: 100-Continue\r\n", "a:\r\n", &format!("{long}:b\r\n")] {
-            assert!(followed(&["GET / HTTP/1.1\r\n", rest]).is_ok(), "{rest:?}");
+        assert_eq!(followed("GET / HTTP/1.1\r\nexpect: all\r\n").err(), Some(Fault::Expectation));
+        for field in ["a:\tb ", "Expect: 100-Continue", "a:", "x-a:", &format!("{long}:b"), &format!("x: {long}")] {
+            assert!(followed(format!("GET / HTTP/1.1\r\n{field}\r\n")).is_ok(), "{field:?}");
+        }
+        let chunked = "PUT / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n";
+        for body in ["+5\r\n", " 5\r\n", "5\r\nhelloX", "0\r\n\n", &"0".repeat(100_000)] {
+            assert_eq!(followed([chunked, body].concat()).err(), Some(Fault::Chunks), "{:?}", &body[..3]);
         }
     }
 
@@ -412,24 +456,12 @@ mod tests {
     fn a_head_is_held_against_its_limits_as_it_comes() {
         let start = "GET / HTTP/1.1\r\n";
         let limits = Limits::default();
-        assert!(followed(&[start, &"a:b\r\n".repeat(limits.head_fields_max)]).is_ok());
-        assert_eq!(followed(&[start, &"a:b\r\n".repeat(limits.head_fields_max + 9)]).err(), Some(Fault::TooLarge));
-        assert!(followed(&[start, "a:", &"b".repeat(limits.head_bytes_max)]).is_ok());
-        assert_eq!(followed(&[start, &"\n".repeat(limits.head_bytes_max + 1100)]).err(), Some(Fault::TooLarge));
-        assert_eq!(followed(&["GET /", &"y".repeat(10_000)]).err(), Some(Fault::TargetTooLong));
-    }
-
-    #[test]
-    fn after_a_body_that_others_read_a_head_has_the_room_that_a_small_body_in_it_would_take() {
-        for field in ["Transfer-Encoding: chunked", "Content-Length: 5000", "Connection: Upgrade", "Content-Length: -1"]
-        {
-            let tracker = followed(&["PUT / HTTP/1.1\r\n", field, "\r\n\r\n"]).unwrap();
-            assert_eq!(tracker.is_torn, field != "Content-Length: -1", "{field}");
-            assert_eq!(tracker.body_left, 0);
-        }
-        let rest = "PUT / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\nX: rest of a head\r\n";
-        assert!(followed(&[rest, &"\r\n".repeat(1000)]).is_ok());
-        let anew = "GET / HTTP/1.1\r\n\r\n";
-        assert!(!followed(&[rest, "\r\n", anew]).unwrap().is_torn);
+        assert!(followed(format!("{start}{}", "a:b\r\n".repeat(limits.head_fields_max))).is_ok());
+        let many = "a:b\r\n".repeat(limits.head_fields_max + 9);
+        assert_eq!(followed(format!("{start}{many}")).err(), Some(Fault::TooLarge));
+        assert!(followed(format!("{start}a:{}", "b".repeat(limits.head_bytes_max))).is_ok());
+        let long = "b".repeat(limits.head_bytes_max + 1100);
+        assert_eq!(followed(format!("{start}a:{long}")).err(), Some(Fault::TooLarge));
+        assert_eq!(followed(format!("GET /{}", "y".repeat(10_000))).err(), Some(Fault::TargetTooLong));
     }
 }
