@@ -138,3 +138,61 @@ fn neither_idle_connections_nor_bodies_count_as_heads() {
         assert_eq!(client.get("/const").text(), "hello");
     }
 }
+
+#[test]
+fn a_request_in_one_segment_with_a_heavy_head_or_with_broken_chunks_is_not_lost() {
+    let server = start(Limits { heads_bytes_max: 64 * 1024, ..Limits::default() });
+    let heavy = format!("GET / HTTP/1.1\r\n{}", "a:\r\n".repeat(95));
+    let mut partial: Vec<_> = (0..4).map(|_| server.connect()).collect();
+    partial.iter_mut().for_each(|client| client.send(&heavy));
+    for _ in 0..3 {
+        let mut client = server.connect();
+        client.send(&[&put("hello"), "GET / HTTP/1.1\r\n", &"a:\r\n".repeat(100)].concat());
+        assert_eq!(client.receive(false).text(), "hello");
+        assert_eq!(client.receive(false).status, 408);
+    }
+    drop(partial);
+    let broken = "PUT /echo HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n+5\r\nhello\r\n0\r\n\r\n";
+    for size in [10, 1500, 5000, 70_000] {
+        for good in [put(&evil(size)), put_chunked(&evil(size))] {
+            let mut client = server.connect();
+            client.send(&[&good, broken].concat());
+            assert_eq!(client.receive(false).text(), evil(size));
+            assert_eq!(client.receive(false).status, 400);
+        }
+    }
+}
+
+#[test]
+fn a_small_body_that_came_with_the_wish_to_be_asked_for_it_is_not_waited_for() {
+    let server = start(Limits { body_grace: Duration::from_secs(60), ..Limits::default() });
+    let expects = "PUT /echo HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\nContent-Length: 5\r\n\r\nhello";
+    let mut client = server.connect();
+    client.send(&[expects, expects, GET].concat());
+    for _ in 0..2 {
+        assert_eq!(client.receive(true).status, 100);
+        assert_eq!(client.receive(false).text(), "hello");
+    }
+    assert_eq!(client.receive(false).text(), "hello");
+}
+
+#[test]
+fn what_small_bodies_become_is_waited_for_by_nobody_who_has_other_work() {
+    let limits =
+        Limits { bodies_bytes_max: 1 << 20, value_bytes_max: 900_000, body_bytes_max: 1_000_000, ..Limits::default() };
+    let server = start(limits);
+    let mut large: Vec<_> = (0..4).map(|_| server.connect()).collect();
+    for client in &mut large {
+        client.send(&format!("PUT /echo HTTP/1.1\r\nHost: x\r\nContent-Length: 800000\r\n\r\n{}", "x".repeat(300_000)));
+    }
+    let small = "PUT /echo HTTP/1.1\r\nHost: x\r\nContent-Encoding: gzip\r\nContent-Length: 900\r\n\r\n";
+    let mut waiting: Vec<_> = (0..8).map(|_| server.connect()).collect();
+    waiting.iter_mut().for_each(|client| client.send(&[small, &"z".repeat(900)].concat()));
+    std::thread::sleep(Duration::from_millis(200));
+    assert_eq!(server.connect().get("/const").text(), "hello");
+    for client in &waiting {
+        client.stream.set_nonblocking(true).unwrap();
+        let seen = client.stream.peek(&mut [0]);
+        assert!(seen.is_err_and(|error| error.kind() == std::io::ErrorKind::WouldBlock), "they wait still");
+    }
+}

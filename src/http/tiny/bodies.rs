@@ -72,9 +72,9 @@ impl BodyJob {
         self.trace.client()
     }
 
-    /// Whether it can be read as it comes, without waiting for its client.
+    /// Whether it can be read as it comes, without waiting for its client, or has been read.
     pub fn is_counted(&self) -> bool {
-        matches!(self.raw.kind(), BodyKind::Counted(_))
+        matches!(self.raw.kind(), BodyKind::Counted(_)) || self.raw.is_at_end()
     }
 
     /// What it can become when it is decompressed.
@@ -95,16 +95,35 @@ fn begin_share(shared: &Arc<Shared>, client: Client, connection: &Arc<Connection
 }
 
 /// Takes a body that tiny_http has read already, and sends the others to their lane.
-pub fn take(shared: &Arc<Shared>, job: Box<BodyJob>) {
-    let too_large = job.raw.kind().length().is_some_and(|length| length > job.bytes_max);
-    if too_large || job.raw.kind().is_at_hand() {
-        if let Some(stage) = read_blocking(shared, *job) {
-            exchange::answer(shared, stage);
+pub fn take(shared: &Arc<Shared>, mut job: Box<BodyJob>) {
+    let length = job.raw.kind().length();
+    let too_large = length.is_some_and(|length| length > job.bytes_max);
+    let becomes = length.map_or(0, |length| length + job.decoded_bytes_max(length));
+    let stage = match job.raw.kind().is_at_hand() {
+        _ if too_large => read_blocking(shared, *job),
+        true if becomes <= FREE_BYTES => read_blocking(shared, *job),
+        // What it becomes may have to wait for memory, which a worker must not.
+        true => match read_at_hand(&mut job) {
+            Ok(()) => take_whole(shared, job),
+            Err(error) => unreadable(shared, *job, error),
+        },
+        false => {
+            job.connection.set_body(Arc::clone(&job.pace));
+            return push_aside(shared, job);
         }
-    } else {
-        job.connection.set_body(Arc::clone(&job.pace));
-        push_aside(shared, job);
+    };
+    if let Some(stage) = stage {
+        exchange::answer(shared, stage);
     }
+}
+
+fn read_at_hand(job: &mut BodyJob) -> Result<(), BodyError> {
+    let BodyJob { raw, bytes, connection, pace, .. } = job;
+    bytes.reserve_exact(usize::try_from(raw.left()).unwrap_or(0));
+    while !raw.is_at_end() {
+        raw.read_some(bytes, connection, pace)?;
+    }
+    Ok(())
 }
 
 fn push_aside(shared: &Arc<Shared>, job: Box<BodyJob>) {
@@ -165,7 +184,7 @@ fn read_what_came(shared: &Arc<Shared>, mut job: Box<BodyJob>) -> Option<Box<Sta
             None => socket::find(&job.connection.key, &job.connection.fd_hint).ok().flatten(),
         };
         let Some(socket) = found else { return unreadable(shared, *job, BodyError::Broken) };
-        if !waiting::is_ready(&socket, Until::Readable) {
+        if !waiting::is_ready(&socket, Until::Readable) && !is_with_tiny_http(shared, &socket, &job) {
             if let Err((_, job)) = shared.bodies_waiting.hold(socket, Until::Readable, Instant::now() + LOOK, job) {
                 refuse(shared, *job);
             }
@@ -180,6 +199,13 @@ fn read_what_came(shared: &Arc<Shared>, mut job: Box<BodyJob>) -> Option<Box<Sta
     }
     push_aside(shared, job);
     None
+}
+
+/// Whether the rest of a small body came with its head, so that no socket tells of it.
+fn is_with_tiny_http(shared: &Shared, socket: &OwnedFd, job: &BodyJob) -> bool {
+    let taken = job.connection.taken.load(std::sync::atomic::Ordering::Relaxed);
+    let left = job.raw.left();
+    left <= BUFFERED_BYTES && shared.porch.body_left(socket, taken).is_some_and(|on_socket| on_socket < left)
 }
 
 /// Waits until all that the body may need is set aside. Meanwhile nobody is slow but us.

@@ -163,26 +163,26 @@ impl Porch {
         let coming = guests.values_mut().filter_map(|guest| Some((guest.meter.coming()?, guest)));
         let heaviest = coming.max_by_key(|((bytes, since), _)| (*bytes, std::cmp::Reverse(*since)));
         let Some((_, guest)) = heaviest else { return };
-        guest.meter.end(Refusal::Memory, &self.heads);
+        let is_due = guest.meter.end(Refusal::Memory, &self.heads);
         // Its thread waits for what may never come.
-        let is_known = self.glimpse(&guest.key).is_none_or(|glimpse| !guest.meter.is_ahead_of(glimpse.taken));
-        if is_known {
+        let taken = self.glimpse(&guest.key).map_or(0, |glimpse| glimpse.taken);
+        if is_due && !guest.meter.is_ahead_of(taken) {
             self.end_head(guest, Refusal::Memory);
         }
     }
 
-    /// Ends a connection whose head is not acceptable, and whose earlier requests are all answered.
-    pub fn refuse_head(&self, inode: u64, refusal: Refusal) {
-        if let Some(guest) = self.guests.lock().get_mut(&inode) {
-            self.end_head(guest, refusal);
-        }
+    /// Ends a connection whose head is not acceptable, and whose earlier requests are all answered. False if there is
+    /// another one after all.
+    pub fn refuse_head(&self, inode: u64, refusal: Refusal) -> bool {
+        self.guests.lock().get_mut(&inode).is_none_or(|guest| self.end_head(guest, refusal))
     }
 
-    fn end_head(&self, guest: &mut Guest, refusal: Refusal) {
-        let Some(shared) = self.shared() else { return };
-        let Ok(Some(socket)) = socket::find(&guest.key, &guest.number) else { return };
+    fn end_head(&self, guest: &mut Guest, refusal: Refusal) -> bool {
+        let Some(shared) = self.shared() else { return true };
+        let Ok(Some(socket)) = socket::find(&guest.key, &guest.number) else { return true };
         let connection = shared.connections.of(guest.key);
-        if connection.end_if_idle() {
+        let is_ended = connection.end_if_idle();
+        if is_ended {
             guest.way = Way::Gone;
             guest.meter.close(&self.heads);
             self.figures.closed(refusal.reason());
@@ -190,6 +190,27 @@ impl Porch {
             answer_past(&shared, &socket, guest.key.peer, Method::parse(b""), response);
             shared.end_gently(&connection, refusal.reason(), Leftover { socket, request: None });
         }
+        is_ended
+    }
+
+    /// Cuts a connection of which nothing can be made any more.
+    pub fn cut(&self, inode: u64) {
+        if let Some(guest) = self.guests.lock().get(&inode)
+            && let Ok(Some(socket)) = socket::find(&guest.key, &guest.number)
+        {
+            socket::cut(&socket);
+        }
+    }
+
+    /// Whether a thread of tiny_http waits for earlier requests before it reads on from this socket.
+    pub fn is_waiting(&self, inode: u64) -> bool {
+        self.guests.lock().get(&inode).is_some_and(|guest| guest.meter.is_waiting())
+    }
+
+    /// Bytes of the body of the last of so many requests that are still to be read from this socket.
+    pub fn body_left(&self, socket: &OwnedFd, taken: u64) -> Option<u64> {
+        let inode = rustix::fs::fstat(socket).ok()?.st_ino;
+        self.guests.lock().get(&inode).map(|guest| guest.meter.body_left(taken))
     }
 
     /// Has the guard look at everybody, and waits for that, but not long.
@@ -316,6 +337,7 @@ impl Porch {
         if !connection.end_if_idle() {
             return self.stay(guest);
         }
+        guest.meter.close(&self.heads);
         self.figures.closed(Reason::Evicted);
         answer_past(&shared, &socket, guest.key.peer, Method::parse(b""), response);
         shared.end_gently(&connection, Reason::Evicted, Leftover { socket, request: None });

@@ -198,7 +198,11 @@ impl Guard {
             let glimpse = connection.as_ref().map(|connection| connection.glimpse());
             let memory = self.memories.entry(seen.key).or_default();
             let limits = if holds_thread(glimpse.as_ref()) { &hurried } else { &*limits };
-            match judge::judge(seen, glimpse.as_ref(), memory, limits, draining, now) {
+            let verdict = match self.shared.porch.is_waiting(seen.inode) {
+                true => Verdict::Near,
+                false => judge::judge(seen, glimpse.as_ref(), memory, limits, draining, now),
+            };
+            match verdict {
                 Verdict::Fine => {}
                 Verdict::Near => near = true,
                 Verdict::Filling => filling = true,

@@ -34,8 +34,6 @@ use tracker::{Fault, Tracker};
 const AHEAD_BYTES: usize = 2 * 1024;
 /// A thread that waits for that looks at least this often whether it still must.
 const AHEAD_WAIT: Duration = Duration::from_millis(250);
-/// A request that tiny_http has been given is known to the engine by then.
-const LAG: Duration = Duration::from_secs(1);
 
 /// What all heads that are coming weigh.
 #[derive(Default)]
@@ -58,8 +56,8 @@ struct State {
     charged_bytes: u64,
     since: Option<Instant>,
     end: End,
-    /// Heads that the engine will never know of.
-    unknown_heads: u64,
+    /// A thread of tiny_http waits for its turn.
+    is_waiting: bool,
 }
 
 /// How far the end of the connection is.
@@ -126,17 +124,29 @@ impl Meter {
 
     /// Whether tiny_http has been given requests of which the engine, which knows of so many, does not know yet.
     pub fn is_ahead_of(&self, taken: u64) -> bool {
-        let state = self.state.lock();
-        taken + state.unknown_heads < state.tracker.heads()
+        taken < self.state.lock().tracker.heads()
     }
 
-    /// Has the connection refused when its turn comes. The head that is coming counts as nothing from now on.
-    pub fn end(&self, refusal: Refusal, heads: &Heads) {
+    /// Whether its thread of tiny_http waits for earlier requests before it reads on.
+    pub fn is_waiting(&self) -> bool {
+        self.state.lock().is_waiting
+    }
+
+    /// Bytes of the body of the last of so many requests that have not been read from the socket.
+    pub fn body_left(&self, taken: u64) -> u64 {
+        let state = self.state.lock();
+        if state.tracker.heads() > taken { 0 } else { state.tracker.body_left() }
+    }
+
+    /// Has the connection refused when its turn comes, if a head is coming, which counts as nothing from now on.
+    pub fn end(&self, refusal: Refusal, heads: &Heads) -> bool {
         let mut state = self.state.lock();
-        if state.end == End::No {
+        let is_due = state.end == End::No && state.since.is_some();
+        if is_due {
             state.end = End::Due(refusal);
         }
         state.charge(0, heads);
+        is_due
     }
 
     /// Notes that nothing of the connection matters any more.
@@ -160,7 +170,8 @@ impl Meter {
         if let Some(fault) = found.fault {
             state.charge(0, heads);
             state.end = if fault == Fault::Chunks { End::Over } else { End::Due(Refusal::Fault(fault)) };
-            let is_broken = fault == Fault::Chunks && !is_theirs;
+            // What comes before is of another message, which is good.
+            let is_broken = fault == Fault::Chunks && !is_theirs && found.before == 0;
             return if is_broken { Read::Broken } else { Read::Given(found.before) };
         }
         let weight = state.tracker.weight();
@@ -172,26 +183,42 @@ impl Meter {
         }
     }
 
-    /// Waits until every earlier request of the connection is answered, or it has ended.
-    fn wait_for_turn(&self, porch: &Porch) {
-        let began = Instant::now();
+    /// Waits until every earlier request of the connection is answered. False if it has ended, or something that tiny_http
+    /// was given never became a request.
+    fn wait_for_turn(&self, porch: &Porch) -> bool {
+        let mut idle_since = Instant::now();
         loop {
             let glimpse = porch.glimpse(&self.key);
             let (taken, is_busy) = glimpse.as_ref().map_or((0, false), |glimpse| (glimpse.taken, glimpse.busy));
-            let has_ended = glimpse.is_some_and(|glimpse| glimpse.ended) || self.state.lock().end == End::Over;
-            if has_ended || (!is_busy && !self.is_ahead_of(taken)) {
-                return;
+            if glimpse.is_some_and(|glimpse| glimpse.ended) || self.state.lock().end == End::Over {
+                return false;
             }
-            if !is_busy && began.elapsed() >= LAG {
-                let mut state = self.state.lock();
-                state.unknown_heads = state.tracker.heads().saturating_sub(taken);
-                return;
+            if !is_busy && !self.is_ahead_of(taken) {
+                return true;
             }
+            // Requests may wait in tiny_http's queue for as long as all workers are held up.
+            if is_busy {
+                idle_since = Instant::now();
+            } else if porch.shared().is_none() || idle_since.elapsed() >= 4 * porch.limits().request_timeout {
+                return false;
+            }
+            self.state.lock().is_waiting = true;
             porch.ahead.wait(self.key, || {
                 porch.glimpse(&self.key).is_some_and(|glimpse| glimpse.busy && !glimpse.ended)
                     || self.is_ahead_of(taken)
             });
+            self.state.lock().is_waiting = false;
         }
+    }
+
+    /// Refuses the connection once its turn has come.
+    fn refuse(&self, porch: &Porch, refusal: Refusal) {
+        while self.wait_for_turn(porch) {
+            if porch.refuse_head(self.inode, refusal) {
+                return;
+            }
+        }
+        porch.cut(self.inode);
     }
 }
 
@@ -212,15 +239,12 @@ impl Gauge for Meter {
         match (end, is_theirs) {
             (End::Over, false) => Err(io::ErrorKind::InvalidData.into()),
             (End::Due(refusal), true) => {
-                if let Some(porch) = self.porch.upgrade() {
-                    self.wait_for_turn(&porch);
-                    porch.refuse_head(self.inode, refusal);
-                }
+                self.porch.upgrade().inspect(|porch| self.refuse(porch, refusal));
                 self.state.lock().end = End::Over;
                 Ok(())
             }
             (End::No, true) if is_large => {
-                self.porch.upgrade().inspect(|porch| self.wait_for_turn(porch));
+                let _ = self.porch.upgrade().map(|porch| self.wait_for_turn(&porch));
                 Ok(())
             }
             _ => Ok(()),
@@ -285,7 +309,7 @@ mod tests {
         assert!(matches!(follow(&one, &start), Read::Given(count) if count == start.len()));
         assert!(matches!(follow(&other, &start), Read::Pressed(count) if count == get.len()), "they weigh too much");
         assert!(one.coming().unwrap().1 < other.coming().unwrap().1);
-        one.end(Refusal::Memory, &heads);
+        assert!(one.end(Refusal::Memory, &heads));
         assert!(one.coming().is_none());
         assert!(matches!(follow(&one, "y"), Read::Given(0)), "it is thrown away");
         assert!(matches!(follow(&other, "y"), Read::Given(1)));
@@ -293,6 +317,7 @@ mod tests {
         assert!(other.coming().is_none());
         assert_eq!(heads.bytes.load(Ordering::Relaxed), 0);
         assert!(other.is_ahead_of(1) && !other.is_ahead_of(2));
+        assert!(!other.end(Refusal::Memory, &heads), "no head is coming any more");
     }
 
     #[test]

@@ -286,6 +286,15 @@ impl Tracker {
         self.heads
     }
 
+    /// Bytes of a body of a known length that are still to come.
+    pub fn body_left(&self) -> u64 {
+        match self.at {
+            At::Head => 0,
+            At::Body(left) => left,
+            At::Chunks(_) | At::Rest => u64::MAX,
+        }
+    }
+
     /// Bytes of the head that is coming.
     pub fn bytes(&self) -> usize {
         self.bytes
