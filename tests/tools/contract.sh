@@ -64,7 +64,7 @@ start() { # start ENGINE: sets $server and $url
 failed=""
 for engine in $(echo "$ENGINES" | tr , ' '); do
     start "$engine"
-    # tiny_http drops heads with bytes beyond ASCII before larder sees them, so there they stay within it.
+    # tiny_http takes no bytes beyond ASCII in a head, which are 400 there, so they stay within it.
     codec=utf-8
     [ "$engine" != tiny_http ] || codec=ascii
     export CONTRACT_CODEC=$codec

@@ -1,7 +1,7 @@
 """What no schema can say: parameters that are only valid together with something else leave the valid requests.
 
-Invalid requests stay as they are, but for the bytes beyond ASCII in the heads that tiny_http gets: it drops those
-connections before larder sees them.
+Invalid requests stay as they are, but for the bytes beyond ASCII in the heads that tiny_http gets: there they are 400
+also where the contract takes them.
 """
 
 import os
