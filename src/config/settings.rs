@@ -158,7 +158,7 @@ pub static SETTINGS: &[Setting] = &[
     row("limits", "bodies_bytes_max", Field::Size(|c| &mut c.limits.bodies_bytes_max, KIB..=64 * GIB),
         "Memory for request bodies over all connections; what does not fit waits unread, and gets 503 after limits.request_timeout.\nThe default is 1/16 of the memory, 8MiB to 256MiB, and at least limits.body_bytes_max."),
     row("limits", "heads_bytes_max", Field::Size(|c| &mut c.limits.heads_bytes_max, 64 * KIB..=GIB),
-        "Memory for heads and small bodies that have not come whole; beyond it those that wait longest end with 408.\nThe default is 1/64 of the memory, 1MiB to 64MiB."),
+        "Memory for heads and small bodies that have not come whole; beyond it those that wait longest, on tiny_http the heaviest, end with 408.\nThe default is 1/64 of the memory, 1MiB to 64MiB."),
     row("limits", "answers_bytes_max", Field::Size(|c| &mut c.limits.answers_bytes_max, 256 * KIB..=64 * GIB),
         "Memory for answers that their clients do not take; beyond three quarters large ones get 503, and who takes nothing is cut.\nThe default is 1/16 of the memory, 4MiB to 256MiB."),
     row("limits", "batch_operations_max", Field::Count(|c| &mut c.limits.batch_operations_max, 1..=100_000),

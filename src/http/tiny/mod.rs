@@ -1,8 +1,9 @@
 //! The engine on tiny_http 0.12: a fixed pool of workers that pull requests from it, and a guard around it.
 //!
 //! It is for trusted networks and TCP only: tiny_http spends a thread on every connection and has no limits of its own
-//! (the `epoll` engine has). The way of a request: [`threads`] takes it, [`connection`] gives it its turn, [`head`] reads
-//! it, [`exchange`] asks the handler, [`reply`] writes the answer; whatever may wait for a client is in a side [`lane`].
+//! (the `epoll` engine has). The way of a request: [`meter`] sees its bytes before tiny_http does, [`threads`] takes it,
+//! [`connection`] gives it its turn, [`head`] reads it, [`exchange`] asks the handler, [`reply`] writes the answer;
+//! whatever may wait for a client is in a side [`lane`].
 //!
 //! Invariant: a worker never waits for a client, nor for a sync; answers of one connection leave in the order of its
 //! requests, and a request behind an unanswered one is not begun.
