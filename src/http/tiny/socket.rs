@@ -27,13 +27,17 @@ fn pin(number: RawFd, key: &Key) -> io::Result<Option<OwnedFd>> {
     if matches(number) != Some(true) {
         return Ok(None);
     }
-    let pinned = descriptor::duplicate(number)?;
+    let pinned = match descriptor::duplicate(number) {
+        // It was closed since it was asked: that is one of another connection, or this one has ended.
+        Err(error) if error.raw_os_error() == Some(libc::EBADF) => return Ok(None),
+        pinned => pinned?,
+    };
     let own = std::os::fd::AsRawFd::as_raw_fd(&pinned);
     Ok((matches(own) == Some(true)).then_some(pinned))
 }
 
-/// Finds the socket of a connection and holds it by a duplicate. `Ok(None)` if it is gone or closed.
-/// `hint` is where it was found before.
+/// Finds the socket of a connection and holds it by a duplicate. `Ok(None)` if it is gone or closed; an error says nothing
+/// of the connection, only that it could not be looked for. `hint` is where it was found before.
 pub fn find(key: &Key, hint: &AtomicI32) -> io::Result<Option<OwnedFd>> {
     if let Some(pinned) = pin(hint.load(Ordering::Relaxed), key)? {
         return Ok(Some(pinned));
@@ -89,6 +93,32 @@ mod tests {
         cut(&found);
         assert_eq!(client.read(&mut [0; 1]).unwrap(), 0);
         drop(served);
+    }
+
+    #[test]
+    fn descriptors_that_come_and_go_meanwhile_hide_no_connection() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let _client = TcpStream::connect(("127.0.0.1", port)).unwrap();
+        // So that the duplicates get lower numbers, which are looked at first.
+        let low: Vec<TcpListener> = (0..8).map(|_| listener.try_clone().unwrap()).collect();
+        let (served, peer) = listener.accept().unwrap();
+        drop(low);
+        let is_done = std::sync::atomic::AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            // Duplicates of the very connection, as the guard and the writers of answers make them all the time.
+            for _ in 0..4 {
+                scope.spawn(|| {
+                    while !is_done.load(Ordering::SeqCst) {
+                        drop(served.try_clone());
+                    }
+                });
+            }
+            let look = || find(&Key { port, peer }, &AtomicI32::new(-1));
+            let is_found = (0..3000).all(|_| look().is_ok_and(|found| found.is_some()));
+            is_done.store(true, Ordering::SeqCst);
+            assert!(is_found);
+        });
     }
 
     #[test]
