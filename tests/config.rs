@@ -155,6 +155,12 @@ fn what_is_wrong_is_told_with_its_line_and_the_nearest_right_name() {
             "larder.toml:2: log.slow_request: expected a duration such as \"30s\" or \"250ms\", not the number 5",
         ),
         ("[cors]\norigins = \"https://a/b\"", "larder.toml:2: cors.origins: expected an origin as browsers send it"),
+        (
+            "[cors]\norigins = [\"http://app.example:80\"]",
+            "larder.toml:2: cors.origins: expected an origin as browsers send it, which is `http://app.example`",
+        ),
+        ("[cors]\nheaders = [\"X Device\"]", "larder.toml:2: cors.headers: expected the name of a header field"),
+        ("[www]\nimmutable = [\"assets\"]", "larder.toml:2: www.immutable: expected a folder between slashes"),
         ("[auth]\nhosts = \"http://a\"", "larder.toml:2: auth.hosts: expected a host's name without scheme"),
         ("[auth]\nhosts = [\"*.example\"]", "larder.toml:2: auth.hosts: expected a host's name without scheme"),
         (

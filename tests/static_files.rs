@@ -95,7 +95,7 @@ fn a_file_is_answered_with_everything_a_browser_wants_to_know() {
     assert_eq!(response.status, 200);
     assert_eq!(response.get("Content-Type"), Some("text/html; charset=utf-8"));
     assert_eq!(response.get("Last-Modified"), Some(LONG_AGO_DATE));
-    assert_eq!(response.get("Cache-Control"), Some("public, max-age=86400"));
+    assert_eq!(response.get("Cache-Control"), Some("no-cache"));
     assert_eq!(response.get("Accept-Ranges"), Some("bytes"));
     assert_eq!(response.get("Vary"), Some("Accept-Encoding"));
     let tag = response.get("ETag").unwrap();
@@ -324,17 +324,6 @@ fn if_range_resumes_only_the_same_file() {
 }
 
 #[test]
-fn names_with_a_content_hash_are_cached_for_a_year() {
-    let site = Site::new();
-    site.put("app.3f2a9c1b.js", "x").put("app.js", "x");
-    let hashed = site.get("/app.3f2a9c1b.js", &[]);
-    assert_eq!(hashed.get("Cache-Control"), Some("public, max-age=31536000, immutable"));
-    let private = Site::with(StaticOptions { public: false, ..StaticOptions::default() });
-    private.put("app.js", "x");
-    assert_eq!(private.get("/app.js", &[]).get("Cache-Control"), Some("private, max-age=86400"));
-}
-
-#[test]
 fn forms_compressed_beforehand_are_chosen_by_what_is_accepted() {
     let site = Site::new();
     site.put("app.js", "plain").put("app.js.br", "brotli").put("app.js.gz", "gzipped");
@@ -418,7 +407,7 @@ fn a_client_that_allows_no_form_there_is_gets_406() {
 }
 
 #[test]
-fn a_single_page_answers_navigations_and_nothing_else() {
+fn a_single_page_answers_whoever_takes_a_page_and_nobody_else() {
     let site = Site::with(StaticOptions { single_page: true, ..StaticOptions::default() });
     site.put("index.html", "app").put("real.html", "real");
     let page = site.get("/users/42", &[BROWSER]);
@@ -428,12 +417,26 @@ fn a_single_page_answers_navigations_and_nothing_else() {
     assert_eq!(page.get("Vary"), Some("Accept-Encoding, Accept"));
     assert_eq!(text(page), "app");
     assert_eq!(text(site.get("/real.html", &[BROWSER])), "real");
-    assert_eq!(site.get("/missing.js", &[("Accept", "*/*")]).status, 404);
-    assert_eq!(site.get("/missing", &[]).status, 404);
-    assert_eq!(site.get("/../x", &[BROWSER]).status, 404);
-    let plain = Site::new();
-    plain.put("index.html", "app");
-    assert_eq!(plain.get("/users/42", &[BROWSER]).status, 404);
+    for (target, accept, status) in [
+        ("/users/42", Some("*/*"), 200),
+        ("/users/42", None, 200),
+        ("/users/42", Some("text/*"), 200),
+        ("/users/42/", Some("*/*"), 200),
+        ("/users/a.b", Some("*/*"), 200),
+        ("/old.html", Some("*/*"), 200),
+        ("/users/42", Some("application/json"), 404),
+        ("/users/42", Some("image/avif, image/png"), 404),
+        ("/users/42", Some("text/html;q=0, */*"), 404),
+        // A script that is gone is not a page, unless a person asks for it.
+        ("/missing.js", Some("*/*"), 404),
+        ("/missing.png", None, 404),
+        ("/missing.js", Some("text/html"), 200),
+        ("/../x", Some("text/html"), 404),
+    ] {
+        let fields: Vec<(&str, &str)> = accept.map(|accept| ("Accept", accept)).into_iter().collect();
+        assert_eq!(site.get(target, &fields).status, status, "{target} {accept:?}");
+    }
+    assert_eq!(Site::new().put("index.html", "app").get("/users/42", &[BROWSER]).status, 404);
 }
 
 #[test]

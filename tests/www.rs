@@ -93,8 +93,59 @@ fn navigations_of_a_single_page_get_its_index() {
     on_every_engine("public = true\nspa = true\n", fill, |server| {
         let html = [("Accept", "text/html,*/*;q=0.8")];
         assert_eq!(server.send("GET", "/users/42", &html, b"").expect(200).text(), "app");
+        assert_eq!(server.send("GET", "/users/42", &[("Accept", "*/*")], b"").expect(200).text(), "app");
+        server.send("GET", "/users/42", &[("Accept", "application/json")], b"").expect(404);
         server.send("GET", "/missing.js", &[("Accept", "*/*")], b"").expect(404);
         server.send("GET", "/api/v1/missing", &html, b"").expect(404);
+    });
+}
+
+#[test]
+fn a_file_is_kept_for_as_long_as_its_name_allows() {
+    const YEAR: &str = "public, max-age=31536000, immutable";
+    const DAY: &str = "public, max-age=86400";
+    const CASES: [(&str, &str, &str); 21] = [
+        ("index.html", "no-cache", "text/html; charset=utf-8"),
+        ("a/page.htm", "no-cache", "text/html; charset=utf-8"),
+        ("sw.js", "no-cache", "text/javascript; charset=utf-8"),
+        ("firebase-messaging-sw.js", "no-cache", "text/javascript; charset=utf-8"),
+        ("app.webmanifest", "no-cache", "application/manifest+json"),
+        ("manifest.json", "no-cache", "application/json"),
+        ("assets/index-BxY3kQ9z.js", YEAR, "text/javascript; charset=utf-8"),
+        ("a/assets/logo-CHdo91hT.svg", YEAR, "image/svg+xml"),
+        ("_nuxt/BxY3kQ9z.js", YEAR, "text/javascript; charset=utf-8"),
+        ("app.3f2a9c1b.js", YEAR, "text/javascript; charset=utf-8"),
+        ("cam-a4cf12fe.jpg", DAY, "image/jpeg"),
+        ("config-5ccf7f3a.json", DAY, "application/json"),
+        ("log.20240115a.txt", DAY, "text/plain; charset=utf-8"),
+        ("index-BxY3kQ9z.js", DAY, "text/javascript; charset=utf-8"),
+        ("app.js", DAY, "text/javascript; charset=utf-8"),
+        ("live.m3u8", DAY, "application/vnd.apple.mpegurl"),
+        ("live.ts", DAY, "video/mp2t"),
+        ("a.vtt", DAY, "text/vtt; charset=utf-8"),
+        ("larder.log", DAY, "text/plain; charset=utf-8"),
+        ("a.glb", DAY, "model/gltf-binary"),
+        ("README", DAY, "application/octet-stream"),
+    ];
+    let fill = |root: &Path| {
+        for (path, ..) in CASES {
+            fs::create_dir_all(root.join(path).parent().unwrap()).unwrap();
+            fs::write(root.join(path), "x").unwrap();
+        }
+    };
+    on_every_engine("public = true\nspa = true\n", fill, |server| {
+        for (path, rule, content_type) in CASES {
+            let file = server.get(&format!("/{path}")).expect(200);
+            assert_eq!((file.header("Cache-Control"), file.header("Content-Type")), (Some(rule), Some(content_type)));
+        }
+        for path in ["/", "/some/route"] {
+            assert_eq!(server.get(path).expect(200).header("Cache-Control"), Some("no-cache"), "{path}");
+        }
+    });
+    on_every_engine("immutable = [\"/a/\"]\n", fill, |server| {
+        let rule = |path: &str| server.get(path).expect(200).header("Cache-Control").unwrap().to_owned();
+        assert_eq!(rule("/a/assets/logo-CHdo91hT.svg"), "private, max-age=31536000, immutable");
+        assert_eq!(rule("/assets/index-BxY3kQ9z.js"), "private, max-age=86400");
     });
 }
 

@@ -5,29 +5,40 @@
 
 use crate::http::{Head, HeaderName, Response, Trace};
 
-const EXPOSED: &str = "ETag, Location, Retry-After, Content-Range, Accept-Ranges, Larder-Version, Larder-Durability, Larder-Ttl, Larder-Since, X-Request-Id";
-const ALLOWED_FIELDS: &str = "Authorization, Content-Type, Content-Encoding, Content-Digest, Accept, Cache-Control, Range, If-Match, If-None-Match, If-Modified-Since, If-Unmodified-Since, If-Range, Last-Event-ID, X-Request-Id, X-No-Compression, traceparent";
+/// What a page may read of an answer, besides what every page may (Fetch §3.3.5).
+const EXPOSED: &str = "ETag, Location, Retry-After, Content-Range, Accept-Ranges, Accept-Encoding, Accept-Patch, Allow, Larder-Version, Larder-Durability, Larder-Ttl, Larder-Since, X-Request-Id, traceparent, WWW-Authenticate";
+/// What a page may send: what larder reads, and what libraries add to all they send.
+const ALLOWED_FIELDS: &str = "Authorization, Content-Type, Content-Encoding, Content-Digest, Repr-Digest, Digest, Accept, Cache-Control, Range, If-Match, If-None-Match, If-Modified-Since, If-Unmodified-Since, If-Range, Last-Event-ID, X-Request-Id, X-No-Compression, X-Requested-With, traceparent, tracestate, baggage";
 /// How long a browser may remember a preflight, in seconds.
 const MAX_AGE: &str = "3600";
 
-/// The rule for origins.
-pub enum Cors {
-    /// No page of another origin.
+/// The rule for pages of other origins.
+pub struct Cors {
+    origins: Origins,
+    /// The value of `Access-Control-Allow-Headers`.
+    fields: String,
+}
+
+/// Which origins.
+enum Origins {
+    /// None.
     Off,
-    /// Every page.
+    /// Every one.
     Any,
-    /// These origins.
+    /// These.
     Listed(Vec<String>),
 }
 
 impl Cors {
-    /// The rule of `cors.origins`.
-    pub fn new(origins: &[String]) -> Cors {
-        match origins {
-            [] => Cors::Off,
-            [one] if one == "*" => Cors::Any,
-            listed => Cors::Listed(listed.to_vec()),
-        }
+    /// The rule of `cors.origins` and `cors.headers`.
+    pub fn new(origins: &[String], headers: &[String]) -> Cors {
+        let origins = match origins {
+            [] => Origins::Off,
+            [one] if one == "*" => Origins::Any,
+            listed => Origins::Listed(listed.to_vec()),
+        };
+        let fields = std::iter::once(ALLOWED_FIELDS).chain(headers.iter().map(String::as_str));
+        Cors { origins, fields: fields.collect::<Vec<_>>().join(", ") }
     }
 
     /// What `Access-Control-Allow-Origin` says to this request.
@@ -36,17 +47,17 @@ impl Cors {
             return None;
         }
         let origin = head.get(HeaderName::Origin)?;
-        match self {
-            Cors::Off => None,
-            Cors::Any => Some("*"),
-            Cors::Listed(listed) => listed.iter().any(|one| one == origin).then_some(origin),
+        match &self.origins {
+            Origins::Off => None,
+            Origins::Any => Some("*"),
+            Origins::Listed(listed) => listed.iter().any(|one| one == origin).then_some(origin),
         }
     }
 
     /// Notes what the answer to this request must carry, whoever makes it, errors included: without it a page could
     /// not read why it was refused. Called once for each request, before it is routed.
     pub fn echo(&self, head: &Head, trace: &mut Trace) {
-        if matches!(self, Cors::Listed(_)) {
+        if matches!(self.origins, Origins::Listed(_)) {
             // The answer differs by origin also where there was none: a cache between must know.
             trace.echo(b"Vary", b"Origin");
         }
@@ -62,7 +73,7 @@ impl Cors {
         let mut response = Response::new(204).field("Allow", allow);
         if head.has(HeaderName::AccessControlRequestMethod) && self.allowed(head).is_some() {
             response.push_field("Access-Control-Allow-Methods", allow.as_bytes());
-            response.push_field("Access-Control-Allow-Headers", ALLOWED_FIELDS.as_bytes());
+            response.push_field("Access-Control-Allow-Headers", self.fields.as_bytes());
             response.push_field("Access-Control-Max-Age", MAX_AGE.as_bytes());
         }
         response
@@ -78,7 +89,8 @@ mod tests {
     const APP: &str = "https://app.example";
 
     fn answer(origins: &[&str], fields: &[(&str, &str)]) -> Response {
-        let cors = Cors::new(&origins.iter().map(|&origin| origin.to_owned()).collect::<Vec<_>>());
+        let origins: Vec<String> = origins.iter().map(|&origin| origin.to_owned()).collect();
+        let cors = Cors::new(&origins, &["X-Device".to_owned()]);
         let mut head = Head::new("/x");
         for (name, value) in fields {
             head.push(name.as_bytes(), value.as_bytes());
@@ -123,8 +135,17 @@ mod tests {
     fn a_page_may_read_the_fields_that_larder_sets() {
         let response = answer(&["*"], &[("Origin", APP)]);
         let exposed = response.get("Access-Control-Expose-Headers").unwrap();
-        for name in ["ETag", "Location", "Retry-After", "Larder-Version", "Larder-Durability", "Larder-Ttl"] {
-            assert!(exposed.contains(name), "{name}");
+        for name in ["ETag", "Location", "Retry-After", "Larder-Version", "Larder-Ttl", "Accept-Patch", "Allow"] {
+            assert!(exposed.split(", ").any(|exposed| exposed == name), "{name}");
+        }
+    }
+
+    #[test]
+    fn a_page_may_send_what_libraries_add_and_what_the_owner_names() {
+        let response = answer(&[APP], &[("Origin", APP), ("Access-Control-Request-Method", "PUT")]);
+        let allowed = response.get("Access-Control-Allow-Headers").unwrap();
+        for name in ["Authorization", "If-Match", "X-Requested-With", "traceparent", "tracestate", "X-Device"] {
+            assert!(allowed.split(", ").any(|allowed| allowed == name), "{name}");
         }
     }
 

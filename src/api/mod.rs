@@ -146,7 +146,7 @@ impl Api {
         let endings = Endings::new(&registry);
         Api {
             rates: RateLimiter::new(config.rate_per_second, config.rate_burst, &registry),
-            cors: Cors::new(&config.cors_origins),
+            cors: Cors::new(&config.cors_origins, &config.cors_headers),
             value_rules: value_rules::ValueRules::new(&config),
             config,
             limits,

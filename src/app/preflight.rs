@@ -135,6 +135,7 @@ pub fn files(config: &Config) -> Result<Option<StaticFiles>, String> {
     let options = StaticOptions {
         public: config.www_public,
         single_page: config.www_spa,
+        immutable: config.www_immutable.clone(),
         compress_from_bytes: Some(config.compress_threshold_bytes as u64),
         closed: Closed {
             folders: layout::folders(&config.data_dir).into(),

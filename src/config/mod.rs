@@ -17,12 +17,14 @@ pub mod rules;
 pub mod settings;
 pub mod suggest;
 pub mod units;
+mod web;
 
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::http::cache_control::ResponseRule;
+use crate::http::static_files::IMMUTABLE_FOLDERS;
 use crate::limits::Limits;
 use crate::store::Durability;
 
@@ -129,10 +131,12 @@ pub struct Config {
     pub rate_burst: u32,
     // [cors]
     pub cors_origins: Vec<String>,
+    pub cors_headers: Vec<String>,
     // [www]
     pub www_dir: Option<PathBuf>,
     pub www_public: bool,
     pub www_spa: bool,
+    pub www_immutable: Vec<String>,
     // [compress]
     pub compress_threshold_bytes: usize,
     // [[cache_control]]
@@ -178,9 +182,11 @@ impl Config {
             rate_per_second: None,
             rate_burst: 100,
             cors_origins: Vec::new(),
+            cors_headers: Vec::new(),
             www_dir: None,
             www_public: false,
             www_spa: false,
+            www_immutable: IMMUTABLE_FOLDERS.iter().map(|&folder| folder.to_owned()).collect(),
             compress_threshold_bytes: 1024,
             cache_control: Vec::new(),
             unsandboxed: Vec::new(),

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use super::field::{Field, quote, quote_list};
 use super::raw::Given;
-use super::{AuthMode, Config, EngineKind, ListenAddress, StoreKind, suggest};
+use super::{AuthMode, Config, EngineKind, ListenAddress, StoreKind, suggest, web};
 use crate::store::Durability;
 
 /// One setting.
@@ -108,8 +108,10 @@ pub static SETTINGS: &[Setting] = &[
     row("rate", "burst", Field::Custom { set: set_burst, show: |c| c.rate_burst.to_string() },
         "Requests of one token or address at once before rate.per_second counts (1 to 1000000)."),
 
-    row("cors", "origins", Field::Custom { set: set_origins, show: |c| quote_list(&c.cors_origins) },
+    row("cors", "origins", Field::Custom { set: web::set_origins, show: |c| quote_list(&c.cors_origins) },
         "Web pages that may use larder from a browser: [\"https://app.example\"], or [\"*\"] for all (with a token, or with auth.mode = \"open\")."),
+    row("cors", "headers", Field::Custom { set: web::set_headers, show: |c| quote_list(&c.cors_headers) },
+        "Header fields that these pages may send besides those that larder reads and X-Requested-With, tracestate and\nbaggage; [\"*\"] is any."),
 
     row("www", "dir", Field::PathOrNone(|c| &mut c.www_dir),
         "A folder of static files to serve at /; neither in store.dir nor around it. Without it / is 404."),
@@ -117,6 +119,8 @@ pub static SETTINGS: &[Setting] = &[
         "Whether the files need no token."),
     row("www", "spa", Field::Switch(|c| &mut c.www_spa),
         "Whether an unknown path answers with index.html, for single-page applications."),
+    row("www", "immutable", Field::Custom { set: web::set_immutable, show: |c| quote_list(&c.www_immutable) },
+        "Folders, wherever they lie, whose files with a hash in their name are kept by browsers for a year; elsewhere only\nscripts, styles and fonts with a long one are. \"/\" is every folder, [] none."),
 
     row("compress", "threshold_bytes", Field::SizeOf(|c| &mut c.compress_threshold_bytes, 64..=GIB),
         "Bodies of this size and more are gzipped for those who accept it."),
@@ -345,27 +349,4 @@ fn set_burst(config: &mut Config, given: &Given) -> Result<(), String> {
         .filter(|burst| (1..=1_000_000).contains(burst))
         .ok_or_else(|| format!("{burst} is outside of 1 to 1000000"))?;
     Ok(())
-}
-
-fn set_origins(config: &mut Config, given: &Given) -> Result<(), String> {
-    let origins = given.list()?;
-    for origin in &origins {
-        check_origin(origin)?;
-    }
-    if origins.len() > 1 && origins.iter().any(|origin| origin == "*") {
-        return Err("\"*\" is every origin: it stands alone".to_owned());
-    }
-    config.cors_origins = origins;
-    Ok(())
-}
-
-fn check_origin(origin: &str) -> Result<(), String> {
-    let host = origin.strip_prefix("https://").or_else(|| origin.strip_prefix("http://"));
-    let valid = host.is_some_and(|host| !host.is_empty() && !host.contains(['/', '?', '#', '@', ' ', '*', ',']));
-    if origin == "*" || (valid && !origin.bytes().any(|byte| byte.is_ascii_uppercase() || byte.is_ascii_control())) {
-        return Ok(());
-    }
-    Err(format!(
-        "expected an origin as browsers send it, such as \"https://app.example\" (lower case, no path), not `{origin}`"
-    ))
 }

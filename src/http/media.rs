@@ -1,6 +1,6 @@
-//! Media types: the type of a file by its extension, and the form of a `Content-Type` value.
+//! Media types: the form of a `Content-Type` value, what follows from it, and what `Accept` asks for.
 //!
-//! It knows the grammar of RFC 9110 §8.3.1 and a table; it never looks into a body.
+//! It knows the grammar of RFC 9110 §8.3.1 and §12.5.1; it never looks into a body.
 
 use super::headers::{Head, HeaderName};
 use super::problem::Problem;
@@ -10,75 +10,6 @@ pub const CONTENT_TYPE_BYTES_MAX: usize = 255;
 
 /// The type of what has no better one.
 pub const OCTET_STREAM: &str = "application/octet-stream";
-
-/// Extensions in lower case, sorted; text types name their charset, since browsers guess otherwise.
-const BY_EXTENSION: &[(&str, &str)] = &[
-    ("aac", "audio/aac"),
-    ("apng", "image/apng"),
-    ("atom", "application/atom+xml"),
-    ("avif", "image/avif"),
-    ("bin", OCTET_STREAM),
-    ("bmp", "image/bmp"),
-    ("css", "text/css; charset=utf-8"),
-    ("csv", "text/csv; charset=utf-8"),
-    ("flac", "audio/flac"),
-    ("geojson", "application/geo+json"),
-    ("gif", "image/gif"),
-    ("gz", "application/gzip"),
-    ("htm", "text/html; charset=utf-8"),
-    ("html", "text/html; charset=utf-8"),
-    ("ico", "image/vnd.microsoft.icon"),
-    ("ics", "text/calendar; charset=utf-8"),
-    ("jpeg", "image/jpeg"),
-    ("jpg", "image/jpeg"),
-    ("js", "text/javascript; charset=utf-8"),
-    ("json", "application/json"),
-    ("jsonld", "application/ld+json"),
-    ("m4a", "audio/mp4"),
-    ("map", "application/json"),
-    ("md", "text/markdown; charset=utf-8"),
-    ("mjs", "text/javascript; charset=utf-8"),
-    ("mp3", "audio/mpeg"),
-    ("mp4", "video/mp4"),
-    ("ndjson", "application/x-ndjson"),
-    ("oga", "audio/ogg"),
-    ("ogg", "audio/ogg"),
-    ("ogv", "video/ogg"),
-    ("opus", "audio/ogg"),
-    ("otf", "font/otf"),
-    ("pdf", "application/pdf"),
-    ("png", "image/png"),
-    ("rss", "application/rss+xml"),
-    ("svg", "image/svg+xml"),
-    ("tar", "application/x-tar"),
-    ("toml", "application/toml"),
-    ("ttf", "font/ttf"),
-    ("txt", "text/plain; charset=utf-8"),
-    ("wasm", "application/wasm"),
-    ("wav", "audio/wav"),
-    ("webm", "video/webm"),
-    ("webmanifest", "application/manifest+json"),
-    ("webp", "image/webp"),
-    ("woff", "font/woff"),
-    ("woff2", "font/woff2"),
-    ("xhtml", "application/xhtml+xml"),
-    ("xml", "application/xml"),
-    ("yaml", "application/yaml"),
-    ("yml", "application/yaml"),
-    ("zip", "application/zip"),
-];
-
-/// The type of a file by the extension of its name, whatever its case; `application/octet-stream` if it is not known.
-pub fn by_name(name: &str) -> &'static str {
-    let Some((stem, extension)) = name.rsplit_once('.') else { return OCTET_STREAM };
-    if stem.is_empty() {
-        return OCTET_STREAM;
-    }
-    let extension = extension.to_ascii_lowercase();
-    BY_EXTENSION
-        .binary_search_by(|(known, _)| (*known).cmp(&extension))
-        .map_or(OCTET_STREAM, |index| BY_EXTENSION[index].1)
-}
 
 /// The `type/subtype` of a content type, without parameters and blanks.
 pub fn essence(content_type: &[u8]) -> &[u8] {
@@ -201,14 +132,33 @@ pub fn is_token(text: &str) -> bool {
 /// Whether `Accept` names this `type/subtype` itself with a weight above zero. Wildcards do not count: it answers which
 /// of two forms a client asks for on purpose.
 pub fn accepts_explicitly(head: &Head, wanted: &str) -> bool {
-    head.all(HeaderName::Accept).flat_map(|line| line.split(',')).any(|range| {
+    ranges(head).any(|(range, refused)| range.eq_ignore_ascii_case(wanted) && !refused)
+}
+
+/// Whether `Accept` allows this `type/subtype`, by name or by a wildcard; the most specific range decides. Without the
+/// field, or with an empty one, everything is allowed.
+pub fn accepts(head: &Head, wanted: &str) -> bool {
+    let kind = wanted.split_once('/').map_or(wanted, |(kind, _)| kind);
+    let specific = |range: &str| match range.split_once('/') {
+        _ if range.eq_ignore_ascii_case(wanted) => 3,
+        Some((other, "*")) if other.eq_ignore_ascii_case(kind) => 2,
+        Some(("*", "*")) => 1,
+        _ => 0,
+    };
+    let best = ranges(head).map(|(range, refused)| (specific(range), !refused)).max();
+    best.is_none_or(|(specific, allowed)| specific > 0 && allowed)
+}
+
+/// The ranges of `Accept`, each with whether its weight refuses it.
+fn ranges(head: &Head) -> impl Iterator<Item = (&str, bool)> {
+    head.all(HeaderName::Accept).flat_map(|line| line.split(',')).filter_map(|range| {
         let mut parts = range.split(';').map(|part| part.trim_matches(BLANKS));
-        let named = parts.next().is_some_and(|name| name.eq_ignore_ascii_case(wanted));
+        let name = parts.next().filter(|name| !name.is_empty())?;
         let refused = parts
             .filter_map(|part| part.split_once('='))
             .filter(|(name, _)| name.eq_ignore_ascii_case("q"))
             .any(|(_, weight)| super::encoding::parse_weight(weight).is_none_or(|weight| weight == 0));
-        named && !refused
+        Some((name, refused))
     })
 }
 
@@ -217,23 +167,6 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-
-    #[test]
-    fn the_table_is_sorted_and_every_type_is_well_formed() {
-        assert!(BY_EXTENSION.windows(2).all(|pair| pair[0].0 < pair[1].0));
-        for (_, content_type) in BY_EXTENSION {
-            assert!(validate(content_type).is_ok(), "{content_type}");
-        }
-    }
-
-    #[test]
-    fn names_get_their_types() {
-        assert_eq!(by_name("app.3f2a9c1b.WASM"), "application/wasm");
-        assert_eq!(by_name("index.html"), "text/html; charset=utf-8");
-        for name in ["README", "a.unknown", ".html", "a.", ""] {
-            assert_eq!(by_name(name), OCTET_STREAM, "{name}");
-        }
-    }
 
     #[test]
     fn content_types_have_the_form_of_the_rfc() {
@@ -345,6 +278,25 @@ mod tests {
         assert!(ask("application/x-ndjson") && ask("text/html, Application/X-NDJSON;q=0.1"));
         for value in ["*/*", "application/*", "application/x-ndjson;q=0", "application/x-ndjson; q=0.0", ""] {
             assert!(!ask(value), "{value}");
+        }
+    }
+
+    #[test]
+    fn the_most_specific_range_decides_what_is_accepted() {
+        let ask = |value: Option<&str>| {
+            let mut head = Head::new("/");
+            if let Some(value) = value {
+                head.push(b"Accept", value.as_bytes());
+            }
+            accepts(&head, "text/html")
+        };
+        assert!(ask(None) && ask(Some("")));
+        for value in ["*/*", "image/png, */*;q=0.1", "text/*", "Text/HTML", "*/*;q=0, text/*", "text/html, text/*;q=0"]
+        {
+            assert!(ask(Some(value)), "{value}");
+        }
+        for value in ["application/json", "image/*", "*/*;q=0", "text/html;q=0, */*", "text/*;q=0, */*", "text/htmlx"] {
+            assert!(!ask(Some(value)), "{value}");
         }
     }
 

@@ -11,6 +11,8 @@
 
 mod beneath;
 mod closed;
+mod freshness;
+mod kind;
 mod name;
 
 use std::fs::File;
@@ -24,15 +26,19 @@ use rustix::io::Errno;
 
 use self::beneath::{Entry, Folder, OpenFile};
 pub use self::closed::Closed;
-use self::name::{BadPath, FilePath, has_content_hash};
+pub use self::freshness::FOLDERS as IMMUTABLE_FOLDERS;
+use self::freshness::Freshness;
+use self::kind::{by_name, has_other_forms};
+use self::name::{BadPath, FilePath};
 use super::conditional::{Conditions, Current, CurrentTag, Verdict, evaluate_read, write_date};
 use super::encoding::{self, Weights};
 use super::headers::{Head, HeaderName};
+use super::media::{self, OCTET_STREAM};
 use super::message::{Body, Request, Response};
 use super::method::Method;
 use super::problem::Problem;
 use super::range::{self, RangeTarget, RangeVerdict};
-use super::{media, wire};
+use super::wire;
 
 /// Bytes that are read from a file at once.
 const PIECE_BYTES: usize = 64 * 1024;
@@ -46,10 +52,12 @@ const IMMUTABLE_AGE_S: u64 = 31_536_000;
 pub struct StaticOptions {
     /// Shared caches may keep the files (`Cache-Control: public`, else `private`).
     pub public: bool,
-    /// Navigations that find no file get the folder's `index.html`.
+    /// Requests that find no file and take a page get the folder's `index.html`.
     pub single_page: bool,
-    /// `max-age` of names without a content hash, in seconds.
+    /// `max-age` of what has no hash of its content in its name, in seconds.
     pub max_age_s: u64,
+    /// Folders, each between slashes, whose files with such a hash never change; without any, none are said to.
+    pub immutable: Vec<String>,
     /// Text-like files of so many bytes and more are gzipped while they are sent, if no `.gz` lies beside them. `None`: never.
     pub compress_from_bytes: Option<u64>,
     /// What is never served, wherever it lies.
@@ -62,6 +70,7 @@ impl Default for StaticOptions {
             public: true,
             single_page: false,
             max_age_s: 86_400,
+            immutable: IMMUTABLE_FOLDERS.iter().map(|&folder| folder.to_owned()).collect(),
             compress_from_bytes: Some(1024),
             closed: Closed::default(),
         }
@@ -112,7 +121,7 @@ impl StaticFiles {
         match self.folder.look_up(&named).map_err(unreadable)? {
             Entry::File(file) => self.serve(request, &named, file, false),
             Entry::Folder if !path.is_folder && self.has_index(&path)? => Ok(redirect(&path, request.head.query())),
-            Entry::Folder | Entry::Nothing => self.fall_back(request),
+            Entry::Folder | Entry::Nothing => self.fall_back(request, &named),
         }
     }
 
@@ -121,9 +130,14 @@ impl StaticFiles {
         Ok(matches!(index, Entry::File(_)))
     }
 
-    /// A page that makes its own routes: whoever navigates gets it, whoever wants a script or a picture gets the 404.
-    fn fall_back(&self, request: &Request) -> Result<Response, Problem> {
-        if !self.options.single_page || !media::accepts_explicitly(&request.head, "text/html") {
+    /// A page that makes its own routes: whoever navigates gets it, whatever takes it. A missing script or picture stays
+    /// a 404 for all who do not ask for a page by name: they could not use it, and would be told of it later.
+    fn fall_back(&self, request: &Request, named: &str) -> Result<Response, Problem> {
+        const PAGE: &str = "text/html";
+        let head = &request.head;
+        let may_be_page = || matches!(&*by_name(named), OCTET_STREAM) || by_name(named).starts_with(PAGE);
+        let wanted = media::accepts_explicitly(head, PAGE) || (media::accepts(head, PAGE) && may_be_page());
+        if !self.options.single_page || !wanted {
             return Err(not_found());
         }
         match self.folder.look_up("index.html").map_err(unreadable)? {
@@ -135,7 +149,7 @@ impl StaticFiles {
     fn serve(&self, request: &Request, path: &str, file: OpenFile, fallback: bool) -> Result<Response, Problem> {
         let head = &request.head;
         let conditions = Conditions::parse(head)?;
-        let content_type = media::by_name(path);
+        let content_type = &*by_name(path);
         let modified_s = modified_s(&file.stat);
         let identity = opaque_tag(&file.stat, "");
 
@@ -160,7 +174,7 @@ impl StaticFiles {
         if let Some(modified_s) = modified_s {
             response.push_field("Last-Modified", write_date(modified_s).as_bytes());
         }
-        response.push_field("Cache-Control", self.cache_control(path, fallback).as_bytes());
+        response.push_field("Cache-Control", self.cache_control(path, content_type, fallback).as_bytes());
         match (has_other_forms(content_type), fallback) {
             (_, true) => response.push_field("Vary", b"Accept-Encoding, Accept"),
             (true, false) => response.push_field("Vary", b"Accept-Encoding"),
@@ -209,14 +223,14 @@ impl StaticFiles {
         Ok(Form::identity(file))
     }
 
-    fn cache_control(&self, path: &str, fallback: bool) -> String {
+    fn cache_control(&self, path: &str, content_type: &str, fallback: bool) -> String {
         let whose = if self.options.public { "public" } else { "private" };
-        let name = path.rsplit('/').next().unwrap_or(path);
-        match (fallback, has_content_hash(name)) {
+        match freshness::of(path, content_type, &self.options.immutable) {
             // The same path may be a file tomorrow.
-            (true, _) => "no-cache".to_owned(),
-            (false, true) => format!("{whose}, max-age={IMMUTABLE_AGE_S}, immutable"),
-            (false, false) => format!("{whose}, max-age={}", self.options.max_age_s),
+            _ if fallback => "no-cache".to_owned(),
+            Freshness::Asked => "no-cache".to_owned(),
+            Freshness::Aged => format!("{whose}, max-age={}", self.options.max_age_s),
+            Freshness::Immutable => format!("{whose}, max-age={IMMUTABLE_AGE_S}, immutable"),
         }
     }
 }
@@ -229,14 +243,6 @@ impl Form {
     fn tag(&self) -> String {
         opaque_tag(&self.file.stat, self.suffix)
     }
-}
-
-/// Whether files of this type may have compressed forms beside them; for these `Vary` is sent with every form.
-fn has_other_forms(content_type: &str) -> bool {
-    const COMPRESSED: &[&str] = &["application/gzip", "application/zip", "font/woff", "font/woff2"];
-    let picture = content_type.starts_with("image/") && !matches!(content_type, "image/svg+xml" | "image/bmp");
-    let sound = content_type.starts_with("video/") || content_type.starts_with("audio/");
-    !picture && !sound && !COMPRESSED.contains(&content_type)
 }
 
 fn length(stat: &Stat) -> u64 {

@@ -1,5 +1,4 @@
-//! What the path of a request, and the name of a file, say by themselves: which file is meant, and how long it may be
-//! cached.
+//! What the path of a request says by itself: which file is meant.
 //!
 //! Invariant: a [`FilePath`] holds no `.`, `..`, empty or hidden segment and no NUL; it is relative.
 
@@ -66,26 +65,6 @@ impl FilePath {
     }
 }
 
-/// Whether a file's name carries a hash of its content, as build tools write it (`app.3f2a9c1b.js`, `app-3f2a9c1b.js`): at
-/// least eight hexadecimal digits with letters and figures among them, so that neither a date nor a word is taken for one.
-/// A UUID is none either.
-pub fn has_content_hash(name: &str) -> bool {
-    let mut pieces: Vec<&str> = name.split('.').collect();
-    pieces.pop();
-    pieces.iter().enumerate().any(|(index, piece)| {
-        let after_dash =
-            piece.rsplit_once('-').filter(|(stem, _)| !stem.bytes().all(|b| b == b'-' || b.is_ascii_hexdigit()));
-        (index > 0 && is_hash(piece)) || after_dash.is_some_and(|(_, hash)| is_hash(hash))
-    })
-}
-
-fn is_hash(text: &str) -> bool {
-    text.len() >= 8
-        && text.bytes().all(|byte| byte.is_ascii_hexdigit())
-        && text.bytes().any(|byte| byte.is_ascii_digit())
-        && text.bytes().any(|byte| byte.is_ascii_alphabetic())
-}
-
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -135,34 +114,6 @@ mod tests {
             assert_eq!(relative(path), Err(BadPath::Forbidden), "{path}");
         }
         assert_eq!(relative("/a%2"), Err(BadPath::Escape));
-    }
-
-    #[test]
-    fn content_hashes_are_told_from_dates_words_and_identifiers() {
-        for name in [
-            "app.3f2a9c1b.js",
-            "app.3f2a9c1b.chunk.js",
-            "app.3f2a9c1b.js.map",
-            "my-app-3F2A9C1B4d5e.css",
-            "a.0123456789abcdef.wasm",
-        ] {
-            assert!(has_content_hash(name), "{name}");
-        }
-        for name in [
-            "app.js",
-            "app.20240131.js",
-            "app.deadbeef.js",
-            "app.3f2a9c1.js",
-            "3f2a9c1b.js",
-            "app.3f2a9c1g.js",
-            "report-20240131.csv",
-            "550e8400-e29b-41d4-a716-44665544abcd.json",
-            "x.3f2a9c1b",
-            "app.3f2a9c1b",
-            "",
-        ] {
-            assert!(!has_content_hash(name), "{name}");
-        }
     }
 
     proptest! {
