@@ -1,7 +1,10 @@
-//! The build script: tells the program which commit it is built from, as `LARDER_COMMIT`.
+//! The build script: tells the program which commit it is built from, as `LARDER_COMMIT`, and writes the table of media
+//! types for it.
 //!
 //! The variable of that name in the build's environment wins (packagers build from archives); else the checkout's own
 //! files are read, without git. Empty where neither tells. Never a reason for a build to fail.
+//!
+//! The types are `mime_guess`'s, written as one text: as the list of lists that it is they would take five times the room.
 //!
 //! NOTE: a debug build does not look: it would be built anew after every commit, for a name that nobody asks it for.
 
@@ -12,6 +15,7 @@ use std::path::{Path, PathBuf};
 const DIGITS: usize = 12;
 
 fn main() {
+    write_types();
     println!("cargo::rerun-if-changed=src/build.rs");
     println!("cargo::rerun-if-env-changed=LARDER_COMMIT");
     let named = std::env::var("LARDER_COMMIT").ok().filter(|name| !name.trim().is_empty());
@@ -25,6 +29,24 @@ fn main() {
         head.commit
     });
     println!("cargo::rustc-env=LARDER_COMMIT={}", commit.lines().next().unwrap_or_default().trim());
+}
+
+/// All known extensions with their types: a line each, `extension<TAB>type`, one line feed before the first.
+pub fn types() -> String {
+    let mut text = String::from("\n");
+    for extension in mime_guess::get_extensions("*", "*").into_iter().flatten() {
+        if let Some(kind) = mime_guess::from_ext(extension).first_raw() {
+            text.push_str(&format!("{}\t{kind}\n", extension.to_ascii_lowercase()));
+        }
+    }
+    text
+}
+
+fn write_types() {
+    // Without it there is no build: cargo always says where.
+    if let Some(folder) = std::env::var_os("OUT_DIR") {
+        fs::write(PathBuf::from(folder).join("types.txt"), types()).expect("the build's folder can be written to");
+    }
 }
 
 /// What is checked out.
