@@ -55,13 +55,15 @@ impl Cors {
     }
 
     /// Notes what the answer to this request must carry, whoever makes it, errors included: without it a page could
-    /// not read why it was refused. Called once for each request, before it is routed.
-    pub fn echo(&self, head: &Head, trace: &mut Trace) {
+    /// not read why it was refused. Called once for each request, before it is routed. Of a head that is not `whole` the
+    /// origin may be missing.
+    pub fn echo(&self, head: &Head, trace: &mut Trace, whole: bool) {
         if matches!(self.origins, Origins::Listed(_)) {
             // The answer differs by origin also where there was none: a cache between must know.
             trace.echo(b"Vary", b"Origin");
         }
-        if let Some(origin) = self.allowed(head) {
+        let anyone = (!whole && matches!(self.origins, Origins::Any)).then_some("*");
+        if let Some(origin) = self.allowed(head).or(anyone) {
             trace.echo(b"Access-Control-Allow-Origin", origin.as_bytes());
             trace.echo(b"Access-Control-Expose-Headers", EXPOSED.as_bytes());
         }
@@ -96,7 +98,7 @@ mod tests {
             head.push(name.as_bytes(), value.as_bytes());
         }
         let mut trace = Trace::new(Method::Options, Peer::Unix, Instant::now());
-        cors.echo(&head, &mut trace);
+        cors.echo(&head, &mut trace, true);
         let mut response = cors.options(&head, "GET, PUT, OPTIONS");
         response.seal(&mut trace);
         response

@@ -4,7 +4,8 @@ use std::time::Instant;
 
 use crate::http::router::{self, Match};
 use crate::http::{
-    Admission, Handler, HeaderName, Method, Outcome, Problem, Request, Responder, Response, Trace, digest, unheeded,
+    Admission, Handler, Head, HeaderName, Method, Outcome, Problem, Request, Responder, Response, Trace, digest,
+    unheeded,
 };
 use crate::limits::SPARE_BODY_BYTES;
 
@@ -135,6 +136,11 @@ impl Handler for Api {
         }
     }
 
+    fn note(&self, head: &Head, trace: &mut Trace) {
+        identify::identify(head, trace);
+        self.cors.echo(head, trace, false);
+    }
+
     fn finished(&self, trace: &Trace, outcome: &Outcome) {
         self.record(trace, outcome);
     }
@@ -154,8 +160,8 @@ impl Api {
     /// identify → route → guard → rate → nothing unheeded: what stands before every handler, once a request.
     fn enter<'a>(&self, request: &'a Request, trace: &mut Trace) -> Result<Match<'a>, Problem> {
         trace.admitted = true;
-        identify::identify(request, trace);
-        self.cors.echo(&request.head, trace);
+        identify::identify(&request.head, trace);
+        self.cors.echo(&request.head, trace, true);
         let found = self.route(request, trace)?;
         if request.method != Method::Options {
             let granted = self.guard(request, &found);

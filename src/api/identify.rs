@@ -2,15 +2,14 @@
 
 use std::time::Duration;
 
-use crate::http::{HeaderName, Outcome, Peer, Request, Trace};
+use crate::http::{Head, HeaderName, Outcome, Peer, Trace};
 use crate::logging;
 
 const REQUEST_ID_BYTES_MAX: usize = 128;
 
 /// Notes the identifiers of a request. One that is not of its form is ignored: it is not the client's business that
 /// fails because of it, and it must not reach a log.
-pub fn identify(request: &Request, trace: &mut Trace) {
-    let head = &request.head;
+pub fn identify(head: &Head, trace: &mut Trace) {
     if trace.request_id.is_none()
         && let Some(id) = head.get(HeaderName::XRequestId).filter(|id| is_request_id(id))
     {

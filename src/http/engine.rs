@@ -3,6 +3,7 @@
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
+use super::headers::Head;
 use super::message::{Outcome, Request, Response, Trace};
 use super::network::Unbounded;
 use super::responder::Responder;
@@ -37,6 +38,12 @@ pub trait Handler: Send + Sync + 'static {
 
     /// Answers a request that `quick` did not. May read the disk; may keep the responder and return.
     fn handle(&self, request: Request, responder: Responder);
+
+    /// Notes what an answer must carry that the engine makes by itself, before anybody else has seen the request. `head`
+    /// holds as much as could be read of it.
+    fn note(&self, head: &Head, trace: &mut Trace) {
+        let _ = (head, trace);
+    }
 
     /// Told once for every answer, after its last byte was handed to the socket (or the connection ended).
     fn finished(&self, trace: &Trace, outcome: &Outcome);

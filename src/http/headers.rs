@@ -208,6 +208,24 @@ impl Head {
         Head { target: kept, path_len, buffer, fields, present: 0 }
     }
 
+    /// What can be told of a head that is not acceptable, or of which not all came: the fields of its whole lines.
+    pub fn salvage(mut bytes: &[u8]) -> Head {
+        let mut head = Head::new("");
+        while let Some(end) = memchr(b'\n', bytes) {
+            let line = bytes[..end].trim_ascii();
+            if let Some(colon) = memchr(b':', line) {
+                let value = line[colon + 1..].trim_ascii_start();
+                if super::message::is_field_value(value) {
+                    head.push(&line[..colon], value);
+                }
+            } else if line.is_empty() && !head.fields.is_empty() {
+                break;
+            }
+            bytes = &bytes[end + 1..];
+        }
+        head
+    }
+
     /// Adds a field if larder reads it. `value` is without surrounding white space.
     pub fn push(&mut self, name: &[u8], value: &[u8]) {
         if let Some(name) = HeaderName::parse(name) {
@@ -305,6 +323,20 @@ mod tests {
         assert!(!head.has(Host));
         assert_eq!(head.count(AcceptEncoding), 2);
         assert!(head.has_any(&[Host, AcceptEncoding]) && !head.has_any(&[Host, Via]) && !head.has_any(&[]));
+    }
+
+    #[test]
+    fn of_a_damaged_head_the_whole_lines_are_kept() {
+        let origins = |text: &str| {
+            let head = Head::salvage(text.as_bytes());
+            head.all(Origin).map(str::to_owned).collect::<Vec<_>>()
+        };
+        assert_eq!(origins("GET /aaa HTTP/1.1\r\nHost: x\r\norigin:  https://a \r\nX: y"), ["https://a"]);
+        assert_eq!(origins("ruption HTTP/1.1\nOrigin: https://a\n\nOrigin: https://b\n"), ["https://a"]);
+        assert_eq!(origins("GET http://a/ HTTP/1.1\r\nno colon\r\nOrigin: https://a\r\n\r\n"), ["https://a"]);
+        for text in ["", "\r\n", "GET /aaa", "Origin: https://a", "Origin: a\u{1}\r\n", ":\r\n", "\r\nOrigin:b"] {
+            assert!(origins(text).is_empty(), "{text:?}");
+        }
     }
 
     #[test]

@@ -53,9 +53,7 @@ impl Connection {
                 self.begin(active, core, ticket, parsed)
             }
             Err(refusal) => {
-                let method = parse::method_of(input);
-                let trace = Trace::new(method, self.peer, active.filled_at);
-                active.context = HeadContext { method, http_1_0: false, keep_alive: false };
+                let trace = self.trace_of_partial_head(active, core);
                 self.refuse(active, core, refusal, trace)
             }
         }
@@ -65,6 +63,9 @@ impl Connection {
         let ParsedHead { method, head, http_1_0, keep_alive, framing, expectation } = parsed;
         active.context = HeadContext { method, http_1_0, keep_alive };
         let mut trace = Trace::new(method, self.peer, active.filled_at);
+        if self.is_at_the_door() || expectation == Expectation::Unknown {
+            core.shared.handler.note(&head, &mut trace);
+        }
         if self.is_at_the_door() {
             return self.turn_away(active, core, trace);
         }
@@ -331,7 +332,7 @@ impl Connection {
     /// The head of a request did not come in time: 408.
     pub(super) fn head_is_late(&mut self, active: &mut Active, core: &Core) {
         active.reason = CloseReason::HeadTimeout;
-        let trace = self.trace_of_partial_head(active);
+        let trace = self.trace_of_partial_head(active, core);
         self.refuse(active, core, late("the head of the request came too slowly"), trace);
     }
 }

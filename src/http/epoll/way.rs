@@ -13,6 +13,7 @@ use super::connection::{Connection, LINGER, Phase, Step, Verdict};
 use super::parse;
 use super::stats::CloseReason;
 use crate::http::door::{Full, no_place};
+use crate::http::headers::Head;
 use crate::http::message::Trace;
 use crate::http::wire::HeadContext;
 
@@ -104,16 +105,19 @@ impl Connection {
         core.shared.stats.count_closed(CloseReason::Evicted);
     }
 
-    /// The notes for an answer to a head that is not complete.
-    pub(super) fn trace_of_partial_head(&self, active: &mut Active) -> Trace {
-        let method = parse::method_of(&active.input[active.start..]);
+    /// The notes for an answer to a head that is not complete, or not acceptable.
+    pub(super) fn trace_of_partial_head(&self, active: &mut Active, core: &Core) -> Trace {
+        let came = &active.input[active.start..];
+        let method = parse::method_of(came);
+        let mut trace = Trace::new(method, self.peer, active.filled_at);
+        core.shared.handler.note(&Head::salvage(came), &mut trace);
         active.context = HeadContext { method, http_1_0: false, keep_alive: false };
-        Trace::new(method, self.peer, active.filled_at)
+        trace
     }
 
     /// There was no place for this connection, and no whole request came in time: as much of it as came is refused.
     pub(super) fn turn_away_unheard(&mut self, active: &mut Active, core: &Core) {
-        let trace = self.trace_of_partial_head(active);
+        let trace = self.trace_of_partial_head(active, core);
         self.turn_away(active, core, trace);
     }
 

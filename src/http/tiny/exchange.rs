@@ -136,6 +136,9 @@ fn begin(shared: &Arc<Shared>, connection: Arc<Connection>, incoming: Incoming) 
     let mut trace = head::trace(manner, head::peer(&incoming.raw), incoming.received_at);
     let limits = shared.limits.get();
     let read = head::read(&incoming.raw, manner, &limits);
+    if read.is_err() {
+        shared.handler.note(&head::known(&incoming.raw), &mut trace);
+    }
     let raw = RawRequest::new(incoming.raw, kind);
     let request = match read {
         Ok(request) => request,

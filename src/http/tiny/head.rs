@@ -203,6 +203,16 @@ fn fields(
     Ok(hosts)
 }
 
+/// What can be told of a head that is refused.
+pub fn known(raw: &tiny_http::Request) -> Head {
+    let mut head = Head::new("");
+    let lines = raw.headers().iter().map(|line| (line.field.as_str().as_bytes(), line.value.as_bytes()));
+    for (name, value) in lines.filter(|(_, value)| crate::http::message::is_field_value(value)) {
+        head.push(name, value);
+    }
+    head
+}
+
 /// SECURITY: a request that two parsers could cut differently is refused (RFC 9112 §6).
 fn framing(head: &Head, manner: Manner) -> Result<(), Problem> {
     let lengths = head.count(HeaderName::ContentLength);

@@ -26,6 +26,7 @@ use super::shared::Shared;
 use super::{socket, sys};
 use crate::http::door::seat::{Seat, TICK_MS};
 use crate::http::door::{Door, Full, Whose, no_place};
+use crate::http::headers::Head;
 use crate::http::message::Response;
 use crate::http::method::Method;
 use crate::http::problem::Problem;
@@ -187,7 +188,8 @@ impl Porch {
             guest.meter.close(&self.heads);
             self.figures.closed(refusal.reason());
             let response = refusal.problem(&self.limits.get()).into();
-            answer_past(&shared, &socket, guest.key.peer, Method::parse(b""), response);
+            let head = Head::salvage(&guest.meter.what_came(&socket));
+            answer_past(&shared, &socket, guest.key.peer, Method::parse(b""), &head, response);
             shared.end_gently(&connection, refusal.reason(), Leftover { socket, request: None });
         }
         is_ended
@@ -339,7 +341,8 @@ impl Porch {
         }
         guest.meter.close(&self.heads);
         self.figures.closed(Reason::Evicted);
-        answer_past(&shared, &socket, guest.key.peer, Method::parse(b""), response);
+        let head = Head::salvage(&guest.meter.what_came(&socket));
+        answer_past(&shared, &socket, guest.key.peer, Method::parse(b""), &head, response);
         shared.end_gently(&connection, Reason::Evicted, Leftover { socket, request: None });
     }
 

@@ -29,6 +29,7 @@ use super::sys::{self, Porter};
 use crate::http::door::seat::Seat;
 use crate::http::door::{Full, Whose, no_place};
 use crate::http::epoll::parse::method_of;
+use crate::http::headers::Head;
 use crate::http::message::{Body, Cut, Peer, Response, Trace};
 use crate::http::method::Method;
 use crate::http::wire::{self, Framing, HeadContext};
@@ -232,16 +233,24 @@ impl DoorPorter {
         let count = recv(socket, &mut came[..], RecvFlags::DONTWAIT).map_or(0, |(_, count)| count);
         let method = method_of(&came[..count]);
         if let Some(shared) = self.porch.shared() {
-            answer_past(&shared, socket, peer, method, no_place(full, method));
+            answer_past(&shared, socket, peer, method, &Head::salvage(&came[..count]), no_place(full, method));
         }
     }
 }
 
-/// Answers past tiny_http, on a connection whose requests nobody else answers any more.
-pub fn answer_past(shared: &Shared, socket: &OwnedFd, peer: SocketAddr, method: Method, mut response: Response) {
+/// Answers past tiny_http, on a connection whose requests nobody else answers any more. `head` is what is known of one.
+pub fn answer_past(
+    shared: &Shared,
+    socket: &OwnedFd,
+    peer: SocketAddr,
+    method: Method,
+    head: &Head,
+    mut response: Response,
+) {
     let began_at = Instant::now();
     let mut trace = Trace::new(method, Peer::Tcp(peer.ip().to_canonical(), peer.port()), began_at);
     response.close = true;
+    shared.handler.note(head, &mut trace);
     response.seal(&mut trace);
     let mut bytes = Vec::with_capacity(512);
     let context = HeadContext { method, http_1_0: false, keep_alive: false };

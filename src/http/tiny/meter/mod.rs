@@ -11,16 +11,19 @@
 //! all that came before it does.
 
 mod request_line;
+mod sender;
 mod tracker;
 
 use std::collections::HashMap;
 use std::io;
+use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
 use std::thread::Thread;
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
+use rustix::net::RecvFlags;
 
 use super::connection::Key;
 use super::figures::Reason;
@@ -32,6 +35,8 @@ use tracker::{Fault, Tracker};
 
 /// Bytes of a head that tiny_http is given while an earlier request of the connection waits for its answer.
 const AHEAD_BYTES: usize = 2 * 1024;
+/// Bytes behind a faulty place that are looked at for the origin of the page that sent it.
+const PEEKED_BYTES: usize = 16 * 1024;
 /// A thread that waits for that looks at least this often whether it still must.
 const AHEAD_WAIT: Duration = Duration::from_millis(250);
 
@@ -147,6 +152,15 @@ impl Meter {
         }
         state.charge(0, heads);
         is_due
+    }
+
+    /// What is known of a head that is refused: what was kept of it, what came with the fault, and what has come since.
+    pub fn what_came(&self, socket: &OwnedFd) -> Vec<u8> {
+        let mut all = self.state.lock().tracker.take_sender();
+        let mut since = vec![0; PEEKED_BYTES];
+        let count = rustix::net::recv(socket, &mut since[..], RecvFlags::PEEK | RecvFlags::DONTWAIT);
+        all.extend_from_slice(&since[..count.map_or(0, |(_, count)| count)]);
+        all
     }
 
     /// Notes that nothing of the connection matters any more.

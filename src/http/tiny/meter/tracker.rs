@@ -4,6 +4,7 @@
 //! about where each message ends, or has found a fault in the one before: what it lets pass, tiny_http frames alike.
 
 use super::request_line::RequestLine;
+use super::sender::Sender;
 use crate::http::epoll::chunked::Chunked;
 use crate::http::problem::Problem;
 use crate::limits::Limits;
@@ -37,6 +38,7 @@ pub struct Tracker {
     bytes: usize,
     lines: usize,
     line: Line,
+    sender: Sender,
     last: u8,
     request_line: RequestLine,
     framing: Framing,
@@ -146,7 +148,10 @@ impl Tracker {
             }
             match self.step(&mut came, is_clean, limits) {
                 Ok(()) => {}
-                Err(fault) => return Followed { before, fault: Some(fault) },
+                Err(fault) => {
+                    self.sender.add_rest(came);
+                    return Followed { before, fault: Some(fault) };
+                }
             }
         }
         Followed { before: if self.bytes == 0 { all.len() } else { before }, fault: None }
@@ -228,6 +233,7 @@ impl Tracker {
         self.name(piece, is_end)?;
         if is_whole {
             self.framing.field(piece, piece.len())?;
+            self.sender.keep(piece);
             self.next_line();
             return Ok(());
         }
@@ -235,6 +241,7 @@ impl Tracker {
         self.line.kept.extend_from_slice(&piece[..piece.len().min(room)]);
         if is_end {
             self.framing.field(&self.line.kept, self.line.bytes)?;
+            self.sender.keep(&self.line.kept);
             self.next_line();
         }
         Ok(())
@@ -275,10 +282,16 @@ impl Tracker {
     fn end_head(&mut self) {
         self.at = std::mem::take(&mut self.framing).body();
         self.heads += 1;
+        self.sender.clear();
         self.bytes = 0;
         self.request_line = RequestLine::default();
         self.next_line();
         self.lines = 0;
+    }
+
+    /// What is known of who sends the head that has the fault.
+    pub fn take_sender(&mut self) -> Vec<u8> {
+        self.sender.take()
     }
 
     /// How many heads have come whole.
