@@ -78,3 +78,66 @@ fn a_preflight_allows_what_libraries_add_and_what_the_owner_names() {
         }
     }
 }
+
+#[test]
+fn what_needs_no_escape_is_the_same_with_one() {
+    for engine in engines() {
+        let outer = tempfile::tempdir().unwrap();
+        std::fs::create_dir_all(outer.path().join("www/sub")).unwrap();
+        std::fs::write(outer.path().join("www/sub/a-b.txt"), "file").unwrap();
+        std::fs::write(outer.path().join("secret"), "secret").unwrap();
+        let config = format!("[www]\ndir = {:?}\npublic = true\n", outer.path().join("www"));
+        let server = Server::builder().engine(&engine).config(&config).start();
+        let made = server.put("/api/v1/kv/my%2Dhome/my%5fcol/a%2Eb%2Fc", b"1").expect(201);
+        assert_eq!(made.header("Location"), Some("/api/v1/kv/my-home/my_col/a.b%2Fc"), "{engine}");
+        for (path, status, text) in [
+            ("/api/v1/kv/my-home/my_col/a.b%2Fc", 200, "1"),
+            ("/api/v1/kv/%6Dy%2dhome/my_col/%61.b%2fc", 200, "1"),
+            ("/%61pi/v1/%6Bv/my-home/my_col/a.b%2Fc", 200, "1"),
+            ("http://localhost/api/v1/%6Bv/my-home/my_col/a.b%2Fc", 200, "1"),
+            ("/%68ealth/live", 200, ""),
+            ("/sub/%61%2Db.txt", 200, "file"),
+            ("/s%75b/a-b%2etxt?x=%2e", 200, "file"),
+            // Once, and no more; and what means something else stays something else.
+            ("/api/v1/kv/my%252Dhome/my_col/a.b%2Fc", 400, ""),
+            ("/api/v1/kv/my-home/my_col/a.b%252Fc", 404, ""),
+            ("/api/v1/kv/my-home%2Fmy_col/a.b", 400, ""),
+            ("/api/v1/kv/my-home/my_col/%2e%2e", 400, ""),
+            ("/api/v1/kv/my-home/%2e%2e/my_col", 400, ""),
+            ("/api/v1/kv/%2ehidden/c/k", 400, ""),
+            ("/api/v1/kv/my-home/my_col/%%32%44", 400, ""),
+            ("/api%2Fv1/kv/my-home/my_col/a.b", 404, ""),
+            ("/sub/%2e%2e/%2e%2e/secret", 404, ""),
+            ("/%2e%2e/secret", 404, ""),
+            ("/sub%2fa-b.txt", 404, ""),
+        ] {
+            let answer = server.get(path);
+            let shown = format!("{engine} {path}: {}", answer.text());
+            assert_eq!(answer.status, status, "{shown}");
+            assert!(!answer.text().contains("secret") && (text.is_empty() || answer.text() == text), "{shown}");
+        }
+        assert_eq!(server.send("POST", "/api/v1/kv/n/c/k/%69ncr", &[], b"").expect(200).json()["value"], 1, "{engine}");
+        assert_eq!(
+            server.get("/api/v1/kv/my-home/my_col?%70refix=a%2Eb").json()["items"][0]["key"],
+            "a.b/c",
+            "{engine}"
+        );
+    }
+}
+
+#[test]
+fn an_escaped_name_is_no_way_around_a_token() {
+    for engine in engines() {
+        let server = Server::builder().engine(&engine).config("[auth]\npublic_read = [\"open\"]\n").start();
+        server.put("/api/v1/kv/home/c/k", b"1").expect(201);
+        server.put("/api/v1/kv/open/c/k", b"2").expect(201);
+        let elsewhere = [("X-Forwarded-For", "10.0.0.9")];
+        let ask = |path: &str| server.send("GET", path, &elsewhere, b"");
+        assert_eq!(ask("/api/v1/kv/%6Fpen/c/k").expect(200).text(), "2", "{engine}");
+        for path in ["/api/v1/kv/%68ome/c/k", "/api/v1/kv/open%2F%2e%2e%2Fhome/c/k", "/api/v1/kv/open/%2e%2e/home"] {
+            let answer = ask(path);
+            assert!(matches!(answer.status, 400 | 401), "{engine} {path}: {}", answer.status);
+        }
+        ask("/%6Detrics").expect(401);
+    }
+}

@@ -203,7 +203,7 @@ impl Api {
         if matches!(endpoint, Endpoint::Batch | Endpoint::Namespaces) {
             return self.access.authorize_each(&request.head, request.peer, request.method);
         }
-        // Names need no decoding to be compared: one that is percent-encoded is no valid name and fits no token.
+        // Names need no decoding to be compared: one that is still percent-encoded is no valid name and fits no token.
         let namespace = Some(found.parameters[0]).filter(|name| !name.is_empty());
         let grant = self.access.authorize(&request.head, request.peer, request.method, scope, namespace)?;
         if matches!(endpoint, Endpoint::Export | Endpoint::Import) {

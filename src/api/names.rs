@@ -8,13 +8,13 @@ use crate::http::Problem;
 use crate::http::query::percent_decode;
 use crate::limits::{KEY_BYTES_MAX, NAME_BYTES_MAX};
 
-/// Checks a namespace, as sent or decoded: its characters need no escape, so an escaped one is none. 400
+/// Checks a namespace, of a path or decoded: its characters need no escape, so what is still escaped there is none. 400
 /// `INVALID_NAMESPACE`.
 pub fn namespace(name: &str) -> Result<&str, Problem> {
     if is_name(name) { Ok(name) } else { Err(bad_name("INVALID_NAMESPACE", "a namespace")) }
 }
 
-/// Checks a collection, as sent or decoded. 400 `INVALID_COLLECTION`.
+/// Checks a collection, of a path or decoded. 400 `INVALID_COLLECTION`.
 pub fn collection(name: &str) -> Result<&str, Problem> {
     if is_name(name) { Ok(name) } else { Err(bad_name("INVALID_COLLECTION", "a collection")) }
 }

@@ -5,7 +5,9 @@
 
 use std::cell::RefCell;
 
-use memchr::memchr;
+use memchr::{memchr, memchr2};
+
+use super::query::push_usual;
 
 /// The header fields that some part of larder reads. Engines skip all others while copying a head.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -200,11 +202,23 @@ thread_local! {
 }
 
 impl Head {
-    /// Starts a head with its request target (origin form: path and query).
+    /// Starts a head with its request target (origin form: path and query). The path is kept in its usual spelling, so that
+    /// whoever looks at it, by whatever route, sees one and the same (see [`push_usual`]).
     pub fn new(target: &str) -> Head {
         let (mut kept, buffer, fields) = POOL.with_borrow_mut(Vec::pop).unwrap_or_default();
-        kept.push_str(target);
-        let path_len = memchr(b'?', target.as_bytes()).unwrap_or(target.len());
+        let path_len = match memchr2(b'?', b'%', target.as_bytes()) {
+            Some(at) if target.as_bytes()[at] == b'%' => {
+                let (path, query) = target.split_at(memchr(b'?', target.as_bytes()).unwrap_or(target.len()));
+                push_usual(&mut kept, path);
+                let path_len = kept.len();
+                kept.push_str(query);
+                path_len
+            }
+            question_mark => {
+                kept.push_str(target);
+                question_mark.unwrap_or(target.len())
+            }
+        };
         Head { target: kept, path_len, buffer, fields, present: 0 }
     }
 
@@ -240,12 +254,12 @@ impl Head {
         self.buffer.extend_from_slice(value);
     }
 
-    /// The target as sent: path and query, still percent-encoded.
+    /// The target: path and query, both percent-encoded, the path no more than it must be.
     pub fn target(&self) -> &str {
         &self.target
     }
 
-    /// The path, still percent-encoded.
+    /// The path, percent-encoded where it must be.
     pub fn path(&self) -> &str {
         &self.target[..self.path_len]
     }
@@ -346,6 +360,16 @@ mod tests {
         {
             let head = Head::new(target);
             assert_eq!((head.target(), head.path(), head.query()), (target, path, query));
+        }
+        for (target, path, query) in [
+            ("/%61%2Fb?%61=%62", "/a%2Fb", "%61=%62"),
+            ("/%61", "/a", ""),
+            ("/%61%?%62", "/%61%", "%62"),
+            ("/a?%61", "/a", "%61"),
+            ("/%3F?%3F", "/%3F", "%3F"),
+        ] {
+            let head = Head::new(target);
+            assert_eq!((head.path(), head.query()), (path, query), "{target}");
         }
     }
 

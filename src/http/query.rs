@@ -55,6 +55,36 @@ pub fn percent_decode(segment: &str) -> Result<Cow<'_, str>, DecodeError> {
     String::from_utf8(decoded).map(Cow::Owned).map_err(|_| DecodeError::NotUtf8)
 }
 
+/// Appends a path in its usual spelling: with the unreserved characters that it spells as escapes as themselves (RFC 3986
+/// §6.2.2.2). What else is escaped stays so, for it means something else (`%2F` is no slash, `%25` begins no escape).
+///
+/// SECURITY: a path with an escape that is none stays as it is, for its readers to refuse: what was decoded beside a stray
+/// `%` could make an escape that nobody sent.
+pub fn push_usual(out: &mut String, path: &str) {
+    let start = out.len();
+    let mut rest = path;
+    while let Some(at) = rest.find('%') {
+        let Some(byte) = rest.get(at + 1..at + 3).and_then(escaped) else {
+            out.truncate(start);
+            return out.push_str(path);
+        };
+        let is_unreserved = byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b'~');
+        out.push_str(&rest[..at]);
+        if is_unreserved {
+            out.push(char::from(byte));
+        } else {
+            out.push_str(&rest[at..at + 3]);
+        }
+        rest = &rest[at + 3..];
+    }
+    out.push_str(rest);
+}
+
+fn escaped(digits: &str) -> Option<u8> {
+    let digits = digits.as_bytes();
+    Some(hex(digits[0])? << 4 | hex(digits[1])?)
+}
+
 fn hex(digit: u8) -> Option<u8> {
     char::from(digit).to_digit(16).map(|value| value as u8)
 }
@@ -193,6 +223,29 @@ mod tests {
     }
 
     #[test]
+    fn the_usual_spelling_of_a_path_escapes_nothing_that_needs_no_escape() {
+        for (sent, usual) in [
+            ("/my%2Dhome/%6d%79%5fcol/%7E%2e%41%39", "/my-home/my_col/~.A9"),
+            ("/%2e%2E/%2e", "/../."),
+            ("/a%2Fb%2fc%3F%23%25%20%00%C3%A9", "/a%2Fb%2fc%3F%23%25%20%00%C3%A9"),
+            ("/%252D/%2525", "/%252D/%2525"),
+            ("/%25%32%44", "/%252D"),
+            // Not a way to make an escape out of pieces.
+            ("/%%32%44", "/%%32%44"),
+            ("/%2%35/%41", "/%2%35/%41"),
+            ("/%41/%", "/%41/%"),
+            ("/%41/%4", "/%41/%4"),
+            ("/%41/%g1", "/%41/%g1"),
+            ("/%41/%+1é", "/%41/%+1é"),
+            ("", ""),
+        ] {
+            let mut out = String::from("x");
+            push_usual(&mut out, sent);
+            assert_eq!(out, format!("x{usual}"), "{sent}");
+        }
+    }
+
+    #[test]
     fn a_query_is_decoded_with_plus_as_blank() {
         let query = Query::parse("prefix=a+b%2B%26&&%6Cimit=5&values", &["prefix", "limit", "values"]).unwrap();
         assert_eq!(query.get("prefix"), Some("a b+&"));
@@ -248,6 +301,16 @@ mod tests {
             let encoded = percent_encode(&text).to_string();
             prop_assert!(encoded.bytes().all(|b| b.is_ascii_graphic() && b != b'/' && b != b'?' && b != b'#'));
             prop_assert_eq!(percent_decode(&encoded).unwrap(), text);
+        }
+
+        #[test]
+        fn the_usual_spelling_means_the_same(path in "([a%0-9A-Fa-f/.é~-]|%[0-9a-fA-F]{2}){0,24}") {
+            let (mut once, mut twice) = (String::new(), String::new());
+            push_usual(&mut once, &path);
+            push_usual(&mut twice, &once);
+            prop_assert_eq!(percent_decode(&once), percent_decode(&path));
+            prop_assert_eq!(once.matches('/').count(), path.matches('/').count());
+            prop_assert_eq!(once, twice);
         }
 
         #[test]

@@ -1,7 +1,7 @@
 //! Finding the route of a path in a fixed table of templates such as `/a/{b}/c`.
 //!
-//! Matching compares whole segments of the path as sent: a `%2F` inside a segment stays inside it. Parameters are
-//! returned as sent too; decoding them is the handler's business.
+//! Matching compares whole segments of the path in its usual spelling, which a head has made: a `%2F` inside a segment
+//! stays inside it. Parameters are returned so too; decoding them is the handler's business.
 
 use super::message::RouteId;
 use super::method::Method;
