@@ -5,7 +5,7 @@
 use bytes::Bytes;
 use serde::Deserialize;
 
-use crate::http::Problem;
+use crate::http::{Problem, json};
 use crate::store::{NewValue, Record, Update, UpdateRefused};
 
 use super::whole;
@@ -22,14 +22,14 @@ struct Body {
 
 /// Reads the body of `incr`: `{"by": -3}`, or nothing for 1. 400 `INVALID_JSON` for anything else.
 pub fn parse_body(body: &[u8]) -> Result<i64, Problem> {
-    if body.trim_ascii().is_empty() {
+    if json::is_blank(body) {
         return Ok(1);
     }
-    let invalid = |_| {
+    let invalid = |_: String| {
         let message = "the body of incr is empty or {\"by\": n} with a whole number n that fits 64 bits";
         Problem::new(400, "INVALID_JSON", message)
     };
-    serde_json::from_slice::<Body>(body).map(|body| body.by).map_err(invalid)
+    json::object::<Body>(body).map(|body| body.by).map_err(invalid)
 }
 
 /// The integer that a stored value is: an optional minus, then digits without superfluous zeros, nothing around them.

@@ -17,7 +17,7 @@ use foldhash::fast::RandomState;
 use serde::de::{Deserialize, DeserializeSeed, Deserializer, Error as _, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
-use crate::http::{Problem, media};
+use crate::http::{Problem, json, media};
 use crate::store::{NewValue, Record, Update, UpdateRefused};
 
 /// How deep the objects of a patch may nest.
@@ -148,7 +148,7 @@ fn document(bytes: &[u8]) -> Option<&str> {
 impl<'a> Patch<'a> {
     /// Reads a patch. 400 `INVALID_JSON` if it is no JSON, nests too deep, or has too many members.
     pub fn parse(body: &'a [u8]) -> Result<Patch<'a>, Problem> {
-        let text = document(body).ok_or_else(|| invalid("the body is not a JSON document"))?;
+        let text = document(json::without_mark(body)).ok_or_else(|| invalid("the body is not a JSON document"))?;
         Patch::take_apart(text, DEPTH_MAX, &mut 0)
     }
 

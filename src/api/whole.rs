@@ -3,27 +3,27 @@
 //!
 //! Invariant: nothing is rounded. A number that is not whole, or does not fit, is refused.
 
+use serde::Deserializer;
 use serde::de::Error;
-use serde::{Deserialize, Deserializer};
-use serde_json::Number;
+
+use crate::http::json;
 
 /// The digits of the largest 64-bit number.
 const DIGITS_MAX: usize = 20;
 
 /// Reads a whole number that fits the type.
 pub fn required<'de, D: Deserializer<'de>, N: TryFrom<i128>>(deserializer: D) -> Result<N, D::Error> {
-    let number = Number::deserialize(deserializer)?;
-    let whole = value(number.as_str()).and_then(|whole| N::try_from(whole).ok());
-    whole.ok_or_else(|| D::Error::custom(format_args!("{number} is no whole number within the limits here")))
+    fits(json::number(deserializer)?)
 }
 
 /// The same for a member that may be left out or null.
 pub fn optional<'de, D: Deserializer<'de>, N: TryFrom<i128>>(deserializer: D) -> Result<Option<N>, D::Error> {
-    let Some(number) = Option::<Number>::deserialize(deserializer)? else { return Ok(None) };
-    let whole = value(number.as_str()).and_then(|whole| N::try_from(whole).ok());
-    let fits =
-        whole.ok_or_else(|| D::Error::custom(format_args!("{number} is no whole number within the limits here")));
-    fits.map(Some)
+    json::optional_number(deserializer)?.map(fits).transpose()
+}
+
+fn fits<N: TryFrom<i128>, E: Error>(number: &str) -> Result<N, E> {
+    let whole = value(number).and_then(|whole| N::try_from(whole).ok());
+    whole.ok_or_else(|| E::custom(format_args!("{number} is no whole number within the limits here")))
 }
 
 /// The value of a JSON number, if it is whole and has at most 20 digits.
@@ -77,7 +77,7 @@ mod tests {
 
     #[test]
     fn what_does_not_fit_its_type_is_refused() {
-        #[derive(Debug, Deserialize)]
+        #[derive(Debug, serde::Deserialize)]
         struct Sample {
             #[serde(deserialize_with = "required")]
             by: i64,

@@ -18,6 +18,8 @@ use flate2::Compression;
 use flate2::read::{DeflateDecoder, DeflateEncoder};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
+use crate::http::json;
+
 const MAGIC: &[u8; 4] = b"LDRF";
 /// The version of this format.
 pub const FORMAT: u32 = 1;
@@ -250,7 +252,7 @@ impl<R: Read> FrameReader<R> {
 }
 
 fn document<T: DeserializeOwned>(payload: &[u8]) -> Result<T, String> {
-    serde_json::from_slice(payload).map_err(|error| format!("not what it should be: {error}"))
+    json::object(payload).map_err(|error| format!("not what it should be: {error}"))
 }
 
 #[cfg(test)]

@@ -14,6 +14,7 @@ use super::parse::{Invocation, usage};
 use super::path::with_query;
 use super::progress::Progress;
 use super::{complain, say};
+use crate::http::json;
 
 /// Failed lines that are told one by one.
 const FAILURES_SHOWN: usize = 20;
@@ -136,7 +137,7 @@ impl ExportLines {
         }
         // A value's line begins with its namespace or key: only the last one has to be looked at as a whole.
         if self.line.starts_with(b"{\"status\":")
-            && let Ok(CutLine { code, message }) = serde_json::from_slice(&self.line)
+            && let Ok(CutLine { code, message }) = json::object(&self.line)
         {
             return Err(cut(format!("after {} values the server says: {message} ({code})", self.items)));
         }
@@ -144,7 +145,7 @@ impl ExportLines {
             self.items += 1;
             return Ok(ExportLine::Item(&self.line));
         }
-        let end: EndLine = serde_json::from_slice(&self.line).map_err(|error| cut(error.to_string()))?;
+        let end: EndLine = json::object(&self.line).map_err(cut)?;
         if end.items != self.items {
             return Err(cut(format!("its end speaks of {} values, and {} came", end.items, self.items)));
         }

@@ -12,6 +12,7 @@ pub mod epoll;
 pub mod etag;
 pub mod grammar;
 pub mod headers;
+pub mod json;
 pub mod listener;
 pub mod media;
 pub mod message;

@@ -12,6 +12,7 @@ use super::token::Token;
 use crate::board::folder::make_private;
 use crate::config::settings::is_name;
 use crate::config::{ConfigError, Source};
+use crate::http::json;
 
 /// More than anyone needs on one board; a longer file is a mistake, and would be held in memory.
 pub const TOKENS_MAX: usize = 10_000;
@@ -31,10 +32,10 @@ pub fn read(path: &Path) -> Result<Option<Vec<Token>>, ConfigError> {
         return Err(fail(format!("{path} has mode {mode:04o}, open to others: chmod 0600 {path}")));
     }
     let mut tokens: Vec<Token> = Vec::new();
-    for (index, line) in text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty()) {
+    for (index, line) in text.lines().enumerate().filter(|(_, line)| !json::is_blank(line.as_bytes())) {
         let source = Source::File(path.to_owned(), index + 1);
         let token: Token =
-            serde_json::from_str(line).map_err(|error| ConfigError::at(&source, format!("no token: {error}")))?;
+            json::object(line.as_bytes()).map_err(|error| ConfigError::at(&source, format!("no token: {error}")))?;
         check(&token, &tokens).map_err(|message| ConfigError::at(&source, message))?;
         tokens.push(token);
     }

@@ -13,7 +13,7 @@ use subtle::ConstantTimeEq;
 
 /// What a token may do; each includes those before it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
+#[serde(rename_all = "lowercase", try_from = "String")]
 pub enum Scope {
     /// Read values, lists, metrics and figures.
     Read,
@@ -36,6 +36,14 @@ impl Scope {
             Scope::Write => "write",
             Scope::Admin => "admin",
         }
+    }
+}
+
+impl TryFrom<String> for Scope {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Scope, String> {
+        Scope::parse(&text).ok_or_else(|| "a scope is read, write or admin".to_owned())
     }
 }
 

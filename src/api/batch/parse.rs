@@ -7,10 +7,9 @@ use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use serde::de::{SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer};
-use serde_json::Number;
 use serde_json::value::RawValue;
 
-use crate::http::{Problem, media};
+use crate::http::{Problem, json, media};
 use crate::limits::Limits;
 
 use super::super::kv::write::parse_ttl;
@@ -127,7 +126,8 @@ struct RawOperation<'a> {
     value: Option<&'a RawValue>,
     value_base64: Option<String>,
     content_type: Option<String>,
-    ttl: Option<Number>,
+    #[serde(borrow, default, deserialize_with = "json::optional_number")]
+    ttl: Option<&'a str>,
     #[serde(default, deserialize_with = "whole::optional")]
     if_version: Option<u64>,
     #[serde(default, deserialize_with = "whole::optional")]
@@ -141,7 +141,7 @@ fn present<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<&'de Raw
 
 /// Reads and checks a batch.
 pub fn parse(body: &[u8], limits: &Limits) -> Result<Batch, Problem> {
-    let raw: RawBatch<'_> = serde_json::from_slice(body)
+    let raw: RawBatch<'_> = json::object(body)
         .map_err(|error| Problem::new(400, "INVALID_JSON", format!("the body is no batch document: {error}")))?;
     let (count, most) = (raw.operations.count, limits.batch_operations_max);
     if count > most {
@@ -175,7 +175,7 @@ fn invalid(message: impl Into<std::borrow::Cow<'static, str>>) -> Problem {
 }
 
 fn parse_operation(text: &str, common: (Option<&str>, Option<&str>), limits: &Limits) -> Result<Operation, Problem> {
-    let raw: RawOperation<'_> = serde_json::from_str(text).map_err(|error| invalid(error.to_string()))?;
+    let raw: RawOperation<'_> = json::object(text.as_bytes()).map_err(invalid)?;
     let namespace = raw.namespace.as_deref().or(common.0).ok_or_else(|| invalid("no namespace is given"))?;
     let collection = raw.collection.as_deref().or(common.1).ok_or_else(|| invalid("no collection is given"))?;
     let (namespace, collection) = (names::namespace(namespace)?.to_owned(), names::collection(collection)?.to_owned());
@@ -189,7 +189,7 @@ fn parse_operation(text: &str, common: (Option<&str>, Option<&str>), limits: &Li
 
 fn verb(raw: &RawOperation<'_>, limits: &Limits) -> Result<Verb, Problem> {
     let has_value = raw.value.is_some() || raw.value_base64.is_some() || raw.content_type.is_some();
-    let ttl = raw.ttl.as_ref().map(|seconds| parse_ttl(&seconds.to_string())).transpose()?;
+    let ttl = raw.ttl.map(parse_ttl).transpose()?;
     match raw.op.as_str() {
         "set" if raw.by.is_some() => Err(invalid("set takes no by")),
         "set" => {
