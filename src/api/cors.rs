@@ -73,6 +73,9 @@ impl Cors {
     /// [`Cors::echo`] notes comes on top.
     pub fn options(&self, head: &Head, allow: &str) -> Response {
         let mut response = Response::new(204).field("Allow", allow);
+        if allow.split(", ").any(|method| method == "PATCH") {
+            response.push_field("Accept-Patch", super::kv::update::PATCH_TYPE.as_bytes());
+        }
         if head.has(HeaderName::AccessControlRequestMethod) && self.allowed(head).is_some() {
             response.push_field("Access-Control-Allow-Methods", allow.as_bytes());
             response.push_field("Access-Control-Allow-Headers", self.fields.as_bytes());

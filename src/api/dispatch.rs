@@ -5,7 +5,7 @@ use std::time::Instant;
 use crate::http::router::{self, Match};
 use crate::http::{
     Admission, Handler, Head, HeaderName, Method, Outcome, Problem, Request, Responder, Response, Trace, digest,
-    unheeded,
+    encoding, unheeded,
 };
 use crate::limits::SPARE_BODY_BYTES;
 
@@ -166,15 +166,36 @@ impl Api {
         if request.method != Method::Options {
             let granted = self.guard(request, &found);
             self.rate(request, &found, &granted)?;
+            let granted = granted.map_err(|problem| self.access.offer_login(problem, &request.head, request.method));
             trace.client = self.access.client(&request.head, request.peer, &granted?);
         }
+        trace.gzip_from = self.gzip_from(request, &found);
         let has_tag = matches!(Endpoint::of(found.route.id), Endpoint::Value | Endpoint::Incr);
         unheeded::refuse(&request.head, request.method, has_tag)?;
         Ok(found)
     }
 
+    /// From which size on what larder says is gzipped. Values have a rule of their own, and their writes say little.
+    fn gzip_from(&self, request: &Request, found: &Match<'_>) -> Option<usize> {
+        let head = &request.head;
+        let says_little = Endpoint::of(found.route.id) == Endpoint::Value && request.method != Method::Patch;
+        if says_little || !head.has(HeaderName::AcceptEncoding) {
+            return None;
+        }
+        let accepted = encoding::accept_encoding(head);
+        match (accepted.gzip, accepted.identity) {
+            (true, false) => Some(0),
+            (true, true) if !head.has(HeaderName::XNoCompression) => Some(self.config.compress_threshold_bytes),
+            _ => None,
+        }
+    }
+
     fn route<'a>(&self, request: &'a Request, trace: &mut Trace) -> Result<Match<'a>, Problem> {
         let path = request.head.path();
+        if request.method == Method::Other {
+            let message = "this method is not known here; GET, HEAD, PUT, POST, PATCH, DELETE and OPTIONS are";
+            return Err(Problem::new(501, "NOT_IMPLEMENTED", message));
+        }
         let found = match router::find(&routes::ROUTES, path) {
             Some(found) => found,
             // Nothing under /api/ is ever a file, so that a typing error there is not answered with a page.

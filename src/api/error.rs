@@ -120,8 +120,16 @@ pub fn not_found() -> Problem {
     Problem::new(404, "NOT_FOUND", "there is nothing under this key")
 }
 
-/// The condition in the request does not hold.
-pub fn precondition_failed() -> Problem {
+/// The condition in the request does not hold. `weak` is a tag that could not.
+pub fn precondition_failed(weak: Option<&str>) -> Problem {
+    if let Some(weak) = weak {
+        let shown = &weak[..weak.floor_char_boundary(64)];
+        let message = format!(
+            "If-Match names the weak tag {shown}, and a weak tag matches nothing: something on the way that compresses \
+             has made it weak. Switch its compression off for larder, or send the tag without W/"
+        );
+        return Problem::new(412, "PRECONDITION_FAILED", message);
+    }
     Problem::new(
         412,
         "PRECONDITION_FAILED",

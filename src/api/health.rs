@@ -28,7 +28,7 @@ pub fn health(api: &Api) -> Response {
         "engine": engine_name(api.config.engine),
     });
     let Some(reason) = reason else {
-        return Response::with_body(200, "application/json", document.to_string()).field("Cache-Control", "no-store");
+        return Response::with_text(200, "application/json", document.to_string()).field("Cache-Control", "no-store");
     };
     document["reason"] = reason.into();
     if let Some(report) = recovery {
@@ -88,12 +88,12 @@ fn damage(report: &RecoveryReport) -> String {
 
 /// 200 as long as the process answers.
 pub fn live() -> Response {
-    Response::with_body(200, "application/json", &b"{\"status\":\"ok\"}"[..]).field("Cache-Control", "no-store")
+    Response::with_text(200, "application/json", &b"{\"status\":\"ok\"}"[..]).field("Cache-Control", "no-store")
 }
 
 /// The Prometheus page.
 pub fn metrics(api: &Api) -> Response {
-    Response::with_body(200, "text/plain; version=0.0.4; charset=utf-8", api.registry.expose())
+    Response::with_text(200, "text/plain; version=0.0.4; charset=utf-8", api.registry.expose())
         .field("Cache-Control", "no-store")
 }
 

@@ -49,6 +49,16 @@ impl Conditions {
     }
 }
 
+/// A weak tag of `If-Match`, which compares strongly: it matches nothing, whatever it names (RFC 9110 §13.1.1).
+pub fn weak_if_match(head: &Head) -> Option<String> {
+    if !head.has(HeaderName::IfMatch) {
+        return None;
+    }
+    let Ok(TagSet::Tags(tags)) = TagSet::parse(head.all(HeaderName::IfMatch)) else { return None };
+    let weak = tags.into_iter().find(|tag| tag.weak)?;
+    Some(format!("W/\"{}\"", weak.opaque))
+}
+
 fn tags(head: &Head, name: HeaderName, text: &str) -> Result<Option<TagSet>, Problem> {
     if !head.has(name) {
         return Ok(None);

@@ -173,7 +173,6 @@ pub fn gzip(bytes: &[u8]) -> Vec<u8> {
 /// call must end all the same, so that its thread can see to others.
 const GZIP_CALL_BYTES: usize = 256 * 1024;
 const GZIP_CALL_PIECES: usize = 16;
-
 /// Memory that a compressing puller keeps between its calls: the compressor's window and tables.
 pub const GZIP_KEEPS_BYTES: usize = 384 * 1024;
 
@@ -236,6 +235,7 @@ fn content_coding(head: &Head) -> Result<Coding, Problem> {
 #[cold]
 fn unsupported_encoding() -> Problem {
     Problem::new(415, "UNSUPPORTED_ENCODING", "Content-Encoding of a request may be gzip or identity, once")
+        .field("Accept-Encoding", "gzip, identity")
 }
 
 /// Removes the content coding of a body that was read whole. `bytes_max` holds for the decoded size and is checked while

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 
 use super::budget::Client;
+use super::encoding;
 use super::headers::Head;
 use super::method::Method;
 use super::problem::Problem;
@@ -113,6 +114,8 @@ pub struct Trace {
     pub traceparent: Option<Box<str>>,
     /// Header lines that every answer to this request carries, whoever makes it.
     pub echoed: Vec<u8>,
+    /// Text of larder's own of so many bytes and more is gzipped for whoever asks; `None`: none is.
+    pub gzip_from: Option<usize>,
     /// The handler has identified this request and let it in; it does so once, whether or not there is a body.
     pub admitted: bool,
 }
@@ -137,6 +140,7 @@ impl Trace {
             request_id: None,
             traceparent: None,
             echoed: Vec::new(),
+            gzip_from: None,
             admitted: false,
         }
     }
@@ -222,6 +226,9 @@ pub enum Body {
     },
 }
 
+/// Bytes of a text that are compressed at once.
+const TEXT_PIECE_BYTES: usize = 64 * 1024;
+
 /// Room for the fields of most answers, taken at once instead of in many small steps.
 const FIELDS_BYTES_USUAL: usize = 256;
 
@@ -242,18 +249,35 @@ pub struct Response {
     pub close: bool,
     /// For HEAD where making the body is not worth it, and for 304: the length that GET would have announced.
     pub length_only: Option<u64>,
+    /// The body is text that larder made for this request: it may be gzipped on its way.
+    pub own_text: bool,
 }
 
 impl Response {
     /// An answer without body or fields.
     pub fn new(status: u16) -> Response {
-        Response { status, fields: Vec::new(), prepared: None, body: Body::Empty, close: false, length_only: None }
+        Response {
+            status,
+            fields: Vec::new(),
+            prepared: None,
+            body: Body::Empty,
+            close: false,
+            length_only: None,
+            own_text: false,
+        }
     }
 
     /// An answer with a body of a given type.
     pub fn with_body(status: u16, content_type: &str, body: impl Into<Bytes>) -> Response {
         let mut response = Response::new(status).field("Content-Type", content_type);
         response.body = Body::Bytes(body.into());
+        response
+    }
+
+    /// An answer with text that larder made for this request.
+    pub fn with_text(status: u16, content_type: &str, text: impl Into<Bytes>) -> Response {
+        let mut response = Response::with_body(status, content_type, text).field("Vary", "Accept-Encoding");
+        response.own_text = true;
         response
     }
 
@@ -296,8 +320,8 @@ impl Response {
         })
     }
 
-    /// Makes the answer ready for the wire: adds the echoed lines and renders a problem body. Engines call it once,
-    /// before they write the head.
+    /// Makes the answer ready for the wire: adds the echoed lines, renders a problem body, and has large texts of larder's
+    /// own gzipped while they are sent. Engines call it once, before they write the head.
     pub fn seal(&mut self, trace: &mut Trace) {
         self.fields.extend_from_slice(&trace.echoed);
         if let Body::Problem(problem) = &self.body {
@@ -306,6 +330,28 @@ impl Response {
             self.push_field("Content-Type", b"application/problem+json");
             self.push_field("Cache-Control", b"no-store");
             self.body = Body::Bytes(rendered.into());
+            self.gzip(trace, true);
+        } else if self.own_text {
+            self.gzip(trace, false);
+        }
+    }
+
+    /// Has the body gzipped by whoever pulls it: never by who seals the answer, and may have much else to do.
+    fn gzip(&mut self, trace: &Trace, adds_vary: bool) {
+        let Body::Bytes(bytes) = &mut self.body else { return };
+        if trace.gzip_from.is_none_or(|least| bytes.len() < least) {
+            return;
+        }
+        let mut left = std::mem::take(bytes);
+        let keeps = encoding::GZIP_KEEPS_BYTES + left.len();
+        let pieces: Puller = Box::new(move |out| {
+            out.extend_from_slice(&left.split_to(left.len().min(TEXT_PIECE_BYTES)));
+            Ok(!left.is_empty())
+        });
+        self.body = Body::Pull { length: None, keeps, patience: Duration::MAX, pull: encoding::gzip_puller(pieces) };
+        self.push_field("Content-Encoding", b"gzip");
+        if adds_vary {
+            self.push_field("Vary", b"Accept-Encoding");
         }
     }
 }

@@ -30,7 +30,7 @@ pub use self::freshness::FOLDERS as IMMUTABLE_FOLDERS;
 use self::freshness::Freshness;
 use self::kind::{by_name, has_other_forms};
 use self::name::{BadPath, FilePath};
-use super::conditional::{Conditions, Current, CurrentTag, Verdict, evaluate_read, write_date};
+use super::conditional::{Conditions, Current, CurrentTag, Verdict, evaluate_read, weak_if_match, write_date};
 use super::encoding::{self, Weights};
 use super::headers::{Head, HeaderName};
 use super::media::{self, OCTET_STREAM};
@@ -162,7 +162,11 @@ impl StaticFiles {
         let current = Current { tag: CurrentTag::Opaque(&tag), gzip: false, modified_s };
         let mut response = match evaluate_read(&conditions, Some(current)) {
             Verdict::PreconditionFailed => {
-                return Err(Problem::new(412, "PRECONDITION_FAILED", "the file is not what If-Match or its date says"));
+                let message = match weak_if_match(head) {
+                    Some(_) => "If-Match names a weak tag, which matches nothing: send the tag without W/",
+                    None => "the file is not what If-Match or its date says",
+                };
+                return Err(Problem::new(412, "PRECONDITION_FAILED", message));
             }
             Verdict::NotModified { .. } => Response::new(304),
             Verdict::Proceed => body_of(request.method, form, content_type, wanted)?,

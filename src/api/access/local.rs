@@ -63,6 +63,12 @@ impl LocalRules {
         near && !has_proxy_fields(head) && self.is_local_host(head, peer) && self.is_local_page(head)
     }
 
+    /// Whether a request would be of this machine if it named a host.
+    pub fn lacks_only_host(&self, head: &Head, peer: Peer) -> bool {
+        let near = matches!(peer, Peer::Tcp(address, _) if address.is_loopback());
+        near && !head.has(HeaderName::Host) && !has_proxy_fields(head) && self.is_local_page(head)
+    }
+
     /// What makes a request foreign to a store that is open to its whole network, if anything does.
     pub fn foreign(&self, head: &Head, peer: Peer) -> Option<Foreign> {
         // Every browser says which host it means; what says nothing (HTTP/1.0) is none.

@@ -21,7 +21,7 @@ use parking_lot::{Mutex, RwLock};
 use crate::config::{AuthMode, Config, ConfigError, ListenAddress};
 use crate::http::budget::Client;
 use crate::http::network::Network;
-use crate::http::{Head, HeaderName, Method, Peer, Problem};
+use crate::http::{Head, HeaderName, Method, Peer, Problem, media};
 use crate::metrics::{Counter, Registry};
 
 pub use grant::Grant;
@@ -198,12 +198,13 @@ impl Access {
         if self.open {
             return self.authorize_in_open(head, peer);
         }
-        let grant = match self.identify(head, peer, method)? {
-            Some(grant) => grant,
-            None if needed == Scope::Read && namespace.is_some_and(|name| self.is_public(name)) => {
-                Grant::public(&self.public_read)
-            }
-            None => return Err(self.refuse_anonymous()),
+        let is_public = needed == Scope::Read && namespace.is_some_and(|name| self.is_public(name));
+        let grant = match self.identify(head, peer, method) {
+            Ok(Some(grant)) => grant,
+            Ok(None) if is_public => Grant::public(&self.public_read),
+            Ok(None) => return Err(self.refuse_anonymous(head, peer)),
+            Err(problem) if is_public => return Err(with_no_need(problem, "this namespace")),
+            Err(problem) => return Err(problem),
         };
         grant.require(needed, namespace).inspect_err(|_| self.failures.forbidden.inc())?;
         Ok(grant)
@@ -215,11 +216,18 @@ impl Access {
         if self.open {
             return self.authorize_in_open(head, peer);
         }
-        match self.identify(head, peer, method)? {
-            Some(grant) => Ok(grant),
-            None if !self.public_read.is_empty() => Ok(Grant::public(&self.public_read)),
-            None => Err(self.refuse_anonymous()),
+        match self.identify(head, peer, method) {
+            Ok(Some(grant)) => Ok(grant),
+            Ok(None) if !self.public_read.is_empty() => Ok(Grant::public(&self.public_read)),
+            Ok(None) => Err(self.refuse_anonymous(head, peer)),
+            Err(problem) if !self.public_read.is_empty() => Err(with_no_need(problem, "what is in auth.public_read")),
+            Err(problem) => Err(problem),
         }
+    }
+
+    /// Offers a browser's own login to a person who goes to a page that needs a token, if there is any.
+    pub fn offer_login(&self, problem: Problem, head: &Head, method: Method) -> Problem {
+        if self.has_tokens() && is_navigation(head, method) { challenge_browser(problem) } else { problem }
     }
 
     /// Everyone may do everything, but no web page elsewhere by the hand of a browser in this network.
@@ -270,10 +278,13 @@ impl Access {
         self.public_read.iter().any(|public| public == namespace)
     }
 
-    fn refuse_anonymous(&self) -> Problem {
+    fn refuse_anonymous(&self, head: &Head, peer: Peer) -> Problem {
         self.failures.missing.inc();
         unauthorized(if self.has_tokens() {
             "send a token: `Authorization: Bearer ldr_…`"
+        } else if self.local.lacks_only_host(head, peer) {
+            "the request has no Host: without tokens larder serves this machine only, which `Host: localhost` names \
+             (HTTP/1.0 may leave it out, larder needs it)"
         } else {
             "without tokens only this machine is served, and not through a proxy or from a web page elsewhere; \
              make a token with `larder token add` and send it: `Authorization: Bearer ldr_…`"
@@ -286,8 +297,22 @@ impl Access {
     }
 }
 
-/// Adds the Basic challenge to a refused page: a browser without JavaScript then asks for a name (any) and a password
-/// (the token).
+/// Whether a person goes to a page there. What a script of a page asks for must open no dialogue.
+fn is_navigation(head: &Head, method: Method) -> bool {
+    let goes = match head.get(HeaderName::SecFetchMode) {
+        Some(mode) => mode == "navigate",
+        None => media::accepts_explicitly(head, "text/html"),
+    };
+    goes && matches!(method, Method::Get | Method::Head)
+}
+
+/// Whoever sends a token that is not good is told so, also where none is needed: nobody is let in by mistake.
+fn with_no_need(mut problem: Problem, what: &str) -> Problem {
+    problem.message = format!("{}. {what} can be read without any: leave Authorization out", problem.message).into();
+    problem
+}
+
+/// Adds the Basic challenge to a refused page: a browser then asks for a name (any) and a password (the token).
 pub fn challenge_browser(problem: Problem) -> Problem {
     if problem.status == 401 {
         problem.field("WWW-Authenticate", "Basic realm=\"larder: token as password\"")

@@ -59,7 +59,7 @@ impl Results {
                 Err(problem) => self.problem(&problem),
             },
             OpOutcome::Got(None) | OpOutcome::NotFound => self.problem(&error::not_found()),
-            OpOutcome::PreconditionFailed => self.problem(&error::precondition_failed()),
+            OpOutcome::PreconditionFailed => self.problem(&error::precondition_failed(None)),
             OpOutcome::Refused(refusal) => self.problem(&error::refused(*refusal, value_bytes_max)),
             OpOutcome::Aborted => {
                 self.problem(&Problem::new(409, "BATCH_ABORTED", "another operation of this batch failed"));
@@ -112,7 +112,7 @@ impl Results {
     pub fn finish(mut self) -> Response {
         self.out.extend_from_slice(b"]}");
         self.out.shrink_to_fit();
-        Response::with_body(200, "application/json", self.out).field("Cache-Control", "no-store")
+        Response::with_text(200, "application/json", self.out).field("Cache-Control", "no-store")
     }
 
     /// The answer for an atomic batch that a failed operation undid.

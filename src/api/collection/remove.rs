@@ -76,6 +76,11 @@ fn parse(api: &Api, request: &Request, parameters: [&str; 3]) -> Result<(KeyRang
         Some("relaxed") => Durability::Relaxed,
         Some(_) => return Err(Problem::new(400, "INVALID_QUERY", "durability is sync or relaxed")),
     };
+    if query.get("prefix") == Some("") {
+        // `?prefix=$UNSET` in a script must not empty a collection.
+        let message = "an empty prefix would remove everything: leave prefix out if that is meant";
+        return Err(Problem::new(400, "INVALID_QUERY", message));
+    }
     let prefix = query.get("prefix").unwrap_or_default().to_owned();
     let range = ListQuery { prefix, ..ListQuery::default() }.bounds(namespace, collection);
     // A prefix alone never makes an empty range.
@@ -187,7 +192,7 @@ impl Removal {
     fn answer(&self, deleted: usize, complete: bool, unreadable: u64, done: Promise) -> Response {
         let unreadable = if unreadable > 0 { format!(",\"unreadable\":{unreadable}") } else { String::new() };
         let json = format!("{{\"deleted\":{deleted},\"complete\":{complete}{unreadable}}}");
-        Response::with_body(200, "application/json", json).field("Larder-Durability", &promised(done))
+        Response::with_text(200, "application/json", json).field("Larder-Durability", &promised(done))
     }
 }
 

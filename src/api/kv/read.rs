@@ -189,7 +189,9 @@ fn answer_to_conditions(request: &Request, record: &Record, form: Coding) -> Opt
     match conditional::evaluate_read(&conditions, Some(current)) {
         Verdict::Proceed => None,
         Verdict::NotModified { tag } => Some(Ok(Response::new(304).field("ETag", &tag))),
-        Verdict::PreconditionFailed => Some(Err(error::precondition_failed())),
+        Verdict::PreconditionFailed => {
+            Some(Err(error::precondition_failed(conditional::weak_if_match(&request.head).as_deref())))
+        }
     }
 }
 

@@ -11,7 +11,7 @@ use super::super::{Api, counter, merge_patch};
 use super::write::{submit_or_refuse, write_query};
 
 /// The one type a patch may have.
-const PATCH_TYPE: &str = "application/merge-patch+json";
+pub const PATCH_TYPE: &str = "application/merge-patch+json";
 
 /// Adds to a counter.
 pub fn incr(api: &Api, db: &Database, request: &Request, responder: Responder, target: &ValueTarget<'_>) {
@@ -56,7 +56,7 @@ fn patched(record: &Record) -> Response {
 }
 
 fn answer(record: &Record, content_type: &str, body: bytes::Bytes) -> Response {
-    Response::with_body(200, content_type, body)
-        .field("ETag", &etag::write_etag(record.version))
-        .field("Cache-Control", "no-store")
+    let answer =
+        if encoding::is_compressible(content_type.as_bytes()) { Response::with_text } else { Response::with_body };
+    answer(200, content_type, body).field("ETag", &etag::write_etag(record.version)).field("Cache-Control", "no-store")
 }

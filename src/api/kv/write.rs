@@ -63,7 +63,11 @@ pub fn submit_or_refuse(
         Ok((op, durability)) => {
             let location = request.head.path().to_owned();
             let value_bytes_max = api.limits.get().value_bytes_max;
-            let answer = move |outcome: WriteOutcome| single_answer(outcome, &location, value_bytes_max, updated);
+            let weak = conditional::weak_if_match(&request.head);
+            let answer = move |outcome: WriteOutcome| match outcome.results[..] {
+                [OpOutcome::PreconditionFailed] => error::precondition_failed(weak.as_deref()).into(),
+                _ => single_answer(outcome, &location, value_bytes_max, updated),
+            };
             submit(api, db, responder, vec![op], true, durability, answer);
         }
     }
@@ -250,7 +254,7 @@ fn single_answer(
         }
         Some(OpOutcome::Deleted { version }) => Response::new(204).field("Larder-Version", &version.to_string()),
         Some(OpOutcome::NotFound) => error::not_found().into(),
-        Some(OpOutcome::PreconditionFailed) => error::precondition_failed().into(),
+        Some(OpOutcome::PreconditionFailed) => error::precondition_failed(None).into(),
         Some(OpOutcome::Refused(refusal)) => error::refused(refusal, value_bytes_max).into(),
         Some(OpOutcome::Updated { record, .. }) => updated(&record),
         Some(OpOutcome::Got(_) | OpOutcome::Aborted) | None => {

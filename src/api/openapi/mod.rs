@@ -51,7 +51,9 @@ fn answer(api: &Api, request: &Request) -> Result<Response, Problem> {
     };
     let current = Current { tag: CurrentTag::Opaque(&tag), gzip: false, modified_s: None };
     let response = match conditional::evaluate_read(&Conditions::parse(&request.head)?, Some(current)) {
-        Verdict::PreconditionFailed => return Err(error::precondition_failed()),
+        Verdict::PreconditionFailed => {
+            return Err(error::precondition_failed(conditional::weak_if_match(&request.head).as_deref()));
+        }
         Verdict::NotModified { .. } => Response::new(304),
         Verdict::Proceed => match coding {
             Coding::Identity => Response::with_body(200, "application/json", served.json.clone()),

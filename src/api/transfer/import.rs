@@ -16,7 +16,7 @@ use serde_json::{Value, json};
 
 use crate::board::disk;
 use crate::http::query::Query;
-use crate::http::{Problem, Request, RequestBody, Responder, Response, Written, encoding, media};
+use crate::http::{Problem, Request, RequestBody, Responder, Response, Written, encoding, json, media};
 use crate::limits::CHUNK_OPERATIONS;
 use crate::store::space::Allowed;
 use crate::store::versions::IMPORT_END;
@@ -40,7 +40,7 @@ const BACK_OFF: Duration = Duration::from_millis(200);
 pub fn import(api: &Api, db: &Arc<Database>, request: Request, responder: Responder) {
     let response = match run(api, db, request) {
         Ok(report) => {
-            Response::with_body(200, "application/json", report.to_string()).field("Cache-Control", "no-store")
+            Response::with_text(200, "application/json", report.to_string()).field("Cache-Control", "no-store")
         }
         Err(problem) => problem.into(),
     };
@@ -81,19 +81,23 @@ fn spool_whole(api: &Api, db: &Arc<Database>, lines: &mut impl BufRead) -> Resul
     let mut spool = Spool::new(&api.config.data_dir, Box::new(move |bytes| has_room(&watched, &folder, bytes)));
     let line_bytes_max = line::line_bytes_max(api.limits.get().value_bytes_max);
     let (mut buffer, mut records, mut end, mut version) = (Vec::new(), 0, None, 0);
-    loop {
+    // What stands behind an end line: there should be nothing.
+    let mut behind = None;
+    for number in 1_u64.. {
         match line::next_line(lines, &mut buffer, line_bytes_max).map_err(|failure| broken(&failure))? {
             NextLine::End => break,
             NextLine::TooLong => {
                 records += 1;
-                end = None;
+                behind = behind.or(end.map(|_| number));
                 // An empty object stands for it: a record that will be refused under its own number.
                 spool.write(b"{}\n").map_err(|failure| spool_failed(&failure))?;
             }
             NextLine::Line => {
-                if !buffer.trim_ascii().is_empty() {
-                    end = EndLine::parse(&buffer).map(|end| (end.items, records));
-                    records += u64::from(end.is_none());
+                if !json::is_blank(&buffer) {
+                    behind = behind.or(end.map(|_| number));
+                    let found = EndLine::parse(&buffer).map(|end| (end.items, records));
+                    records += u64::from(found.is_none());
+                    end = end.or(found);
                     version = line::version_of(&buffer).max(version);
                 }
                 buffer.push(b'\n');
@@ -102,6 +106,9 @@ fn spool_whole(api: &Api, db: &Arc<Database>, lines: &mut impl BufRead) -> Resul
         }
     }
     let refusal = match end {
+        _ if behind.is_some() => {
+            format!("line {} stands behind the end line: is this more than one export?", behind.unwrap_or_default())
+        }
         Some((items, found)) if items == found => return Ok((spool, version)),
         Some((items, found)) => format!("the end line tells of {items} records, but {found} came"),
         None => "the end line is missing, so the file was cut".to_owned(),
@@ -213,7 +220,7 @@ impl<'a> Import<'a> {
                     let message = format!("a line holds at most {line_bytes_max} bytes");
                     self.fail(number, &Problem::new(413, "VALUE_TOO_LARGE", message));
                 }
-                NextLine::Line if buffer.trim_ascii().is_empty() => {}
+                NextLine::Line if json::is_blank(&buffer) => {}
                 NextLine::Line => match EndLine::parse(&buffer) {
                     Some(end) => self.seen = self.seen.max(end.version.unwrap_or(0)),
                     None => match line::parse(&buffer, self.value_bytes_max) {
