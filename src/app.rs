@@ -108,6 +108,7 @@ fn serve(config: Config) -> Result<Ended, Refusal> {
     if let Some(text) = preflight::open_to_others(&config) {
         log::warn!("{text}");
     }
+    api.access.note_kept();
     let background = housekeeping::start(&api).map_err(|error| format!("a thread could not be started: {error}"))?;
 
     announce(&listeners, &config);

@@ -103,7 +103,10 @@ impl Background {
 fn take_up_tokens(api: &Api) {
     match api.access.refresh() {
         None => {}
-        Some(Ok(tokens)) => log::info!("the tokens have changed: there are {tokens} now"),
+        Some(Ok(tokens)) => {
+            api.access.note_kept();
+            log::info!("the tokens have changed: there are {tokens} now");
+        }
         Some(Err(error)) => log::error!("the tokens stay as they are: {error}"),
     }
 }

@@ -238,10 +238,15 @@ mod tests {
             (refusal.code, refusal.reason),
             (EXIT_CONFIG, format!("store.dir: {} is not a folder", data.display()))
         );
-        // A file where the database should be may be damage, which a later try can find mended.
         std::fs::remove_file(&data).unwrap();
         std::fs::create_dir(&data).unwrap();
         std::fs::write(&wrong, "").unwrap();
+        let reason = format!("store.dir: {} is not a folder", wrong.display());
+        assert_eq!(open(&api).err().map(|refusal| (refusal.code, refusal.reason)), Some((EXIT_CONFIG, reason)));
+        // What cannot be read as a database may be damage, which a later try can find mended.
+        std::fs::remove_file(&wrong).unwrap();
+        drop(FjallStore::open(&data, FjallOptions::default()).unwrap());
+        std::fs::write(wrong.join("version"), "no version").unwrap();
         assert!(open(&api).is_ok());
         let reason = api.store_trouble().unwrap();
         assert!(reason.starts_with("the store could not be opened: its files "), "{reason}");

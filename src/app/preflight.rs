@@ -6,7 +6,7 @@
 use std::path::PathBuf;
 
 use crate::api::access::file as tokens;
-use crate::board::folder::{self, Obstacle, Usable, check_writable, user};
+use crate::board::folder::{self, Obstacle, Usable, user};
 use crate::board::overlap::lies_in;
 use crate::config::load::file_to_read;
 use crate::config::units::show_size;
@@ -28,8 +28,7 @@ pub fn data_folder(config: &Config) -> Option<Result<Usable, Obstacle>> {
 fn look(config: &Config) -> Result<Usable, Obstacle> {
     let usable = folder::look(&config.data_dir)?;
     if usable.mode.is_some() {
-        // Root may have started larder here once: then the folder is ours, and what is in it is not.
-        layout::written_at_start(&config.data_dir).iter().try_for_each(|path| check_writable(path))?;
+        layout::check(&config.data_dir)?;
     }
     Ok(usable)
 }
@@ -39,7 +38,9 @@ fn look(config: &Config) -> Result<Usable, Obstacle> {
 pub fn refusal(config: &Config) -> Option<String> {
     let Err(obstacle) = data_folder(config)? else { return None };
     match obstacle {
-        Obstacle::NotAFolder(_) | Obstacle::Denied(_) => Some(format!("store.dir: {obstacle}")),
+        Obstacle::NotAFolder(_) | Obstacle::NotAFile(_) | Obstacle::Dangling(_) | Obstacle::Denied(_) => {
+            Some(format!("store.dir: {obstacle}"))
+        }
         Obstacle::ReadOnly(_) | Obstacle::Unknown(..) => None,
     }
 }
@@ -62,8 +63,10 @@ pub fn overlap(config: &Config) -> Option<String> {
 pub fn public_reason(config: &Config) -> Option<String> {
     let obstacle = data_folder(config)?.err()?;
     Some(match obstacle {
-        Obstacle::NotAFolder(_) => "store.dir is not a folder".to_owned(),
-        Obstacle::Denied(_) => format!("permission denied: {} must be able to read and write store.dir", user()),
+        Obstacle::NotAFolder(_) | Obstacle::NotAFile(_) | Obstacle::Dangling(_) => {
+            "store.dir is no folder, or something in it is not what it must be; the log says more".to_owned()
+        }
+        Obstacle::Denied(_) => "permission denied: larder must be able to read and write store.dir".to_owned(),
         Obstacle::ReadOnly(_) => "its file system is read-only for larder".to_owned(),
         Obstacle::Unknown(..) => return None,
     })
@@ -185,7 +188,7 @@ mod tests {
         std::fs::write(&file, "").unwrap();
         let on_card = config(&file, 0);
         assert_eq!(refusal(&on_card), Some(format!("store.dir: {} is not a folder", file.display())));
-        assert_eq!(public_reason(&on_card).as_deref(), Some("store.dir is not a folder"));
+        assert!(public_reason(&on_card).is_some_and(|reason| reason.starts_with("store.dir is no folder")));
         let in_memory = Config { store: StoreKind::Memory, ..on_card };
         assert_eq!((refusal(&in_memory), remarks(&in_memory)), (None, Vec::new()));
     }

@@ -17,6 +17,10 @@ use rustix::io::Errno;
 pub enum Obstacle {
     /// Something else has this name, or that of a folder above.
     NotAFolder(PathBuf),
+    /// A folder where a file belongs.
+    NotAFile(PathBuf),
+    /// A link that leads to nothing.
+    Dangling(PathBuf),
     /// The user of this process may not read and write it.
     Denied(PathBuf),
     /// The file system is mounted read-only, as the kernel does by itself after a fault of the card.
@@ -29,6 +33,8 @@ impl fmt::Display for Obstacle {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Obstacle::NotAFolder(path) => write!(f, "{} is not a folder", path.display()),
+            Obstacle::NotAFile(path) => write!(f, "{} is not a file", path.display()),
+            Obstacle::Dangling(path) => write!(f, "{} is a link that leads to nothing", path.display()),
             Obstacle::Denied(path) => {
                 write!(f, "{}: permission denied, {} must be able to read and write it", path.display(), user())
             }
@@ -60,6 +66,7 @@ pub fn look(dir: &Path) -> Result<Usable, Obstacle> {
                 let mode = (path == dir).then(|| meta.mode() & 0o777);
                 return Ok(Usable { nearest: path.to_owned(), mode });
             }
+            Err(_) if leads_nowhere(path) => return Err(Obstacle::Dangling(path.to_owned())),
             Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {}
             Err(error) => return Err(obstacle(path, error)),
         }
@@ -67,10 +74,47 @@ pub fn look(dir: &Path) -> Result<Usable, Obstacle> {
     Err(Obstacle::Unknown(dir.to_owned(), "no folder above it is there".to_owned()))
 }
 
+/// What is to be done with something that may be in a folder.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Use {
+    /// A folder, in which names come and go.
+    Folder,
+    /// A file that is written.
+    Written,
+    /// A file that is only read.
+    Read,
+}
+
+/// Looks whether this process can use what is there in that way; what is not there stands in nobody's way.
+pub fn check(path: &Path, wanted: Use) -> Result<(), Obstacle> {
+    match fs::metadata(path) {
+        Ok(meta) if meta.is_dir() && wanted != Use::Folder => Err(Obstacle::NotAFile(path.to_owned())),
+        Ok(meta) if !meta.is_dir() && wanted == Use::Folder => Err(Obstacle::NotAFolder(path.to_owned())),
+        Ok(_) if wanted == Use::Read => access(path, Access::READ_OK),
+        Ok(_) => check_writable(path),
+        Err(_) if leads_nowhere(path) => Err(Obstacle::Dangling(path.to_owned())),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(error) => Err(obstacle(path, error)),
+    }
+}
+
 /// Looks whether this process can read and write a file, or a folder with what is in it.
 pub fn check_writable(path: &Path) -> Result<(), Obstacle> {
     let enter = if path.is_dir() { Access::EXEC_OK } else { Access::empty() };
-    rustix::fs::access(path, Access::READ_OK | Access::WRITE_OK | enter).map_err(|errno| obstacle(path, errno.into()))
+    access(path, Access::READ_OK | Access::WRITE_OK | enter)
+}
+
+fn access(path: &Path, wanted: Access) -> Result<(), Obstacle> {
+    match rustix::fs::access(path, wanted) {
+        Err(Errno::NOENT) => Ok(()),
+        result => result.map_err(|errno| obstacle(path, errno.into())),
+    }
+}
+
+/// Whether this is a link to something that is not there, or to itself.
+fn leads_nowhere(path: &Path) -> bool {
+    let is_link = fs::symlink_metadata(path).is_ok_and(|meta| meta.is_symlink());
+    is_link && matches!(rustix::fs::stat(path), Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP))
 }
 
 fn obstacle(path: &Path, error: io::Error) -> Obstacle {
@@ -84,7 +128,13 @@ fn obstacle(path: &Path, error: io::Error) -> Obstacle {
 
 /// Makes a folder, and those above it, for the user of this process alone. One that is there stays as it is.
 pub fn make_private(dir: &Path) -> io::Result<()> {
-    DirBuilder::new().recursive(true).mode(0o700).create(dir)
+    match DirBuilder::new().recursive(true).mode(0o700).create(dir) {
+        // What is there cannot be looked at, or is no folder: that it is there tells nobody anything.
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+            Err(fs::metadata(dir).err().unwrap_or_else(|| Errno::NOTDIR.into()))
+        }
+        result => result,
+    }
 }
 
 /// The user of this process: `uid 1000 (pi)`, without the name where `/etc/passwd` has none.

@@ -28,7 +28,8 @@ const UNSANDBOXED: &str = "unsandboxed";
 /// Reads a file. A file that cannot be read is an error, not an empty file.
 pub fn read(path: &Path, errors: &mut Vec<ConfigError>) -> FileSettings {
     match std::fs::read_to_string(path) {
-        Ok(text) => parse(path, &text, errors),
+        // Some editors begin a file with a mark of the byte order.
+        Ok(text) => parse(path, text.strip_prefix('\u{feff}').unwrap_or(&text), errors),
         Err(error) => {
             let message = format!("cannot read the configuration file {}: {error}", path.display());
             errors.push(ConfigError { source: None, message });

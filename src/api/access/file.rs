@@ -2,6 +2,10 @@
 //!
 //! Invariant: a reader sees the old file or the new one, never a part; after [`change`] returned, the new one is on
 //! the card.
+//!
+//! SECURITY: without any token this machine is served, so a file that something has emptied must not pass for one whose
+//! tokens were all removed. Removing the last one leaves the line [`NONE_LEFT`]. An empty file is damage where tokens have
+//! been kept by a release that does so, of which [`KEPT_NOTE`] beside it tells: earlier ones left an empty file.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
@@ -9,7 +13,7 @@ use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use super::token::Token;
-use crate::board::folder::make_private;
+use crate::board::folder::{self, make_private, user};
 use crate::config::settings::is_name;
 use crate::config::{ConfigError, Source};
 use crate::http::json;
@@ -17,19 +21,71 @@ use crate::http::json;
 /// More than anyone needs on one board; a longer file is a mistake, and would be held in memory.
 pub const TOKENS_MAX: usize = 10_000;
 
+/// All that stands in the file after its last token was removed.
+const NONE_LEFT: &str = "{\"tokens\":0}";
+/// What the name of the note beside the file ends with.
+const KEPT_NOTE: &str = ".kept";
+/// The same for the file that takes its place.
+const TEMPORARY: &str = ".new";
+const KEPT_TEXT: &str = "larder keeps tokens in the file of this name without .kept: if that is empty it is damaged.\n";
+
+/// What is in the file.
+#[derive(Debug, PartialEq)]
+pub enum Kept {
+    /// There is no file.
+    NoFile,
+    /// These; none if the last one was removed.
+    Tokens(Vec<Token>),
+    /// It is empty, and nothing says that it may be.
+    Emptied,
+}
+
+impl Kept {
+    /// The tokens; `None` if there is no file. `had`: there were some a moment ago.
+    pub fn tokens(self, path: &Path, had: bool) -> Result<Option<Vec<Token>>, ConfigError> {
+        match self {
+            Kept::NoFile => Ok(None),
+            Kept::Tokens(tokens) => Ok(Some(tokens)),
+            // Of an earlier release, that had none.
+            Kept::Emptied if !had && !beside(path, KEPT_NOTE).exists() => Ok(Some(Vec::new())),
+            Kept::Emptied => {
+                let path = path.display();
+                let message = format!(
+                    "the tokens file {path} has been emptied, and not by `larder token rm`: put it back from a copy, or remove it and make new tokens"
+                );
+                Err(ConfigError { source: None, message })
+            }
+        }
+    }
+}
+
 /// Reads the tokens; `None` if there is no file.
 pub fn read(path: &Path) -> Result<Option<Vec<Token>>, ConfigError> {
+    look(path)?.tokens(path, false)
+}
+
+/// Reads the file.
+pub fn look(path: &Path) -> Result<Kept, ConfigError> {
     let fail = |message: String| ConfigError { source: None, message };
     let text = match fs::read_to_string(path) {
         Ok(text) => text,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(fail(format!("cannot read the tokens in {}: {error}", path.display()))),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Kept::NoFile),
+        Err(error) => {
+            return Err(fail(format!("cannot read the tokens in {} as {}: {error}", path.display(), user())));
+        }
     };
+    // Some editors begin a file with it.
+    let text = text.strip_prefix('\u{feff}').unwrap_or(&text);
     let meta = fs::metadata(path).map_err(|error| fail(format!("cannot look at {}: {error}", path.display())))?;
     // SECURITY: who can write this file can let himself in; who can read it learns names and hashes.
     if meta.mode() & 0o037 != 0 {
         let (path, mode) = (path.display(), meta.mode() & 0o777);
         return Err(fail(format!("{path} has mode {mode:04o}, open to others: chmod 0600 {path}")));
+    }
+    match text.trim() {
+        "" => return Ok(Kept::Emptied),
+        NONE_LEFT => return Ok(Kept::Tokens(Vec::new())),
+        _ => {}
     }
     let mut tokens: Vec<Token> = Vec::new();
     for (index, line) in text.lines().enumerate().filter(|(_, line)| !json::is_blank(line.as_bytes())) {
@@ -39,7 +95,7 @@ pub fn read(path: &Path) -> Result<Option<Vec<Token>>, ConfigError> {
         check(&token, &tokens).map_err(|message| ConfigError::at(&source, message))?;
         tokens.push(token);
     }
-    Ok(Some(tokens))
+    Ok(Kept::Tokens(tokens))
 }
 
 /// Whether a token can stand beside others.
@@ -66,24 +122,42 @@ pub fn check(token: &Token, others: &[Token]) -> Result<(), String> {
 pub fn change<T>(path: &Path, edit: impl FnOnce(&mut Vec<Token>) -> Result<T, String>) -> Result<T, String> {
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let shown = |what: &str, error: io::Error| format!("cannot {what} {}: {error}", folder.display());
+    folder::look(folder).map_err(|obstacle| obstacle.to_string())?;
     make_private(folder).map_err(|error| shown("make the folder", error))?;
     let locked = File::open(folder).map_err(|error| shown("open", error))?;
     rustix::fs::flock(&locked, rustix::fs::FlockOperation::LockExclusive)
         .map_err(|error| shown("lock", error.into()))?;
     let mut tokens = read(path).map_err(|error| error.to_string())?.unwrap_or_default();
     let result = edit(&mut tokens)?;
-    replace(path, &tokens).map_err(|error| format!("cannot write {}: {error}", path.display()))?;
+    note_kept(path)
+        .and_then(|()| replace(path, &tokens))
+        .map_err(|error| format!("cannot write {}: {error}", path.display()))?;
     locked.sync_all().map_err(|error| shown("sync", error))?;
     Ok(result)
 }
 
+/// Makes the note that an empty file would be damage from now on.
+pub fn note_kept(path: &Path) -> io::Result<()> {
+    let note = beside(path, KEPT_NOTE);
+    if note.exists() {
+        return Ok(());
+    }
+    let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&note)?;
+    file.write_all(KEPT_TEXT.as_bytes())?;
+    keep_owner(&file, path)?;
+    file.sync_all()
+}
+
 fn replace(path: &Path, tokens: &[Token]) -> io::Result<()> {
     let mut text = String::new();
+    if tokens.is_empty() {
+        text = format!("{NONE_LEFT}\n");
+    }
     for token in tokens {
         text.push_str(&serde_json::to_string(token).map_err(io::Error::other)?);
         text.push('\n');
     }
-    let temporary = temporary(path);
+    let temporary = beside(path, TEMPORARY);
     // A crash may have left one; the lock says that nobody is writing it.
     match fs::remove_file(&temporary) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
@@ -97,14 +171,14 @@ fn replace(path: &Path, tokens: &[Token]) -> io::Result<()> {
     fs::rename(&temporary, path)
 }
 
-/// The file and the one that takes its place at a change.
-pub fn names(path: &Path) -> [PathBuf; 2] {
-    [path.to_owned(), temporary(path)]
+/// The file, the one that takes its place at a change, and the note.
+pub fn names(path: &Path) -> [PathBuf; 3] {
+    [path.to_owned(), beside(path, TEMPORARY), beside(path, KEPT_NOTE)]
 }
 
-fn temporary(path: &Path) -> PathBuf {
+fn beside(path: &Path, ending: &str) -> PathBuf {
     let mut name = path.file_name().unwrap_or_default().to_owned();
-    name.push(".new");
+    name.push(ending);
     path.with_file_name(name)
 }
 
@@ -146,14 +220,14 @@ mod tests {
         let names: Vec<String> = read(&path).unwrap().unwrap().into_iter().map(|token| token.name).collect();
         assert_eq!(names, ["one", "two"]);
         assert_eq!(fs::metadata(&path).unwrap().mode() & 0o777, 0o600);
-        assert_eq!(fs::read_dir(path.parent().unwrap()).unwrap().count(), 1, "no temporary file stays");
+        assert!(!beside(&path, TEMPORARY).exists(), "no temporary file stays");
     }
 
     #[test]
     fn a_temporary_file_of_a_crash_is_no_obstacle() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("tokens.jsonl");
-        fs::write(temporary(&path), "half a li").unwrap();
+        fs::write(beside(&path, TEMPORARY), "half a li").unwrap();
         add(&path, "one").unwrap();
         assert_eq!(read(&path).unwrap().unwrap().len(), 1);
     }
@@ -168,6 +242,62 @@ mod tests {
         {
             fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
             assert_eq!(read(&path).is_ok(), good, "{mode:o}");
+        }
+    }
+
+    #[test]
+    fn an_empty_file_is_damage_unless_the_last_token_was_removed_or_an_earlier_release_left_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("tokens.jsonl");
+        let count = || read(&path).map(|tokens| tokens.map(|tokens| tokens.len())).ok();
+        let remove = || {
+            change(&path, |tokens| {
+                tokens.clear();
+                Ok(())
+            })
+        };
+        fs::write(&path, "").unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
+        assert_eq!(count(), Some(Some(0)), "of an earlier release");
+        assert!(look(&path).unwrap().tokens(&path, true).is_err(), "but not where there were tokens a moment ago");
+        add(&path, "one").unwrap();
+        let kept = fs::read(&path).unwrap();
+        for emptied in ["", "\n", " \r\n\n", "\u{feff}"] {
+            fs::write(&path, emptied).unwrap();
+            assert_eq!(count(), None, "{emptied:?}");
+            assert!(add(&path, "two").is_err() && remove().is_err(), "{emptied:?}");
+        }
+        // As from a copy.
+        fs::write(&path, &kept).unwrap();
+        assert_eq!(count(), Some(Some(1)));
+        remove().unwrap();
+        assert_eq!(count(), Some(Some(0)));
+        let none_left = fs::read(&path).unwrap();
+        fs::write(&path, "").unwrap();
+        assert_eq!(count(), None);
+        fs::write(&path, none_left).unwrap();
+        add(&path, "two").unwrap();
+        assert_eq!(count(), Some(Some(1)));
+        fs::remove_file(&path).unwrap();
+        assert_eq!(count(), Some(None));
+        add(&path, "three").unwrap();
+        assert_eq!(count(), Some(Some(1)));
+    }
+
+    #[test]
+    fn a_mark_of_the_byte_order_is_passed_over_and_only_at_the_beginning() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("tokens.jsonl");
+        add(&path, "one").unwrap();
+        let line = fs::read_to_string(&path).unwrap();
+        for (text, good) in [
+            (format!("\u{feff}{line}"), true),
+            (format!("\u{feff}{NONE_LEFT}"), true),
+            (format!("{line}\u{feff}"), false),
+            (format!("\u{feff}\u{feff}{line}"), false),
+        ] {
+            fs::write(&path, &text).unwrap();
+            assert_eq!(read(&path).is_ok(), good, "{text:?}");
         }
     }
 

@@ -128,7 +128,10 @@ impl Access {
         // IMPORTANT: looked at before it is read, so that a change in between is seen next time.
         let state = self.file_state();
         // Open to all, nobody is asked for a token: no file is needed, and a broken one harms nobody.
-        let list = if self.open { None } else { file::read(&self.path)? };
+        let list = match self.open {
+            true => None,
+            false => file::look(&self.path)?.tokens(&self.path, self.has_tokens())?,
+        };
         if list.is_none() && !self.open && (self.required_file || self.has_tokens()) {
             let message =
                 format!("the tokens file {} does not exist; `larder token add NAME` makes it", self.path.display());
@@ -156,6 +159,13 @@ impl Access {
         // One complaint a change is enough.
         *self.seen.lock() = state;
         Some(result)
+    }
+
+    /// Has an empty file count as damage from now on, if there are tokens; larder may not be allowed to write beside it.
+    pub fn note_kept(&self) {
+        if self.has_tokens() {
+            let _ = file::note_kept(&self.path);
+        }
     }
 
     fn file_state(&self) -> Option<FileState> {

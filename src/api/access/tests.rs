@@ -300,6 +300,9 @@ fn tokens_come_and_go_while_larder_runs_and_a_broken_file_changes_nothing() {
     assert!(access.refresh().unwrap().is_err());
     assert!(access.refresh().is_none(), "one complaint a change");
     assert_eq!(allowed(), 200);
+    std::fs::write(setup.config.tokens_path(), "").unwrap();
+    assert!(access.refresh().unwrap().is_err(), "an emptied file must not open the store");
+    assert_eq!(allowed(), 200);
     std::fs::remove_file(setup.config.tokens_path()).unwrap();
     assert!(access.reload().is_err(), "a lost file must not open the store");
     assert_eq!(allowed(), 200);

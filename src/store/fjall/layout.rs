@@ -6,6 +6,9 @@ use std::fs::{File, OpenOptions, TryLockError};
 use std::path::{Path, PathBuf};
 
 use super::error::from_io;
+use super::parts::{KEYSPACES_DIR, TABLES_DIR};
+use super::rebuild::{ASIDE_DIR, DONE_DIR};
+use crate::board::folder::{self, Obstacle, Use};
 use crate::store::StoreError;
 
 pub(super) const LOCK_FILE: &str = "larder.lock";
@@ -34,10 +37,95 @@ pub fn folders(dir: &Path) -> [PathBuf; 2] {
     [dir.to_owned(), dir.join(DATABASE_DIR)]
 }
 
-/// What is there of the files that a start writes to, journals included.
-pub fn written_at_start(dir: &Path) -> Vec<PathBuf> {
-    let database = dir.join(DATABASE_DIR);
-    let entries = std::fs::read_dir(&database).into_iter().flatten().flatten().map(|entry| entry.path());
-    let all = [dir.join(LOCK_FILE), database.clone()].into_iter().chain(entries);
-    all.filter(|path| path.exists()).collect()
+/// Folders lie no deeper in the database; what leads deeper leads in circles.
+const DEPTH_MAX: usize = 4;
+
+/// What stands in the way of a start in a folder that is there: root may have started larder here once, and then the
+/// folder is ours, and what is in it is not.
+pub fn check(dir: &Path) -> Result<(), Obstacle> {
+    for entry in std::fs::read_dir(dir).into_iter().flatten().flatten() {
+        // The lock, and the notes beside the database.
+        if entry.file_name().as_encoded_bytes().starts_with(b"larder.") {
+            folder::check(&entry.path(), Use::Written)?;
+        }
+    }
+    for aside in [ASIDE_DIR, DONE_DIR] {
+        folder::check(&dir.join(aside), Use::Folder)?;
+    }
+    check_tree(&dir.join(DATABASE_DIR), 0)
+}
+
+/// Names of a running database come and go meanwhile.
+fn check_tree(dir: &Path, depth: usize) -> Result<(), Obstacle> {
+    folder::check(dir, Use::Folder)?;
+    if depth == DEPTH_MAX {
+        return Ok(());
+    }
+    for entry in std::fs::read_dir(dir).into_iter().flatten().flatten() {
+        let path = entry.path();
+        let is_numbered = dir.ends_with(KEYSPACES_DIR) && entry.file_name().to_string_lossy().parse::<u64>().is_ok();
+        let is_named = [KEYSPACES_DIR, TABLES_DIR].iter().any(|name| entry.file_name() == *name);
+        let is_journal = path.extension().is_some_and(|extension| extension == "jnl");
+        match path.is_dir() && !is_journal {
+            true => check_tree(&path, depth + 1)?,
+            false if is_numbered || is_named => folder::check(&path, Use::Folder)?,
+            // Tables, and the lists of them, are never changed.
+            false => folder::check(&path, if depth == 0 { Use::Written } else { Use::Read })?,
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::os::unix::fs::symlink;
+
+    use super::*;
+    use crate::store::fjall::{FjallOptions, FjallStore};
+
+    /// What makes a place unfit, and what is said of it then.
+    type Case = (&'static str, fn(&Path), fn(PathBuf) -> Obstacle);
+
+    #[test]
+    fn what_a_start_would_stumble_over_is_found_at_every_level() {
+        let as_file = |path: &Path| {
+            let _ = fs::remove_dir_all(path).or_else(|_| fs::remove_file(path));
+            fs::write(path, "").unwrap();
+        };
+        let as_folder = |path: &Path| {
+            fs::remove_file(path).unwrap();
+            fs::create_dir(path).unwrap();
+        };
+        let as_link = |path: &Path| {
+            let _ = fs::remove_dir_all(path).or_else(|_| fs::remove_file(path));
+            symlink("not-there/at-all", path).unwrap();
+        };
+        let as_loop = |path: &Path| {
+            fs::remove_dir_all(path).unwrap();
+            symlink(path, path).unwrap();
+        };
+        let cases: [Case; 11] = [
+            ("fjall", as_file, Obstacle::NotAFolder),
+            ("fjall/keyspaces", as_file, Obstacle::NotAFolder),
+            ("fjall/keyspaces/1", as_file, Obstacle::NotAFolder),
+            ("fjall/keyspaces/1/tables", as_file, Obstacle::NotAFolder),
+            ("larder.lock", as_folder, Obstacle::NotAFile),
+            ("fjall/0.jnl", as_folder, Obstacle::NotAFile),
+            ("larder.lock", as_link, Obstacle::Dangling),
+            ("fjall", as_link, Obstacle::Dangling),
+            ("fjall/keyspaces/1", as_link, Obstacle::Dangling),
+            ("fjall/version", as_link, Obstacle::Dangling),
+            ("fjall/keyspaces", as_loop, Obstacle::Dangling),
+        ];
+        for (name, spoil, obstacle) in cases {
+            let dir = tempfile::tempdir().unwrap();
+            drop(FjallStore::open(dir.path(), FjallOptions::default()).unwrap());
+            assert_eq!(check(dir.path()), Ok(()), "{name}");
+            let path = dir.path().join(name);
+            assert!(path.exists(), "{name} is not there");
+            spoil(&path);
+            assert_eq!(check(dir.path()), Err(obstacle(path)), "{name}");
+        }
+    }
 }

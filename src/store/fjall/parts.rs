@@ -17,8 +17,8 @@ use super::{DATA_KEYSPACE, LOG_KEYSPACE};
 use crate::store::Space;
 use crate::store::recovery::{self, sync_dir};
 
-const KEYSPACES_DIR: &str = "keyspaces";
-const TABLES_DIR: &str = "tables";
+pub(super) const KEYSPACES_DIR: &str = "keyspaces";
+pub(super) const TABLES_DIR: &str = "tables";
 /// fjall's marker of the format: `FJL` and a number. A longer one is for fjall to judge.
 pub(super) const VERSION_FILE: &str = "version";
 const VERSION_BYTES: u64 = 4;

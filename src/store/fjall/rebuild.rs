@@ -20,9 +20,9 @@ use crate::store::recovery::{self, sync_dir};
 use crate::store::{Change, Store, StoreError};
 
 /// The old database while a new one is made from it. That it is there means that the new one is not complete.
-const ASIDE_DIR: &str = "fjall.old";
+pub(super) const ASIDE_DIR: &str = "fjall.old";
 /// The old database once nothing of it is needed any more.
-const DONE_DIR: &str = "fjall.done";
+pub(super) const DONE_DIR: &str = "fjall.done";
 /// Folders of keyspaces whose list of tables is lost. Nobody can read them as they are; kept for whoever may.
 const UNLISTED_PREFIX: &str = "lost-keyspace-";
 const UNLISTED_MAX: usize = 2;
