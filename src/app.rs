@@ -5,9 +5,12 @@
 
 mod housekeeping;
 mod opening;
+mod place;
 pub mod preflight;
 mod restart;
 mod signals;
+mod sockets;
+mod starts;
 mod warm;
 
 use std::process::ExitCode;
@@ -17,15 +20,17 @@ use crate::api::access::Access;
 use crate::api::{Api, Parts};
 use crate::board::{self, notify};
 use crate::cache::Cache;
-use crate::config::{Config, ConfigError, EngineKind, ListenAddress, descriptors};
+use crate::config::{Config, ConfigError, EngineKind, descriptors};
 use crate::http::epoll::Epoll;
-use crate::http::listener::Listener;
 use crate::http::network::Unbounded;
 use crate::http::tiny::TinyHttp;
-use crate::http::{DrainSignal, Ended, Engine, EngineOptions};
+use crate::http::{Ended, Engine, EngineOptions};
 use crate::limits::LiveLimits;
 use crate::logging;
 use crate::metrics::Registry;
+
+use signals::Signals;
+use starts::Starts;
 
 /// The process should be started anew: `EX_TEMPFAIL`.
 const EXIT_RESTART: u8 = 75;
@@ -52,16 +57,38 @@ impl From<ConfigError> for Refusal {
     }
 }
 
+/// What a process has been given, and must take before anything else.
+pub struct Given {
+    handed_over: sockets::HandedOver,
+    signals: Signals,
+}
+
+impl Given {
+    /// Takes the sockets that were handed over, and the signals: from here on SIGHUP ends nothing, and SIGTERM and SIGINT
+    /// end it cleanly, even where all is yet to begin.
+    pub fn take() -> std::io::Result<Given> {
+        // Before the pipes of the signals: their numbers may be ones that LISTEN_FDS names wrongly.
+        let handed_over = notify::listen_fds();
+        Ok(Given { handed_over, signals: Signals::catch()? })
+    }
+}
+
 /// Serves with this configuration until told to stop; the exit code says how it ended.
-pub fn run(config: Config) -> ExitCode {
+pub fn run(config: Config, given: Given) -> ExitCode {
     if let Err(error) = logging::init(config.log_level) {
         crate::cli::complain(&format!("the thread that writes the log could not be started: {error}"));
         return ExitCode::from(EXIT_FAILURE);
     }
     logging::tell_panics();
-    let code = match serve(config) {
-        Ok(Ended::Drained) => ExitCode::SUCCESS,
+    let starts = Starts::of_this_service();
+    starts.hold_back(&given.signals.drain);
+    let code = match serve(config, given) {
+        Ok(Ended::Drained) => {
+            starts.forget();
+            ExitCode::SUCCESS
+        }
         Ok(Ended::CutShort) => {
+            starts.forget();
             log::warn!("some connections were cut: they did not finish in time");
             ExitCode::SUCCESS
         }
@@ -75,10 +102,13 @@ pub fn run(config: Config) -> ExitCode {
     code
 }
 
-fn serve(config: Config) -> Result<Ended, Refusal> {
+fn serve(config: Config, given: Given) -> Result<Ended, Refusal> {
+    let drain = given.signals.drain.clone();
+    if drain.is_set() {
+        return Ok(Ended::Drained);
+    }
     let config = Arc::new(config);
-    let listeners = listen(&config)?;
-    let drain = DrainSignal::default();
+    let listeners = sockets::listen(&config, given.handed_over)?;
     let registry = Registry::default();
     board::process::register(&registry, &config.data_dir);
     let help = "Log lines that were never shown: nobody read standard error, or it took no more.";
@@ -86,7 +116,7 @@ fn serve(config: Config) -> Result<Ended, Refusal> {
     board::process::register_build(&registry, crate::api::health::engine_name(config.engine));
     let limits = Arc::new(LiveLimits::new(config.limits.clone()));
     let access = Access::open(&config, &registry)?;
-    check_exposure(&config, &listeners, access.has_tokens())?;
+    sockets::check_exposure(&config, &listeners, access.has_tokens())?;
     let cache = Arc::new(Cache::new(config.cache_bytes, board::cores(), &registry));
     let api = Arc::new(Api::new(Parts {
         config: config.clone(),
@@ -100,7 +130,7 @@ fn serve(config: Config) -> Result<Ended, Refusal> {
     let _ticker = registry
         .start_ticker(&api.watchdog)
         .map_err(|error| format!("the metrics thread could not be started: {error}"))?;
-    signals::install(&api).map_err(|error| format!("the signal handlers could not be installed: {error}"))?;
+    given.signals.serve(&api);
     let store = opening::open(&api)?;
     if let Some(text) = descriptors::cut(&config) {
         log::warn!("{text}");
@@ -111,7 +141,7 @@ fn serve(config: Config) -> Result<Ended, Refusal> {
     api.access.note_kept();
     let background = housekeeping::start(&api).map_err(|error| format!("a thread could not be started: {error}"))?;
 
-    announce(&listeners, &config);
+    sockets::announce(&listeners, &config, api.access.has_tokens(), api.store().is_some());
     let options = EngineOptions {
         workers: config.workers,
         io_threads: config.io_threads,
@@ -135,51 +165,6 @@ fn serve(config: Config) -> Result<Ended, Refusal> {
     closed?;
     let engine = crate::api::health::engine_name(config.engine);
     Ok(ended.map_err(|error| format!("the {engine} engine stopped: {error}"))?)
-}
-
-fn listen(config: &Config) -> Result<Vec<Listener>, String> {
-    let mut listeners = Vec::new();
-    for address in &config.listen {
-        let bound = match address {
-            ListenAddress::Tcp(address) => Listener::bind_tcp(*address).map(|listener| vec![listener]),
-            ListenAddress::Unix(path) => Listener::bind_unix(path).map(|listener| vec![listener]),
-            ListenAddress::Inherited => inherited(),
-        };
-        listeners.extend(bound.map_err(|error| format!("cannot listen on {address}: {error}"))?);
-    }
-    if listeners.is_empty() {
-        return Err("there is no socket to listen on; fd:// needs a systemd socket unit".to_owned());
-    }
-    Ok(listeners)
-}
-
-/// Looks at the addresses as they are: those that systemd bound stand in no configuration.
-fn check_exposure(config: &Config, listeners: &[Listener], tokens: bool) -> Result<(), ConfigError> {
-    for listener in listeners {
-        let Listener::Tcp(socket) = listener else { continue };
-        let Ok(address) = socket.local_addr() else { continue };
-        config.check_exposure(address, tokens).map_err(|message| ConfigError { source: None, message })?;
-    }
-    Ok(())
-}
-
-fn inherited() -> std::io::Result<Vec<Listener>> {
-    notify::listen_fds()?.into_iter().map(|(fd, _)| Listener::from_fd(fd)).collect()
-}
-
-/// Says on stdout where larder listens, and to the service manager that it is ready.
-fn announce(listeners: &[Listener], config: &Config) {
-    let urls: Vec<String> = listeners.iter().map(Listener::url).collect();
-    let mut text: String = urls.iter().map(|url| format!("larder listening on {url}\n")).collect();
-    if let Some(url) = urls.iter().find(|url| url.starts_with("http")) {
-        let path = "/api/v1/kv/home/notes/first";
-        text.push_str(&format!("try: curl -i -X PUT {url}{path} -H 'Content-Type: text/plain' -d 'hello'\n"));
-    }
-    logging::say(text);
-    if config.engine == EngineKind::TinyHttp {
-        log::info!("engine tiny_http: for trusted networks; --engine epoll is for many or untrusted clients");
-    }
-    notify::ready(&format!("listening on {}", urls.join(", ")));
 }
 
 fn engine(kind: EngineKind) -> Box<dyn Engine> {

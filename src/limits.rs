@@ -104,6 +104,8 @@ pub const MIB: usize = 1024 * KIB;
 pub const CONNECTIONS_TINY_HTTP: usize = 500;
 /// `limits.connections` where the engine is epoll.
 pub const CONNECTIONS_EPOLL: usize = 12_000;
+/// `server.backlog` where the engine is epoll: a third of its connections may come at once.
+pub const BACKLOG_EPOLL: usize = 4096;
 /// Bytes of a namespace or collection name.
 pub const NAME_BYTES_MAX: usize = 64;
 /// Bytes of a key after percent-decoding.

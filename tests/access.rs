@@ -336,3 +336,39 @@ fn browsers_are_told_which_pages_may_use_larder() {
         assert_eq!((answer.status, answer.header("Access-Control-Allow-Origin")), (204, None), "{engine}");
     }
 }
+
+#[test]
+fn behind_a_trusted_unix_socket_each_client_has_a_rate_of_its_own() {
+    for (trusted, own) in
+        [("[\"unix\"]", true), ("[\"10.0.0.0/8\"]", false), ("[]", false), ("[\"fd00::/8\", \"unix\"]", true)]
+    {
+        let folder = tempfile::tempdir().expect("a folder for the test");
+        let socket = folder.path().join("l.sock");
+        let config = format!(
+            "[server]\ntrusted_proxies = {trusted}\n[rate]\nper_second = 0.01\nburst = 2\n[auth]\npublic_read = \"a\"\n"
+        );
+        let argument = format!("--listen=unix:{}", socket.display());
+        let _server = Server::builder().engine("epoll").config(&config).argument(&argument).start();
+        support::eventually("the socket is there", || socket.exists());
+        let ask = |client: &str| {
+            let mut stream = std::os::unix::net::UnixStream::connect(&socket).expect("the socket");
+            let field =
+                if client.is_empty() { String::new() } else { format!("X-Forwarded-For: 6.6.6.6, {client}\r\n") };
+            let head =
+                format!("GET /api/v1/kv/a/b/none HTTP/1.1\r\nHost: a.example\r\n{field}Connection: close\r\n\r\n");
+            std::io::Write::write_all(&mut stream, head.as_bytes()).expect("a request");
+            let mut answer = String::new();
+            std::io::Read::read_to_string(&mut stream, &mut answer).expect("an answer");
+            answer[9..12].to_owned()
+        };
+        let first: Vec<String> = ["192.0.2.1", "192.0.2.1", "192.0.2.1"].map(ask).into();
+        assert_eq!(first, ["404", "404", "429"], "{trusted}");
+        let fresh = if own { "404" } else { "429" };
+        for client in ["192.0.2.2", "2001:db8::1", "2001:db8:0:1::1", "::ffff:192.0.2.3"] {
+            assert_eq!(ask(client), fresh, "{trusted} {client}");
+        }
+        assert_eq!(ask("2001:db8::2"), fresh, "{trusted}: the second of a network");
+        assert_eq!(ask("2001:db8::3"), "429", "{trusted}: the third of a network");
+        assert_eq!(ask(""), fresh, "{trusted}: a request of the proxy's own");
+    }
+}

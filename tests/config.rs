@@ -140,7 +140,10 @@ fn every_kind_of_address_is_understood() {
 fn what_is_wrong_is_told_with_its_line_and_the_nearest_right_name() {
     for (file, error) in [
         ("[server]\nlistn = \"x\"", "larder.toml:2: `server.listn` is not a setting; did you mean `server.listen`?"),
-        ("[server]\nworkers = \"4\"", "larder.toml:2: server.workers: expected a whole number, not the text \"4\""),
+        (
+            "[server]\nworkers = \"4\"",
+            "larder.toml:2: server.workers: expected a whole number, such as 8, not the text \"4\"",
+        ),
         ("[server]\n\nworkers = 0", "larder.toml:3: server.workers: 0 is outside of 1 to 1024"),
         (
             "[server]\nengine = \"epol\"",
@@ -190,6 +193,37 @@ fn what_is_wrong_is_told_with_its_line_and_the_nearest_right_name() {
         ),
         ("[auth]\npublic_read = [\"_x\"]", "larder.toml:2: auth.public_read: `_x` is no namespace"),
         ("[server]\nlisten = \"8080\"", "larder.toml:2: server.listen: expected an address with a port"),
+        ("[server]\nlisten = 8080", "larder.toml:2: server.listen: expected an address with a port, such as"),
+        (
+            "[server]\nlisten = [8080]",
+            "larder.toml:2: server.listen: expected text in quotes, such as \"127.0.0.1:8080\", or a list of such texts",
+        ),
+        ("[server]\nworkers = [4]", "larder.toml:2: server.workers: expected a whole number, such as 8, not a list"),
+        (
+            "[server]\nworkers = 2026-01-01",
+            "larder.toml:2: server.workers: expected a whole number, such as 8, not a date",
+        ),
+        (
+            "[server]\nworkers = {a = 1}",
+            "larder.toml:2: server.workers: expected a whole number, such as 8, not a table",
+        ),
+        (
+            "[store]\ndir = 5",
+            "larder.toml:2: store.dir: expected text in quotes, such as \"/var/lib/larder\", not the number 5",
+        ),
+        (
+            "[server]\nengine = true",
+            "larder.toml:2: server.engine: expected text in quotes, such as \"tiny_http\", not true",
+        ),
+        ("[www]\npublic = \"true\"", "larder.toml:2: www.public: expected true or false, without quotes, not the text"),
+        (
+            "[rate]\nper_second = \"2\"",
+            "larder.toml:2: rate.per_second: expected a number greater than 0, such as 2.5, not",
+        ),
+        (
+            "[server]\ntrusted_proxies = [\"10.0.0.1/8\"]",
+            "larder.toml:2: server.trusted_proxies: `10.0.0.1/8` is an address within a network: did you mean 10.0.0.0/8",
+        ),
         ("[server]\nlisten = []", "larder.toml:2: server.listen: names no address"),
         ("[server]\nlisten = [\"fd://\", \"fd://\"]", "larder.toml:2: server.listen: names fd:// twice"),
         (

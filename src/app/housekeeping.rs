@@ -12,9 +12,11 @@ use crossbeam::channel::{Sender, bounded};
 use crate::api::Api;
 use crate::board::watchdog::WatchdogThread;
 use crate::board::{memory, notify};
+use crate::config::StoreKind;
 use crate::http::wire;
 use crate::store::StoreState;
 
+use super::place::Place;
 use super::restart::Restart;
 
 const INTERVAL: Duration = Duration::from_secs(1);
@@ -53,6 +55,7 @@ pub fn start(api: &Arc<Api>) -> io::Result<Background> {
     let keeping = thread::Builder::new().name("larder-keeping".into()).spawn(move || {
         let mut budget = CacheBudget { full_bytes: keeper.config.cache_bytes, now_bytes: keeper.config.cache_bytes };
         let mut trimming = Trimming::default();
+        let mut place = None;
         let mut restart = Restart::new(&keeper.config.data_dir, notify::is_supervised());
         for round in 0u32.. {
             wire::set_clock_trusted(keeper.store().is_none_or(|db| db.clock().is_set()));
@@ -65,8 +68,10 @@ pub fn start(api: &Arc<Api>) -> io::Result<Background> {
             if round % TOKENS_EVERY == 0 {
                 take_up_tokens(&keeper);
             }
+            keeper.access.note_time(keeper.store().map(|db| &**db));
+            let is_lost = is_place_lost(&keeper, &mut place);
             let has_failed = keeper.store().is_some_and(|db| matches!(db.state(), StoreState::ReadOnly(_)));
-            if has_failed && !keeper.drain.is_set() && restart.is_due() {
+            if has_failed && !is_lost && !keeper.drain.is_set() && restart.is_due() {
                 log::error!("{RESTART_REASON}");
                 leaving.store(true, Ordering::SeqCst);
                 keeper.drain.start();
@@ -97,6 +102,20 @@ impl Background {
         }
         self.restart.load(Ordering::SeqCst).then(|| RESTART_REASON.to_owned())
     }
+}
+
+/// Looks whether the data folder is the one that was opened, and ends all writes if it is not. A restart would mend nothing
+/// then: it would find another folder, or one that cannot be written.
+fn is_place_lost(api: &Api, place: &mut Option<Place>) -> bool {
+    let Some(db) = api.store().filter(|_| api.config.store == StoreKind::Fjall) else { return false };
+    let loss = place.get_or_insert_with(|| Place::of(&api.config.data_dir)).loss();
+    if let Some(loss) = &loss
+        && !api.drain.is_set()
+        && db.give_up(loss.reason)
+    {
+        log::error!("the store takes no more writes: {}: {}", loss.reason, loss.detail);
+    }
+    loss.is_some()
 }
 
 /// Puts in force what `larder token add` or `rm` has changed since the last look.

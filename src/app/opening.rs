@@ -121,6 +121,7 @@ fn attach(api: &Arc<Api>, opened: &Opened) -> Result<(), StoreError> {
     // IMPORTANT: not before this point. A store that could not be put to use must be let go of, or its lock would make
     // every further try fail.
     *opened.lock() = Some(store);
+    api.access.note_time(Some(&db));
     api.attach_store(db);
     warm::start(api);
     Ok(())

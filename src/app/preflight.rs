@@ -5,6 +5,7 @@
 
 use std::path::PathBuf;
 
+use super::sockets;
 use crate::api::access::file as tokens;
 use crate::board::folder::{self, Obstacle, Usable, user};
 use crate::board::overlap::lies_in;
@@ -82,6 +83,7 @@ pub fn open_to_others(config: &Config) -> Option<String> {
 /// What `larder serve` would meet, a line each, though it would start.
 pub fn remarks(config: &Config) -> Vec<String> {
     let mut remarks: Vec<String> = descriptors::cut(config).map(|text| format!("note: {text}")).into_iter().collect();
+    remarks.extend(sockets::remarks(config));
     remarks.extend(of_data_folder(config));
     remarks
 }

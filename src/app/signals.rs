@@ -4,8 +4,8 @@ use std::io;
 use std::sync::Arc;
 use std::thread;
 
+use parking_lot::Mutex;
 use signal_hook::consts::{SIGHUP, SIGTERM};
-use signal_hook::iterator::Signals;
 
 use crate::api::Api;
 use crate::http::DrainSignal;
@@ -14,22 +14,54 @@ use crate::logging;
 /// The exit code of a stop that waited for nothing: what a shell shows for SIGINT.
 const EXIT_FORCED: i32 = 130;
 
-/// Takes the three signals over. The handler threads live as long as the process.
-pub fn install(api: &Arc<Api>) -> io::Result<()> {
-    let drain = api.drain.clone();
-    // Without its `termination` feature this takes SIGINT alone.
-    ctrlc::set_handler(move || stop(&drain, "SIGINT")).map_err(io::Error::other)?;
-    let mut signals = Signals::new([SIGTERM, SIGHUP])?;
-    let api = api.clone();
-    thread::Builder::new().name("larder-signals".into()).spawn(move || {
-        for signal in signals.forever() {
-            match signal {
-                SIGHUP => reload(&api),
-                _ => stop(&api.drain, "SIGTERM"),
+/// The signals, taken over. The handler threads live as long as the process.
+pub struct Signals {
+    /// Set by SIGINT and SIGTERM.
+    pub drain: DrainSignal,
+    reloading: Arc<Mutex<Reloading>>,
+}
+
+/// Who is to read again, once it is there, and whether it has been asked for before.
+#[derive(Default)]
+struct Reloading {
+    api: Option<Arc<Api>>,
+    is_asked: bool,
+}
+
+impl Signals {
+    /// Takes them over.
+    pub fn catch() -> io::Result<Signals> {
+        let (drain, reloading) = (DrainSignal::default(), Arc::<Mutex<Reloading>>::default());
+        let mut signals = signal_hook::iterator::Signals::new([SIGTERM, SIGHUP])?;
+        let on_interrupt = drain.clone();
+        // Without its `termination` feature this takes SIGINT alone.
+        ctrlc::set_handler(move || stop(&on_interrupt, "SIGINT")).map_err(io::Error::other)?;
+        let caught = Signals { drain: drain.clone(), reloading: reloading.clone() };
+        thread::Builder::new().name("larder-signals".into()).spawn(move || {
+            for signal in signals.forever() {
+                match signal {
+                    SIGHUP => {
+                        let mut reloading = reloading.lock();
+                        match &reloading.api {
+                            Some(api) => reload(api),
+                            None => reloading.is_asked = true,
+                        }
+                    }
+                    _ => stop(&drain, "SIGTERM"),
+                }
             }
+        })?;
+        Ok(caught)
+    }
+
+    /// From here on SIGHUP has something to read again; if it came before, that is done now.
+    pub fn serve(&self, api: &Arc<Api>) {
+        let mut reloading = self.reloading.lock();
+        reloading.api = Some(api.clone());
+        if std::mem::take(&mut reloading.is_asked) {
+            reload(api);
         }
-    })?;
-    Ok(())
+    }
 }
 
 fn stop(drain: &DrainSignal, signal: &str) {

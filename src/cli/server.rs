@@ -8,9 +8,9 @@ use super::exit::{CONFIG, Failure};
 use super::parse::{Invocation, usage};
 use super::say;
 use crate::api::access::Access;
-use crate::app::preflight;
+use crate::app::{Given, preflight};
 use crate::config::load::DEFAULT_FILE;
-use crate::config::raw::Given;
+use crate::config::raw;
 use crate::config::settings::SETTINGS;
 use crate::config::{Board, ConfigError, EngineKind, Inputs, Loaded, load, rules};
 use crate::metrics::Registry;
@@ -27,11 +27,13 @@ const FLAGS: &[(&str, &str)] = &[
 
 /// Serves until told to stop.
 pub fn serve(invocation: &Invocation) -> Result<ExitCode, Failure> {
+    let taken = Given::take();
+    let taken = taken.map_err(|error| Failure::plain(format!("the signals could not be taken over: {error}")))?;
     // SECURITY: what clients store is for larder's own user. Files and folders made from here on are closed to others;
     // those that are there already stay as they are, and a Unix socket gets its mode by itself.
     rustix::process::umask(Mode::RWXG | Mode::RWXO);
     let loaded = load_for_serving(invocation)?;
-    Ok(crate::app::run(loaded.config))
+    Ok(crate::app::run(loaded.config, taken))
 }
 
 /// Shows what is in force, or why it cannot be.
@@ -66,8 +68,8 @@ pub fn inputs(invocation: &Invocation) -> Result<Inputs, Failure> {
             return Err(usage(invocation, format!("--{flag} is empty")));
         }
         let given = match values.as_slice() {
-            [one] => Given::Words((*one).to_owned()),
-            many => Given::List(many.iter().map(|&text| text.to_owned()).collect()),
+            [one] => raw::Given::Words((*one).to_owned()),
+            many => raw::Given::List(many.iter().map(|&text| text.to_owned()).collect()),
         };
         flags.push((*setting, format!("--{flag}"), given));
     }

@@ -55,8 +55,8 @@ impl Field {
             Field::Number(place, range) => *place(config) = within(given.count()?, range, |n| n.to_string())?,
             Field::Time(place, range) => *place(config) = within(given.duration()?, range, show_duration)?,
             Field::Switch(place) => *place(config) = given.switch()?,
-            Field::PathOrNone(place) => *place(config) = Some(PathBuf::from(given.text()?)),
-            Field::Path(place) => *place(config) = PathBuf::from(given.text()?),
+            Field::PathOrNone(place) => *place(config) = Some(PathBuf::from(given.text("/var/lib/larder")?)),
+            Field::Path(place) => *place(config) = PathBuf::from(given.text("/var/lib/larder")?),
             Field::Custom { set, .. } => set(config, given)?,
         }
         Ok(())

@@ -19,11 +19,13 @@ pub mod suggest;
 pub mod units;
 mod web;
 
-use std::net::IpAddr;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::http::cache_control::ResponseRule;
+use crate::http::listener::BACKLOG;
+use crate::http::network::Proxies;
 use crate::http::static_files::IMMUTABLE_FOLDERS;
 use crate::limits::Limits;
 use crate::store::Durability;
@@ -108,7 +110,8 @@ pub struct Config {
     pub engine: EngineKind,
     pub workers: usize,
     pub io_threads: usize,
-    pub trusted_proxies: Vec<IpAddr>,
+    pub backlog: usize,
+    pub trusted_proxies: Proxies,
     // [store]
     pub store: StoreKind,
     pub data_dir: PathBuf,
@@ -165,7 +168,8 @@ impl Config {
             engine: EngineKind::TinyHttp,
             workers: (2 * cores).max(4),
             io_threads: cores.max(1),
-            trusted_proxies: Vec::new(),
+            backlog: BACKLOG,
+            trusted_proxies: Proxies::default(),
             store: StoreKind::Fjall,
             data_dir: PathBuf::from("./larder-data"),
             durability: Durability::Sync,
@@ -202,6 +206,12 @@ impl Config {
             connections_wanted: crate::limits::CONNECTIONS_TINY_HTTP,
             inputs: Inputs::default(),
         }
+    }
+
+    /// Whether an IPv6 address leaves IPv4 alone: `[::]` takes both, but where an IPv4 address has the same port.
+    pub fn is_v6_only(&self, address: SocketAddr) -> bool {
+        let is_v4 = |other: &ListenAddress| matches!(other, ListenAddress::Tcp(other) if other.is_ipv4() && other.port() == address.port());
+        address.is_ipv6() && address.ip().is_unspecified() && self.listen.iter().any(is_v4)
     }
 
     /// Where the tokens are kept.

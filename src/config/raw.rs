@@ -21,6 +21,8 @@ pub enum Given {
     Switch(bool),
     /// A list of strings, of the file or of a repeated flag.
     List(Vec<String>),
+    /// Something of the file that no setting is.
+    Other(&'static str),
 }
 
 impl Given {
@@ -32,33 +34,40 @@ impl Given {
             Given::Float(number) => format!("the number {number}"),
             Given::Switch(switch) => format!("{switch}"),
             Given::List(_) => "a list".to_owned(),
+            Given::Other(what) => (*what).to_owned(),
         }
     }
 
-    /// Text.
-    pub fn text(&self) -> Result<&str, String> {
+    /// Text, such as the example.
+    pub fn text(&self, example: &str) -> Result<&str, String> {
         match self {
             Given::Words(text) | Given::Text(text) if !text.is_empty() => Ok(text),
             Given::Words(_) | Given::Text(_) => Err("is empty".to_owned()),
-            other => Err(format!("expected text in quotes, not {}", other.kind())),
+            other => Err(format!("expected text in quotes, such as \"{example}\", not {}", other.kind())),
         }
     }
 
-    /// A list of texts; from the environment, separated by commas. A single text is a list of one.
-    pub fn list(&self) -> Result<Vec<String>, String> {
+    /// A list of texts such as the example; from the environment, separated by commas. A single text is a list of one.
+    pub fn list(&self, example: &str) -> Result<Vec<String>, String> {
         match self {
             Given::List(list) => Ok(list.clone()),
             Given::Text(text) => Ok(vec![text.clone()]),
+            Given::Words(text) if text.trim_start().starts_with(['[', '"', '\'']) && !is_address(text) => Err(format!(
+                "outside of the file a list has neither brackets nor quotes: {example}, or several with commas between, not `{text}`"
+            )),
             Given::Words(text) => {
                 Ok(text.split(',').map(|part| part.trim().to_owned()).filter(|part| !part.is_empty()).collect())
             }
-            other => Err(format!("expected a list of texts, such as [\"a\", \"b\"], not {}", other.kind())),
+            other => Err(format!(
+                "expected text in quotes, such as \"{example}\", or a list of such texts, not {}",
+                other.kind()
+            )),
         }
     }
 
     /// A whole number ≥ 0.
     pub fn count(&self) -> Result<u64, String> {
-        let expected = || format!("expected a whole number, not {}", self.kind());
+        let expected = || format!("expected a whole number, such as 8, not {}", self.kind());
         match self {
             Given::Integer(number) => u64::try_from(*number).map_err(|_| expected()),
             Given::Words(text) => text.parse().map_err(|_| expected()),
@@ -76,7 +85,7 @@ impl Given {
         };
         number
             .filter(|number| number.is_finite() && *number > 0.0)
-            .ok_or_else(|| format!("expected a number greater than 0, not {}", self.kind()))
+            .ok_or_else(|| format!("expected a number greater than 0, such as 2.5, not {}", self.kind()))
     }
 
     /// A size in bytes.
@@ -93,7 +102,7 @@ impl Given {
         match self {
             Given::Words(text) | Given::Text(text) => text.trim().bytes().all(|byte| byte.is_ascii_digit()),
             Given::Integer(_) => true,
-            Given::Float(_) | Given::Switch(_) | Given::List(_) => false,
+            Given::Float(_) | Given::Switch(_) | Given::List(_) | Given::Other(_) => false,
         }
     }
 
@@ -111,9 +120,15 @@ impl Given {
             Given::Switch(switch) => Ok(*switch),
             Given::Words(text) if text == "true" => Ok(true),
             Given::Words(text) if text == "false" => Ok(false),
-            other => Err(format!("expected true or false, not {}", other.kind())),
+            other => Err(format!("expected true or false, without quotes, not {}", other.kind())),
         }
     }
+}
+
+/// Whether a text begins with an IPv6 address in brackets, as `[::1]:8080` does.
+fn is_address(text: &str) -> bool {
+    let inner = text.trim_start().strip_prefix('[').and_then(|rest| rest.split_once(']'));
+    inner.is_some_and(|(inner, _)| inner.contains(':') && !inner.contains(['"', '\'', ',']))
 }
 
 #[cfg(test)]
@@ -137,8 +152,14 @@ mod tests {
 
     #[test]
     fn lists_come_from_commas_lists_or_one_text() {
-        assert_eq!(Given::Words("a, b,".into()).list(), Ok(vec!["a".into(), "b".into()]));
-        assert_eq!(Given::Text("a,b".into()).list(), Ok(vec!["a,b".into()]));
-        assert!(Given::Integer(1).list().is_err());
+        assert_eq!(Given::Words("a, b,".into()).list("x"), Ok(vec!["a".into(), "b".into()]));
+        assert_eq!(Given::Text("a,b".into()).list("x"), Ok(vec!["a,b".into()]));
+        assert!(Given::Integer(1).list("x").is_err());
+        let address = "[::1]:80,[fe80::1%2]:8080";
+        assert_eq!(Given::Words(address.into()).list("x").map(|list| list.len()), Ok(2));
+        for brackets in ["[\"a\", \"b\"]", "['a']", "[a, b]", "[\"[::1]:80\"]", "\"a\",\"b\"", "[]", "'a'"] {
+            let error = Given::Words(brackets.into()).list("x").unwrap_err();
+            assert!(error.contains("neither brackets nor quotes: x, or several"), "{error}");
+        }
     }
 }

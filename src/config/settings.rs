@@ -3,7 +3,6 @@
 //!
 //! Invariant: a setting that is not in this table does not exist.
 
-use std::net::IpAddr;
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -11,6 +10,7 @@ use std::time::Duration;
 use super::field::{Field, quote, quote_list};
 use super::raw::Given;
 use super::{AuthMode, Config, EngineKind, ListenAddress, StoreKind, suggest, web};
+use crate::http::network::Proxy;
 use crate::store::Durability;
 
 /// One setting.
@@ -70,8 +70,10 @@ pub static SETTINGS: &[Setting] = &[
         "Threads that answer requests. The default is two a core, at least 4."),
     row("server", "io_threads", Field::Count(|c| &mut c.io_threads, 1..=256),
         "Threads that own connections (epoll only). The default is one a core."),
-    row("server", "trusted_proxies", Field::Custom { set: set_proxies, show: |c| quote_list(c.trusted_proxies.iter().map(IpAddr::to_string)) },
-        "Addresses of proxies whose X-Forwarded-For counts for rate limits and logs, and whose connections\nlimits.connections_per_address_max does not bound."),
+    row("server", "backlog", Field::Count(|c| &mut c.backlog, 1..=65_535),
+        "Connections that may wait to be accepted; the kernel allows no more than net.core.somaxconn.\nThe default is 1024 for tiny_http, 4096 for epoll."),
+    row("server", "trusted_proxies", Field::Custom { set: set_proxies, show: |c| quote_list(c.trusted_proxies.iter().map(Proxy::to_string)) },
+        "Addresses of proxies (10.1.2.3), their networks (10.0.0.0/8, fd00::/8), or \"unix\" for whoever connects to a Unix socket:\ntheir X-Forwarded-For counts for rate limits and logs, and limits.connections_per_address_max does not bound them."),
 
     row("store", "kind", Field::Custom { set: set_store, show: show_store },
         "\"fjall\" keeps the data on the card; \"memory\" loses it when the process ends."),
@@ -192,7 +194,7 @@ pub fn find(section: &str, key: &str) -> Option<usize> {
 
 /// One of a few words, or an error that names them and the nearest.
 fn choose<T: Copy>(given: &Given, choices: &[(&str, T)]) -> Result<T, String> {
-    let text = given.text()?;
+    let text = given.text(choices.first().map_or("", |(name, _)| name))?;
     let names = || choices.iter().map(|(name, _)| *name);
     choices.iter().find(|(name, _)| *name == text).map(|(_, value)| *value).ok_or_else(|| {
         let list: Vec<String> = names().map(|name| format!("\"{name}\"")).collect();
@@ -258,8 +260,13 @@ fn set_level(config: &mut Config, given: &Given) -> Result<(), String> {
     Ok(())
 }
 
+const LISTEN_EXAMPLE: &str = "127.0.0.1:8080";
+
 fn set_listen(config: &mut Config, given: &Given) -> Result<(), String> {
-    let listen = given.list()?.iter().map(|text| parse_listen(text)).collect::<Result<Vec<_>, _>>()?;
+    if let Given::Integer(port) = given {
+        return parse_listen(&port.to_string()).map(drop);
+    }
+    let listen = given.list(LISTEN_EXAMPLE)?.iter().map(|text| parse_listen(text)).collect::<Result<Vec<_>, _>>()?;
     if listen.is_empty() {
         return Err("names no address; larder must listen somewhere".to_owned());
     }
@@ -287,7 +294,11 @@ fn parse_listen(text: &str) -> Result<ListenAddress, String> {
     let text = text.strip_prefix("http://").unwrap_or(text);
     let localhost = text.strip_prefix("localhost:").map(|port| format!("127.0.0.1:{port}"));
     localhost.as_deref().unwrap_or(text).parse().map(ListenAddress::Tcp).map_err(|_| {
-        format!("expected an address with a port, such as \"127.0.0.1:8080\", \"[::1]:8080\", \"unix:/run/larder/larder.sock\" or \"fd://\", not `{text}`")
+        let hint = match text.trim_start_matches(':').parse::<u16>() {
+            Ok(port) => format!("; did you mean \"127.0.0.1:{port}\" (this machine only) or \"0.0.0.0:{port}\"?"),
+            Err(_) => String::new(),
+        };
+        format!("expected an address with a port, such as \"{LISTEN_EXAMPLE}\", \"[::1]:8080\", \"unix:/run/larder/larder.sock\" or \"fd://\", not `{text}`{hint}")
     })
 }
 
@@ -299,16 +310,12 @@ fn show_listen(config: &Config) -> String {
 }
 
 fn set_proxies(config: &mut Config, given: &Given) -> Result<(), String> {
-    let parse = |text: &String| match text.parse::<IpAddr>() {
-        Ok(address) => Ok(address.to_canonical()),
-        Err(_) => Err(format!("expected an IP address, not `{text}`")),
-    };
-    config.trusted_proxies = given.list()?.iter().map(parse).collect::<Result<_, _>>()?;
+    config.trusted_proxies = given.list("10.0.0.0/8")?.iter().map(|text| text.parse()).collect::<Result<_, _>>()?;
     Ok(())
 }
 
 fn set_public(config: &mut Config, given: &Given) -> Result<(), String> {
-    let names = given.list()?;
+    let names = given.list("site")?;
     if let Some(bad) = names.iter().find(|name| !is_name(name)) {
         return Err(format!("`{bad}` is no namespace: 1 to 64 of A-Z a-z 0-9 . _ -, not starting with . or _"));
     }
@@ -317,7 +324,7 @@ fn set_public(config: &mut Config, given: &Given) -> Result<(), String> {
 }
 
 fn set_hosts(config: &mut Config, given: &Given) -> Result<(), String> {
-    let hosts = given.list()?;
+    let hosts = given.list("kv.example.org")?;
     let allowed = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-' | b'_');
     let wrong = |host: &&String| host.is_empty() || !host.bytes().all(allowed) || host.starts_with('.');
     if let Some(bad) = hosts.iter().find(wrong) {

@@ -7,7 +7,7 @@ use super::raw::Given;
 use crate::http::media::is_token;
 
 pub(super) fn set_origins(config: &mut Config, given: &Given) -> Result<(), String> {
-    let origins = given.list()?;
+    let origins = given.list("https://app.example")?;
     for origin in origins.iter().filter(|origin| *origin != "*") {
         check_origin(origin)?;
     }
@@ -19,7 +19,7 @@ pub(super) fn set_origins(config: &mut Config, given: &Given) -> Result<(), Stri
 }
 
 pub(super) fn set_headers(config: &mut Config, given: &Given) -> Result<(), String> {
-    let names = given.list()?;
+    let names = given.list("X-Requested-With")?;
     if let Some(bad) = names.iter().find(|name| !is_token(name)) {
         return Err(format!("expected the name of a header field, such as \"X-Device\", not `{bad}`"));
     }
@@ -28,7 +28,7 @@ pub(super) fn set_headers(config: &mut Config, given: &Given) -> Result<(), Stri
 }
 
 pub(super) fn set_immutable(config: &mut Config, given: &Given) -> Result<(), String> {
-    let folders = given.list()?;
+    let folders = given.list("/assets/")?;
     let valid = |folder: &String| folder.starts_with('/') && folder.ends_with('/') && !folder.contains("//");
     if let Some(bad) = folders.iter().find(|folder| !valid(folder)) {
         return Err(format!("expected a folder between slashes, such as \"/assets/\", or \"/\" for all, not `{bad}`"));

@@ -2,12 +2,12 @@
 
 use std::io;
 use std::net::{SocketAddr, TcpListener};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::net::UnixListener;
 use std::path::Path;
 use std::time::Duration;
 
-use rustix::net::sockopt;
+use rustix::net::{AddressFamily, SocketFlags, SocketType, bind, listen, socket_with, sockopt};
 
 /// A socket that accepts connections.
 #[derive(Debug)]
@@ -22,17 +22,52 @@ pub enum Listener {
 /// itself it goes up to 6 MiB, and a few hundred bodies that wait unread would take the memory that they wait for.
 const RECEIVE_BUFFER_BYTES: usize = 128 * 1024;
 
-/// Connections that may wait to be accepted. With the 128 of the standard library a burst of 300 overflows the queue while
-/// we make room; the kernel then answers with cookies, and resets some of those connections once they send something.
-const QUEUE: i32 = 1024;
+/// Connections that may wait to be accepted, where nothing else is said. With the 128 of the standard library a burst of
+/// 300 overflows the queue while we make room; the kernel then answers with cookies, and resets some of those connections
+/// once they send something.
+pub const BACKLOG: usize = 1024;
+
+/// How a TCP address is bound.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Binding {
+    /// Of an IPv6 address: whether it takes no IPv4. `[::]` takes both by itself, whatever `net.ipv6.bindv6only` says.
+    pub v6_only: bool,
+    /// Whether this machine need not have the address yet.
+    pub is_awaited: bool,
+}
 
 impl Listener {
     /// Binds a TCP address; port 0 lets the kernel choose.
     pub fn bind_tcp(address: SocketAddr) -> io::Result<Listener> {
-        let listener = TcpListener::bind(address)?;
-        rustix::net::listen(&listener, QUEUE)?;
+        Listener::bind_tcp_as(address, Binding::default())
+    }
+
+    /// The same, in another way than the usual one.
+    pub fn bind_tcp_as(address: SocketAddr, binding: Binding) -> io::Result<Listener> {
+        let family = if address.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
+        let socket = socket_with(family, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
+        // Connections of an earlier process may still be ending.
+        sockopt::set_socket_reuseaddr(&socket, true)?;
+        if address.is_ipv6() {
+            sockopt::set_ipv6_v6only(&socket, binding.v6_only)?;
+        }
+        if binding.is_awaited {
+            sockopt::set_ip_freebind(&socket, true)?;
+        }
+        bind(&socket, &address)?;
+        listen(&socket, backlog_of(BACKLOG))?;
+        let listener = TcpListener::from(socket);
         set_tcp_options(&listener)?;
         Ok(Listener::Tcp(listener))
+    }
+
+    /// Lets so many connections wait to be accepted; the kernel may allow fewer.
+    pub fn set_backlog(&self, connections: usize) -> io::Result<()> {
+        let socket = match self {
+            Listener::Tcp(listener) => listener.as_fd(),
+            Listener::Unix(listener) => listener.as_fd(),
+        };
+        Ok(listen(socket, backlog_of(connections))?)
     }
 
     /// Binds a Unix socket with mode 0660. A socket file that nobody listens on any more is replaced.
@@ -50,13 +85,21 @@ impl Listener {
 
     /// Takes a listening socket that was handed over (systemd socket activation).
     pub fn from_fd(fd: std::os::fd::OwnedFd) -> io::Result<Listener> {
-        let address = rustix::net::getsockname(&fd)?;
-        if SocketAddr::try_from(address).is_ok() {
-            let listener = TcpListener::from(fd);
-            set_tcp_options(&listener)?;
-            Ok(Listener::Tcp(listener))
-        } else {
-            Ok(Listener::Unix(UnixListener::from(fd)))
+        let number = fd.as_raw_fd();
+        let wrong = |what: &str| io::Error::new(io::ErrorKind::InvalidInput, format!("descriptor {number} {what}"));
+        let kind = sockopt::socket_type(&fd).map_err(|_| wrong("is no socket"))?;
+        if kind != SocketType::STREAM {
+            return Err(wrong("is a socket without connections: ListenStream= makes one with them"));
+        }
+        match sockopt::socket_domain(&fd)? {
+            _ if !sockopt::socket_acceptconn(&fd)? => Err(wrong("is a socket that does not listen")),
+            AddressFamily::INET | AddressFamily::INET6 => {
+                let listener = TcpListener::from(fd);
+                set_tcp_options(&listener)?;
+                Ok(Listener::Tcp(listener))
+            }
+            AddressFamily::UNIX => Ok(Listener::Unix(UnixListener::from(fd))),
+            _ => Err(wrong("is neither a TCP nor a Unix socket")),
         }
     }
 
@@ -75,6 +118,10 @@ impl Listener {
     }
 }
 
+fn backlog_of(connections: usize) -> i32 {
+    i32::try_from(connections).unwrap_or(i32::MAX)
+}
+
 fn set_tcp_options(listener: &TcpListener) -> io::Result<()> {
     let fd = listener.as_fd();
     sockopt::set_tcp_nodelay(fd, true)?;
@@ -86,4 +133,60 @@ fn set_tcp_options(listener: &TcpListener) -> io::Result<()> {
     // No TCP_USER_TIMEOUT: it also counts while a client that is there takes nothing, and how long that may last is for
     // the engines to say, which count it.
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::fd::OwnedFd;
+    use std::os::unix::net::{UnixDatagram, UnixStream};
+
+    use super::*;
+
+    #[test]
+    fn only_a_socket_that_listens_is_taken_over() {
+        let folder = tempfile::tempdir().unwrap();
+        let unix = UnixListener::bind(folder.path().join("s")).unwrap();
+        let bound = socket_with(AddressFamily::INET, SocketType::STREAM, SocketFlags::CLOEXEC, None).unwrap();
+        bind(&bound, &SocketAddr::from(([127, 0, 0, 1], 0))).unwrap();
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let connected = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let wrong: [(OwnedFd, &str); 6] = [
+            (std::net::UdpSocket::bind("127.0.0.1:0").unwrap().into(), "without connections"),
+            (UnixDatagram::unbound().unwrap().into(), "without connections"),
+            (rustix::pipe::pipe().unwrap().0, "is no socket"),
+            (bound, "does not listen"),
+            (connected.into(), "does not listen"),
+            (UnixStream::pair().unwrap().0.into(), "does not listen"),
+        ];
+        for (fd, part) in wrong {
+            let error = Listener::from_fd(fd).unwrap_err().to_string();
+            assert!(error.starts_with("descriptor ") && error.contains(part), "{part}: {error}");
+        }
+        assert!(matches!(Listener::from_fd(unix.into()).unwrap(), Listener::Unix(_)));
+        assert!(matches!(Listener::from_fd(listener.into()).unwrap(), Listener::Tcp(_)));
+    }
+
+    #[test]
+    fn both_families_share_a_port_if_the_one_leaves_the_other_alone() {
+        let Ok(probe) = TcpListener::bind("[::1]:0") else { return };
+        drop(probe);
+        let v4 = Listener::bind_tcp(([0, 0, 0, 0], 0).into()).unwrap();
+        let Listener::Tcp(bound) = &v4 else { return };
+        let all: SocketAddr = (std::net::Ipv6Addr::UNSPECIFIED, bound.local_addr().unwrap().port()).into();
+        let error = Listener::bind_tcp(all).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::AddrInUse, "alone it takes both");
+        Listener::bind_tcp_as(all, Binding { v6_only: true, ..Binding::default() }).unwrap();
+    }
+
+    #[test]
+    fn an_address_that_is_not_there_yet_can_be_awaited() {
+        // Of the networks for documentation.
+        for address in ["192.0.2.77:0", "[2001:db8::77]:0"] {
+            let address = address.parse().unwrap();
+            let Err(error) = Listener::bind_tcp(address) else { panic!("{address} is there") };
+            if error.kind() == io::ErrorKind::AddrNotAvailable {
+                Listener::bind_tcp_as(address, Binding { is_awaited: true, ..Binding::default() }).unwrap();
+            }
+        }
+    }
 }

@@ -148,6 +148,13 @@ struct Threads {
 }
 
 impl Database {
+    /// Ends all writes for good, for a reason that others than the store have found. False if they had ended before.
+    pub fn give_up(&self, reason: &str) -> bool {
+        let is_first = !self.shared.switches.has_failed();
+        self.shared.switches.stop_writes(reason);
+        is_first
+    }
+
     /// Puts an opened store to use. Reads its metadata; starts the threads `larder-committer` and `larder-keeper`.
     pub fn start(
         store: Arc<dyn Store>,

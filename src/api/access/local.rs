@@ -9,6 +9,7 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::PathBuf;
 
+use crate::http::network::Proxy;
 use crate::http::{Head, HeaderName, Peer};
 
 /// Domains in which no stranger can have a name that leads here: the public tree of names does not have them (RFC 6761,
@@ -162,29 +163,28 @@ fn is_port(text: &str) -> bool {
     text.strip_prefix(':').is_some_and(|port| port.len() <= 5 && port.bytes().all(|byte| byte.is_ascii_digit()))
 }
 
-/// The address a request is counted under: the peer's, or what a trusted proxy says of its own peer. `None` is a peer
-/// on a Unix socket.
+/// Whom a request is counted under: the peer, or what a trusted proxy says of its own peer.
 ///
 /// The field is read from its end, since only what our proxies added there can be believed.
-pub fn client_ip(head: &Head, peer: Peer, trusted_proxies: &[IpAddr]) -> Option<IpAddr> {
-    let Peer::Tcp(address, _) = peer else { return None };
-    if !trusted_proxies.contains(&address) || !head.has(HeaderName::XForwardedFor) {
-        return Some(address);
+pub fn client(head: &Head, peer: Peer, trusted_proxies: &[Proxy]) -> Peer {
+    let is_trusted = |peer: Peer| trusted_proxies.iter().any(|proxy| proxy.has(peer));
+    if trusted_proxies.is_empty() || !head.has(HeaderName::XForwardedFor) || !is_trusted(peer) {
+        return peer;
     }
-    let mut known = address;
+    let mut known = peer;
     // The lines of the field are one list; the last line's last entry is the nearest.
     let lines = head.count(HeaderName::XForwardedFor);
     for line in (0..lines).rev() {
-        let Some(line) = head.all(HeaderName::XForwardedFor).nth(line) else { return Some(known) };
+        let Some(line) = head.all(HeaderName::XForwardedFor).nth(line) else { return known };
         for hop in line.rsplit(',') {
-            let Some(hop) = parse_hop(hop.trim()) else { return Some(known) };
-            known = hop;
-            if !trusted_proxies.contains(&hop) {
-                return Some(known);
+            let Some(hop) = parse_hop(hop.trim()) else { return known };
+            known = Peer::Tcp(hop, 0);
+            if !is_trusted(known) {
+                return known;
             }
         }
     }
-    Some(known)
+    known
 }
 
 /// An entry of `X-Forwarded-For`: some proxies add brackets or a port.
@@ -198,6 +198,7 @@ fn parse_hop(text: &str) -> Option<IpAddr> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::http::network::Network;
 
     const LOOPBACK: Peer = Peer::Tcp(IpAddr::V4(Ipv4Addr::LOCALHOST), 5);
 
@@ -385,8 +386,8 @@ mod tests {
 
     #[test]
     fn only_trusted_proxies_say_who_their_client_is() {
-        let proxies: Vec<IpAddr> = vec!["10.0.0.1".parse().unwrap(), "10.0.0.2".parse().unwrap()];
-        for (peer, lines, client) in [
+        let proxies = ["10.0.0.1", "10.0.0.2", "172.16.0.0/12", "unix"].map(|text| text.parse().unwrap());
+        for (from, lines, client) in [
             ("10.0.0.1", &["1.2.3.4"][..], "1.2.3.4"),
             ("10.0.0.9", &["1.2.3.4"], "10.0.0.9"),
             ("10.0.0.1", &[], "10.0.0.1"),
@@ -400,11 +401,19 @@ mod tests {
             ("10.0.0.1", &["::ffff:1.2.3.4"], "1.2.3.4"),
             ("10.0.0.1", &["10.0.0.2"], "10.0.0.2"),
             ("10.0.0.1", &[""], "10.0.0.1"),
+            ("172.31.0.9", &["6.6.6.6, 1.2.3.4, 172.16.3.4"], "1.2.3.4"),
+            ("172.32.0.9", &["1.2.3.4"], "172.32.0.9"),
+            ("::ffff:172.16.0.1", &["1.2.3.4, ::ffff:10.0.0.2"], "1.2.3.4"),
+            ("unix", &["6.6.6.6, 1.2.3.4"], "1.2.3.4"),
+            ("unix", &["2001:db8::1, 10.0.0.2"], "2001:db8::1"),
+            ("unix", &["unix:"], "unix"),
+            ("unix", &[], "unix"),
         ] {
             let fields: Vec<_> = lines.iter().map(|line| ("X-Forwarded-For", *line)).collect();
-            let found = client_ip(&head(&fields), Peer::Tcp(peer.parse().unwrap(), 1), &proxies);
-            assert_eq!(found, Some(client.parse().unwrap()), "{peer} {lines:?}");
+            let peer = |text: &str| text.parse().map_or(Peer::Unix, |ip| Peer::Tcp(ip, 1));
+            let found = super::client(&head(&fields), peer(from), &proxies);
+            assert_eq!(Network::of(found), Network::of(peer(client)), "{from} {lines:?}");
         }
-        assert_eq!(client_ip(&head(&[]), Peer::Unix, &proxies), None);
+        assert_eq!(super::client(&head(&[("X-Forwarded-For", "1.2.3.4")]), Peer::Unix, &proxies[..3]), Peer::Unix);
     }
 }

@@ -9,10 +9,9 @@ pub mod local;
 pub mod token;
 
 use std::collections::HashMap;
-use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use base64::Engine as _;
@@ -20,9 +19,10 @@ use parking_lot::{Mutex, RwLock};
 
 use crate::config::{AuthMode, Config, ConfigError, ListenAddress};
 use crate::http::budget::Client;
-use crate::http::network::Network;
+use crate::http::network::{Network, Proxies};
 use crate::http::{Head, HeaderName, Method, Peer, Problem, media};
 use crate::metrics::{Counter, Registry};
+use crate::store::Database;
 
 pub use grant::Grant;
 pub use token::{Scope, Token};
@@ -44,8 +44,10 @@ pub struct Access {
     open: bool,
     public_read: Arc<[String]>,
     local: LocalRules,
-    trusted_proxies: Vec<IpAddr>,
+    trusted_proxies: Proxies,
     tokens: RwLock<Arc<Tokens>>,
+    /// What time it is at least, by what the store knows; in seconds since 1970.
+    not_before: AtomicU64,
     /// Whether there is any token; on its own, so that a request without one takes no lock.
     has_tokens: AtomicBool,
     /// What the file looked like when it was read last.
@@ -114,6 +116,7 @@ impl Access {
             },
             trusted_proxies: config.trusted_proxies.clone(),
             tokens: RwLock::default(),
+            not_before: AtomicU64::new(0),
             has_tokens: AtomicBool::new(false),
             seen: Mutex::new(None),
             failures: Failures::register(registry),
@@ -168,6 +171,13 @@ impl Access {
         }
     }
 
+    /// Takes the time that a store knows from earlier runs: on a board without a clock, no token lives again that had
+    /// expired before its restart. Where the system clock is right it says all.
+    pub fn note_time(&self, store: Option<&Database>) {
+        let clock = store.map(Database::clock).filter(|clock| !clock.is_synchronised());
+        self.not_before.store(clock.map_or(0, |clock| clock.wall_ms() / 1000), Ordering::Relaxed);
+    }
+
     fn file_state(&self) -> Option<FileState> {
         use std::os::unix::fs::MetadataExt;
         let meta = std::fs::metadata(&self.path).ok()?;
@@ -181,7 +191,7 @@ impl Access {
 
     /// The network a request is counted under: the peer's, or what a trusted proxy says of its own peer.
     pub fn network(&self, head: &Head, peer: Peer) -> Network {
-        local::client_ip(head, peer, &self.trusted_proxies).map_or(Network::Unix, Network::of_ip)
+        Network::of(local::client(head, peer, &self.trusted_proxies))
     }
 
     /// On whose behalf memory is held for a request; `None` says that the peer's address tells that.
@@ -277,7 +287,8 @@ impl Access {
             self.failures.unknown.inc();
             return Err(unauthorized("this token is not known here, or no longer"));
         };
-        if token.expires.is_some_and(|expires| expires <= now().max(tokens.not_before)) {
+        let not_before = tokens.not_before.max(self.not_before.load(Ordering::Relaxed));
+        if token.expires.is_some_and(|expires| expires <= now().max(not_before)) {
             self.failures.expired.inc();
             return Err(unauthorized("this token has expired; ask for a new one"));
         }

@@ -70,11 +70,11 @@ fn plan(root: &Section<'_>, path: &Path) -> Option<Plan> {
         }
     }
     let name = path.file_stem().map_or_else(String::new, |stem| stem.to_string_lossy().into_owned());
-    let cleanup = root.read("cleanup", |given| given.list()).unwrap_or_default();
+    let cleanup = root.read("cleanup", |given| given.list("/api/v1/kv/bench/a")).unwrap_or_default();
     let cleanup = cleanup.iter().filter_map(|path| root.told("cleanup", Template::parse(path, None))).collect();
     Some(Plan {
         name: root.text("name").unwrap_or(name),
-        think: root.read("think", |given| think(given.text()?)),
+        think: root.read("think", |given| think(given.text("100ms")?)),
         requests_per_user: root.whole("requests_per_user", 1, 10_000).unwrap_or(1) as u32,
         timeout: root.duration("timeout").unwrap_or(TIMEOUT),
         connections: root.whole("connections", 1, CONNECTIONS_MAX as u64).map_or(CONNECTIONS_AT_A_RATE, |n| n as usize),
@@ -215,7 +215,7 @@ fn phase(section: &Section<'_>, requests: &[RequestPlan]) -> Option<Phase> {
 }
 
 fn chosen(section: &Section<'_>, requests: &[RequestPlan]) -> Vec<usize> {
-    let Some(names) = section.read("only", |given| given.list()) else { return (0..requests.len()).collect() };
+    let Some(names) = section.read("only", |given| given.list("name")) else { return (0..requests.len()).collect() };
     let find = |name: &String| {
         let found = requests.iter().position(|request| request.name == *name);
         if found.is_none() {

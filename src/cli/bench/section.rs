@@ -103,7 +103,7 @@ impl<'a> Section<'a> {
 
     /// A text that is not empty.
     pub fn text(&self, name: &str) -> Option<String> {
-        self.read(name, |given| given.text().map(str::to_owned))
+        self.read(name, |given| given.text("text").map(str::to_owned))
     }
 
     /// A text, or a number as it is written.
@@ -111,14 +111,14 @@ impl<'a> Section<'a> {
         self.read(name, |given| match given {
             Given::Integer(number) => Ok(number.to_string()),
             Given::Float(number) => Ok(number.to_string()),
-            other => other.text().map(str::to_owned),
+            other => other.text("text").map(str::to_owned),
         })
     }
 
     /// One of some words.
     pub fn one_of(&self, name: &str, words: &[&str]) -> Option<String> {
         self.read(name, |given| {
-            let text = given.text()?;
+            let text = given.text(words.first().unwrap_or(&""))?;
             if words.contains(&text) { Ok(text.to_owned()) } else { Err(format!("is one of {}", words.join(", "))) }
         })
     }

@@ -37,6 +37,23 @@ pub fn folders(dir: &Path) -> [PathBuf; 2] {
     [dir.to_owned(), dir.join(DATABASE_DIR)]
 }
 
+/// What is there as long as a store is open: its folders, and the lock.
+pub fn held(dir: &Path) -> Vec<PathBuf> {
+    let (database, mut held) = (dir.join(DATABASE_DIR), vec![dir.to_owned(), dir.join(LOCK_FILE)]);
+    let keyspaces = database.join(KEYSPACES_DIR);
+    let each = std::fs::read_dir(&keyspaces).into_iter().flatten().flatten().map(|entry| entry.path());
+    let tables: Vec<PathBuf> = each.map(|path| path.join(TABLES_DIR)).filter(|path| path.is_dir()).collect();
+    held.extend([database, keyspaces]);
+    held.extend(tables);
+    held
+}
+
+/// Whether there is any journal. A new one is there before an old one goes.
+pub fn has_journal(dir: &Path) -> bool {
+    let mut entries = std::fs::read_dir(dir.join(DATABASE_DIR)).into_iter().flatten().flatten();
+    entries.any(|entry| entry.path().extension().is_some_and(|extension| extension == "jnl"))
+}
+
 /// Folders lie no deeper in the database; what leads deeper leads in circles.
 const DEPTH_MAX: usize = 4;
 
