@@ -375,7 +375,7 @@ fn what_larder_says_is_gzipped_for_whoever_takes_it() {
         let server = Server::builder().engine(&engine).start();
         let large = format!("{{\"a\":\"{}\"}}", "x".repeat(3000));
         server.send("PUT", "/api/v1/kv/n/c/k", &[("Content-Type", "application/json")], large.as_bytes()).expect(201);
-        let gets = vec![r#"{"op":"get","key":"k"}"#; 5].join(",");
+        let gets = [r#"{"op":"get","key":"k"}"#; 5].join(",");
         let batch = format!(r#"{{"namespace":"n","collection":"c","operations":[{gets}]}}"#);
         let aborted = batch.replace("}]}", r#"},{"op":"delete","key":"k","if_version":0}]}"#);
         let patch = ("Content-Type", "application/merge-patch+json");
