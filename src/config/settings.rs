@@ -120,9 +120,9 @@ pub static SETTINGS: &[Setting] = &[
     row("www", "public", Field::Switch(|c| &mut c.www_public),
         "Whether the files need no token."),
     row("www", "spa", Field::Switch(|c| &mut c.www_spa),
-        "Whether an unknown path answers with index.html, for single-page applications."),
+        "Whether an unknown path answers whoever takes a page with index.html, for single-page applications."),
     row("www", "immutable", Field::Custom { set: web::set_immutable, show: |c| quote_list(&c.www_immutable) },
-        "Folders, wherever they lie, whose files with a hash in their name are kept by browsers for a year; elsewhere only\nscripts, styles and fonts with a long one are. \"/\" is every folder, [] none."),
+        "Folders, wherever they lie, whose files with a hash in their name are kept by browsers for a year; elsewhere only\nscripts, styles and fonts named as app.3f2a9c1b.js are. \"/\" is every folder, [] none."),
 
     row("compress", "threshold_bytes", Field::SizeOf(|c| &mut c.compress_threshold_bytes, 64..=GIB),
         "Bodies of this size and more are gzipped for those who accept it."),

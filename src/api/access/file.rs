@@ -209,6 +209,24 @@ mod tests {
     }
 
     #[test]
+    fn a_line_is_an_object_and_a_mark_before_it_is_none_of_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("tokens.jsonl");
+        add(&path, "one").unwrap();
+        let good = fs::read_to_string(&path).unwrap();
+        let token: serde_json::Value = serde_json::from_str(&good).unwrap();
+        let list: Vec<&serde_json::Value> = token.as_object().unwrap().values().collect();
+        let list = serde_json::to_string(&list).unwrap();
+        fs::write(&path, format!("\u{feff}{good}\r\n\u{feff}\n")).unwrap();
+        assert_eq!(read(&path).unwrap().unwrap().len(), 1);
+        for text in [list.as_str(), "[]", "5", "\"one\"", "null", "{}"] {
+            fs::write(&path, text).unwrap();
+            let error = read(&path).unwrap_err().to_string();
+            assert!(error.contains("no token") && !error.contains("struct"), "{error}");
+        }
+    }
+
+    #[test]
     fn tokens_are_added_in_a_file_for_the_owner_alone() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("made").join("tokens.jsonl");

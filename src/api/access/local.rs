@@ -66,8 +66,12 @@ impl LocalRules {
 
     /// Whether a request would be of this machine if it named a host.
     pub fn lacks_only_host(&self, head: &Head, peer: Peer) -> bool {
-        let near = matches!(peer, Peer::Tcp(address, _) if address.is_loopback());
-        near && !head.has(HeaderName::Host) && !has_proxy_fields(head) && self.is_local_page(head)
+        let near = match peer {
+            Peer::Tcp(address, _) => address.is_loopback(),
+            Peer::Unix => true,
+        };
+        let names_none = head.all(HeaderName::Host).all(str::is_empty);
+        near && names_none && !has_proxy_fields(head) && self.is_local_page(head)
     }
 
     /// What makes a request foreign to a store that is open to its whole network, if anything does.

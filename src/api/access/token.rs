@@ -189,6 +189,11 @@ mod tests {
         assert!(!line.contains(split(&text).unwrap().1));
         assert_eq!(serde_json::from_str::<Token>(&line).unwrap(), token);
         assert!(serde_json::from_str::<Token>(&line.replace("\"name\"", "\"nmae\"")).is_err());
+        let scope = |text: &str| serde_json::from_str::<Scope>(text);
+        assert_eq!(scope("\"read\"").unwrap(), Scope::Read);
+        for text in ["{\"read\":null}", "[\"read\"]", "\"Read\"", "0", "null"] {
+            assert!(scope(text).is_err(), "{text}");
+        }
         assert!(serde_json::from_str::<Token>(&line.replace("\"sha256\":\"", "\"sha256\":\"zz")).is_err());
     }
 }

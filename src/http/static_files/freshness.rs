@@ -41,7 +41,7 @@ pub fn of(path: &str, content_type: &str, folders: &[String]) -> Freshness {
         return Freshness::Asked;
     }
     let hashed = match folders.iter().any(|built| folder.contains(built.as_str())) {
-        true => pieces(name).any(|(_, piece)| is_hex_hash(piece, 8)) || ends_in_hash(name),
+        true => (pieces(name).any(|(_, piece)| is_hex_hash(piece, 8)) && !holds_uuid(name)) || ends_in_hash(name),
         false => !folders.is_empty() && is_built(name) && pieces(name).any(|(by, piece)| is_old_hash(by, piece)),
     };
     if hashed { Freshness::Immutable } else { Freshness::Aged }
@@ -49,21 +49,22 @@ pub fn of(path: &str, content_type: &str, folders: &[String]) -> Freshness {
 
 /// Pages, service workers and web manifests: what says which release all the rest is of.
 fn is_asked_for_again(name: &str, content_type: &str) -> bool {
-    const MANIFESTS: &[&str] = &["manifest.json", "asset-manifest.json", "ngsw.json", "version.json"];
     let name = name.to_ascii_lowercase();
     let is_script = content_type.starts_with("text/javascript");
     let stem = name.split('.').next().unwrap_or_default();
     let flat = name.replace(['-', '_', '.'], "");
     let is_worker = stem == "sw"
+        || name.contains(".sw.")
         || ["-sw", "_sw"].iter().any(|end| stem.ends_with(end))
         || ["sw-", "sw_"].iter().any(|start| stem.starts_with(start))
-        || ["serviceworker", "ngswworker", "registersw", "sdkworker", "safetyworker"]
+        || ["serviceworker", "ngswworker", "registersw", "sdkworker", "updaterworker", "safetyworker"]
             .iter()
             .any(|part| flat.contains(part));
     ["text/html", "application/xhtml+xml", "application/manifest+json", "text/cache-manifest"]
         .iter()
         .any(|page| content_type.starts_with(page))
-        || MANIFESTS.contains(&name.as_str())
+        || name.ends_with("manifest.json")
+        || matches!(name.as_str(), "ngsw.json" | "version.json")
         || (is_script && is_worker)
 }
 
@@ -113,6 +114,12 @@ fn is_hex_hash(text: &str, least: usize) -> bool {
         && !is_date
 }
 
+/// A UUID names a thing, whatever becomes of it.
+fn holds_uuid(name: &str) -> bool {
+    let lengths: Vec<usize> = pieces(name).map(|(_, piece)| piece.len()).collect();
+    lengths.windows(5).any(|group| group == [8, 4, 4, 4, 12])
+}
+
 /// Whether a name ends in the eight characters that Vite, Rollup and esbuild put there: base64url, which may hold dashes
 /// itself. Words are told from them by how seldom they change between capitals, small letters and figures.
 fn ends_in_hash(name: &str) -> bool {
@@ -159,6 +166,9 @@ mod tests {
             "ngsw.json",
             "registerSW.js",
             "OneSignalSDKWorker.js",
+            "OneSignalSDKUpdaterWorker.js",
+            "upup.sw.min.js",
+            "build-manifest.json",
             "manifest.json",
             "site.webmanifest",
             "asset-manifest.json",
@@ -217,6 +227,7 @@ mod tests {
             "3f2a9c1b.js",
             "x.3f2a9c1b",
             "assets/log.20240115a.txt",
+            "assets/550e8400-e29b-41d4-a716-44665544abcd.json",
             "assets/report-20240131.csv",
             "assets/logo-download.png",
             "assets/logo-Settings.png",
