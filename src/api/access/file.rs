@@ -303,7 +303,7 @@ mod tests {
     }
 
     #[test]
-    fn a_mark_of_the_byte_order_is_passed_over_and_only_at_the_beginning() {
+    fn a_mark_of_the_byte_order_is_passed_over_and_nothing_else() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("tokens.jsonl");
         add(&path, "one").unwrap();
@@ -311,8 +311,9 @@ mod tests {
         for (text, good) in [
             (format!("\u{feff}{line}"), true),
             (format!("\u{feff}{NONE_LEFT}"), true),
-            (format!("{line}\u{feff}"), false),
-            (format!("\u{feff}\u{feff}{line}"), false),
+            (format!("{line}\u{feff}nonsense"), false),
+            (format!("\u{feff}\u{200b}{line}"), false),
+            (format!("\u{200b}{line}"), false),
         ] {
             fs::write(&path, &text).unwrap();
             assert_eq!(read(&path).is_ok(), good, "{text:?}");
