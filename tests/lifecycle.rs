@@ -170,7 +170,8 @@ fn the_sync_returns_before_the_answer_leaves() {
     for engine in engines() {
         let trace = tempfile::NamedTempFile::new().unwrap();
         let path = trace.path().to_str().unwrap();
-        let calls = "trace=fdatasync,fsync,write,writev,sendto,sendmsg";
+        // 32-bit systems have a `send` of their own.
+        let calls = "trace=fdatasync,fsync,write,writev,/^send(to|msg)?$";
         let words = ["strace", "-f", "-s", "64", "-e", calls, "-o", path];
         if Command::new("strace").arg("-V").output().is_err() {
             return support::skipped("strace is not installed");
