@@ -5,6 +5,8 @@ mod support;
 
 use std::io::{Read, Write};
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
 use support::{Answer, Server, on_every_engine};
 
@@ -62,6 +64,61 @@ fn an_item_shows_what_is_known_of_a_value() {
         assert_eq!(list["next"], Value::Null);
         let bare = server.get("/api/v1/kv/a/b?values=false").json();
         assert!(bare["items"][0].get("value").is_none() && bare["items"][1].get("value_base64").is_none());
+    });
+}
+
+/// JSON of lists and objects in one another.
+fn nested(depth: usize) -> String {
+    let lists = depth / 2;
+    "[".repeat(lists) + &"{\"a\":".repeat(depth - lists) + "null" + &"}".repeat(depth - lists) + &"]".repeat(lists)
+}
+
+#[test]
+fn a_value_that_nests_too_deep_breaks_nobody_elses_page() {
+    on_every_engine(|server| {
+        let depths = [64, 65, 130, 5000];
+        let value_is_shown = |item: &Value, depth: usize| {
+            let (shown, kept) = (item.get("value").is_some(), item.get("value_base64").is_some());
+            assert_eq!((shown, kept), (depth <= 64, depth > 64), "{depth}");
+            if let Some(text) = item["value_base64"].as_str() {
+                assert_eq!(STANDARD.decode(text).unwrap(), nested(depth).as_bytes());
+            }
+        };
+        for depth in depths {
+            server.send("PUT", &format!("/api/v1/kv/a/b/{depth:05}"), JSON, nested(depth).as_bytes()).expect(201);
+            assert_eq!(server.get(&format!("/api/v1/kv/a/b/{depth:05}")).text(), nested(depth));
+        }
+        // A list, a stream, an export, and the gets of a batch: each is read by a parser that ends at 128.
+        let list = server.get("/api/v1/kv/a/b").expect(200).json();
+        depths.iter().zip(list["items"].as_array().unwrap()).for_each(|(depth, item)| value_is_shown(item, *depth));
+        let lines = [("Accept", "application/x-ndjson")];
+        for stream in [server.send("GET", "/api/v1/kv/a/b", &lines, b""), server.get("/api/v1/export")] {
+            let text = stream.expect(200).text();
+            assert_eq!(text.lines().count(), depths.len() + 1);
+            for (depth, line) in depths.iter().zip(text.lines()) {
+                value_is_shown(&serde_json::from_str(line).unwrap(), *depth);
+            }
+        }
+        let gets: Vec<Value> = depths.iter().map(|depth| json!({"op": "get", "key": format!("{depth:05}")})).collect();
+        let abort = json!({"op": "delete", "key": "absent", "if_version": 1});
+        for (more, status) in [(None, 200), (Some(json!({"op": "incr", "key": "n"})), 200), (Some(abort), 409)] {
+            let operations: Vec<Value> = gets.iter().cloned().chain(more).collect();
+            let document = json!({"namespace": "a", "collection": "b", "operations": operations});
+            let answer = server.send("POST", "/api/v1/batch", JSON, document.to_string().as_bytes()).expect(status);
+            let results = answer.json()["results"].clone();
+            depths.iter().zip(results.as_array().unwrap()).for_each(|(depth, item)| value_is_shown(item, *depth));
+        }
+        // What a patch leaves may be as deep as it likes, and what an export gave is taken again as it was.
+        let patch = [("Content-Type", "application/merge-patch+json")];
+        let deep = format!("{{\"deep\":[{}]}}", nested(5000));
+        let merged = server.send("PATCH", "/api/v1/kv/a/b/00064", &patch, deep.as_bytes()).expect(200);
+        assert_eq!(merged.text(), deep);
+        let file = server.get("/api/v1/export").expect(200).body;
+        server.send("DELETE", "/api/v1/kv/a/b", &[], b"").expect(200);
+        server.send("POST", "/api/v1/import", &[], &file).expect(200);
+        assert_eq!(server.get("/api/v1/kv/a/b/05000").expect(200).text(), nested(5000));
+        let back = server.get("/api/v1/kv/a/b/00064").expect(200);
+        assert_eq!((back.text(), back.header("Content-Type")), (deep, Some("application/json")));
     });
 }
 

@@ -36,6 +36,58 @@ fn a_counter_counts_and_says_when_it_cannot() {
 }
 
 #[test]
+fn where_there_is_no_body_no_type_is_judged() {
+    // What clients name by themselves, or by habit, for a POST, PATCH or DELETE that carries nothing.
+    let types = [
+        "application/x-www-form-urlencoded",
+        "application/json; charset=utf-8",
+        "text/plain;charset=UTF-8",
+        "application/octet-stream",
+        "multipart/form-data; boundary=x",
+        "no type",
+        "",
+    ];
+    on_every_engine(|server| {
+        let incr = "/api/v1/kv/a/counters/n/incr";
+        let mut count = 0;
+        for content_type in types {
+            let typed = [("Content-Type", content_type)];
+            let mut counts = |body: &[u8], fields: &[(&str, &str)]| {
+                count += 1;
+                let answer = server.send("POST", incr, fields, body).expect(200);
+                assert_eq!(answer.json()["value"], count, "{content_type} {body:?}");
+            };
+            counts(b"", &typed);
+            counts(b"\r\n", &typed);
+            counts(b"", &[typed[0], ("Content-Encoding", "gzip")]);
+            let patched = server.send("PATCH", "/api/v1/kv/a/b/doc", &typed, b"").expect(400);
+            assert_eq!(patched.code(), "INVALID_JSON", "{content_type}");
+            let batch = server.send("POST", "/api/v1/batch", &typed, b"").expect(400);
+            assert_eq!(batch.code(), "INVALID_JSON", "{content_type}");
+            let import = server.send("POST", "/api/v1/import", &typed, b"").expect(400);
+            assert_eq!(import.code(), "BAD_REQUEST", "{content_type}");
+            server.put("/api/v1/kv/a/b/gone", b"x").expect(201);
+            server.send("DELETE", "/api/v1/kv/a/b/gone", &typed, b"").expect(204);
+            server.send("DELETE", "/api/v1/kv/a/b", &typed, b"").expect(200);
+            server.send("GET", "/api/v1/kv/a/b", &typed, b"").expect(200);
+            server.send("OPTIONS", incr, &typed, b"").expect(204);
+        }
+        // An empty type is none, with a body too; another one is judged where there is something of that type.
+        count += 1;
+        assert_eq!(server.send("POST", incr, &[("Content-Type", "")], b"{}").expect(200).json()["value"], count);
+        count += 5;
+        assert_eq!(server.send("POST", incr, &[], b"{\"by\":5}").expect(200).json()["value"], count);
+        for content_type in [types[0], types[2], types[3], types[4]] {
+            let wrong = server.send("POST", incr, &[("Content-Type", content_type)], b"{}").expect(415);
+            assert_eq!(wrong.code(), "UNSUPPORTED_MEDIA_TYPE", "{content_type}");
+        }
+        let coding = server.send("POST", incr, &[("Content-Encoding", "br")], b"").expect(415);
+        assert_eq!(coding.code(), "UNSUPPORTED_ENCODING");
+        assert_eq!(server.send("POST", incr, &[], b"").expect(200).json()["value"], count + 1);
+    });
+}
+
+#[test]
 fn many_who_count_at_once_lose_nothing() {
     on_every_engine(|server| {
         std::thread::scope(|scope| {

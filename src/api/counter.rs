@@ -16,17 +16,21 @@ pub const CONTENT_TYPE: &str = "application/json";
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Body {
-    #[serde(deserialize_with = "whole::required")]
+    #[serde(default = "one", deserialize_with = "whole::required")]
     by: i64,
 }
 
-/// Reads the body of `incr`: `{"by": -3}`, or nothing for 1. 400 `INVALID_JSON` for anything else.
+fn one() -> i64 {
+    1
+}
+
+/// Reads the body of `incr`: `{"by": -3}`; `{}` or nothing for 1. 400 `INVALID_JSON` for anything else.
 pub fn parse_body(body: &[u8]) -> Result<i64, Problem> {
     if json::is_blank(body) {
         return Ok(1);
     }
     let invalid = |_: String| {
-        let message = "the body of incr is empty or {\"by\": n} with a whole number n that fits 64 bits";
+        let message = "the body of incr is empty, {} or {\"by\": n} with a whole number n that fits 64 bits";
         Problem::new(400, "INVALID_JSON", message)
     };
     json::object::<Body>(body).map(|body| body.by).map_err(invalid)
@@ -73,8 +77,10 @@ mod tests {
         assert_eq!(parse_body(b"{\"by\": -3}").unwrap(), -3);
         assert_eq!(parse_body(b"{\"by\":-3.0}").unwrap(), -3);
         assert_eq!(parse_body(b"{\"by\":-9223372036854775808}").unwrap(), i64::MIN);
+        assert_eq!(parse_body(b"{}").unwrap(), 1);
+        assert_eq!(parse_body(b" { } ").unwrap(), 1);
         for body in [
-            "{}",
+            "{\"by\":null}",
             "3",
             "{\"by\":1.5}",
             "{\"by\":1e-2}",

@@ -2,7 +2,8 @@
 //! `{"key","version","size","content_type","modified","expires","value"|"value_base64"}`.
 //!
 //! Times are RFC 3339 in UTC with milliseconds; `expires` is `null` for what does not expire. `value` is the stored JSON
-//! verbatim where the type says JSON and the bytes are, else the bytes stand in `value_base64` (standard alphabet, padded).
+//! verbatim where the type says JSON, the bytes are, and they nest at most [`SHOWN_DEPTH_MAX`] deep; else the bytes stand
+//! in `value_base64` (standard alphabet, padded). Every answer that shows a value within its own JSON takes it from here.
 //!
 //! Invariant: what [`write_item`] appends is one JSON object; in the form of a line it holds no line break, and its bytes
 //! read back exactly.
@@ -15,6 +16,7 @@ use serde_json::value::RawValue;
 
 use crate::http::media;
 use crate::http::wire::push_decimal;
+use crate::limits::SHOWN_DEPTH_MAX;
 use crate::store::Record;
 
 /// Where an item stands.
@@ -89,7 +91,41 @@ fn embeddable(record: &Record, form: ItemForm) -> Option<&str> {
     }
     let json = serde_json::from_slice::<&RawValue>(&record.value).ok()?.get();
     let survives = json.len() == record.value.len() && !json.contains(['\n', '\r']);
-    (form == ItemForm::Page || survives).then_some(json)
+    ((form == ItemForm::Page || survives) && nests_at_most(json.as_bytes(), SHOWN_DEPTH_MAX)).then_some(json)
+}
+
+/// Whether at most so many objects and lists of a JSON text stand within one another.
+fn nests_at_most(json: &[u8], depth_max: usize) -> bool {
+    // Few brackets cannot nest deep, wherever they stand.
+    if memchr::memchr2_iter(b'{', b'[', json).nth(depth_max).is_none() {
+        return true;
+    }
+    let (mut depth, mut bytes) = (0, json.iter());
+    while let Some(byte) = bytes.next() {
+        match byte {
+            b'{' | b'[' => depth += 1,
+            b'}' | b']' => depth -= 1,
+            b'"' => skip_text(&mut bytes),
+            _ => {}
+        }
+        if depth > depth_max {
+            return false;
+        }
+    }
+    true
+}
+
+/// Goes behind the quote that ends a JSON string.
+fn skip_text(bytes: &mut std::slice::Iter<'_, u8>) {
+    while let Some(byte) = bytes.next() {
+        match byte {
+            b'"' => return,
+            b'\\' => {
+                bytes.next();
+            }
+            _ => {}
+        }
+    }
 }
 
 fn push_base64(out: &mut Vec<u8>, bytes: &[u8]) {
@@ -222,6 +258,38 @@ mod tests {
         assert!(written(&record("text/plain", b"1"), ItemForm::Page).ends_with(r#""value_base64":"MQ=="}"#));
         assert!(written(&record("application/json", b""), ItemForm::Page).ends_with(r#""value_base64":""}"#));
         assert!(written(&record("a/b+json", b"\"\xff\""), ItemForm::Page).ends_with(r#""value_base64":"Iv8i"}"#));
+    }
+
+    #[test]
+    fn a_value_that_nests_too_deep_stands_in_base64() {
+        let lists = |depth: usize| "[".repeat(depth) + &"]".repeat(depth);
+        let objects = |depth: usize| "{\"a\":".repeat(depth) + "1" + &"}".repeat(depth);
+        let mixed = |depth: usize| "[{\"a\":".repeat(depth / 2) + "1" + &"}]".repeat(depth / 2);
+        for (json, stands) in [
+            (lists(64), true),
+            (lists(65), false),
+            (objects(64), true),
+            (objects(65), false),
+            (mixed(64), true),
+            (mixed(66), false),
+            (lists(500_000), false),
+            // Beside one another they do not nest, and in a text they are none.
+            (format!("[{}[]]", "[],".repeat(500)), true),
+            (format!("[{}, {}]", lists(63), lists(63)), true),
+            (format!("[{}, {}]", lists(3), lists(64)), false),
+            (format!("[\"{}\", {}]", "]".repeat(5), lists(64)), false),
+            (format!("[\"{}\\\"{}\"]", "[".repeat(99), "{".repeat(99)), true),
+            (format!("{{\"{}\\\\\":{}}}", "[".repeat(99), lists(63)), true),
+            (format!("{{\"{}\\\\\":{}}}", "]".repeat(99), lists(64)), false),
+        ] {
+            let record = record("application/json", json.as_bytes());
+            for form in [ItemForm::Page, ItemForm::Line] {
+                let item = written(&record, form);
+                let shown = &item[item.find("\"value").unwrap()..];
+                assert_eq!(shown.starts_with("\"value\":"), stands, "{}", &json[..json.len().min(200)]);
+                assert_eq!(shown.contains("base64"), !stands);
+            }
+        }
     }
 
     #[test]

@@ -49,7 +49,7 @@ fn prepare(api: &Api, request: &Request) -> Result<(Batch, Durability), Problem>
     if query.ttl.is_some() {
         return Err(Problem::new(400, "INVALID_QUERY", "a batch takes ttl on its operations, not in the query"));
     }
-    media::expect_type(&request.head, &["application/json"])?;
+    media::expect_type(&request.head, request.body.bytes().is_empty(), &["application/json"])?;
     let limits = api.limits.get();
     let body = encoding::decode_body(&request.head, request.body.shared(), limits.body_bytes_max)?;
     let grant = api.access.authorize_each(&request.head, request.peer, request.method)?;

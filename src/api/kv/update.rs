@@ -15,7 +15,8 @@ pub const PATCH_TYPE: &str = "application/merge-patch+json";
 
 /// Adds to a counter.
 pub fn incr(api: &Api, db: &Database, request: &Request, responder: Responder, target: &ValueTarget<'_>) {
-    let action = media::expect_type(&request.head, &["application/json"]).and_then(|()| {
+    let is_empty = json::is_blank(request.body.bytes());
+    let action = media::expect_type(&request.head, is_empty, &["application/json"]).and_then(|()| {
         let body = encoding::decode_body(&request.head, request.body.shared(), SPARE_BODY_BYTES)?;
         Ok(Action::Update { update: counter::update(counter::parse_body(&body)?), bytes: 0, ttl: ttl(request)? })
     });
@@ -37,7 +38,7 @@ pub fn patch(api: &Api, db: &Database, request: &Request, responder: Responder, 
 
 fn expect_patch(request: &Request) -> Result<(), Problem> {
     let accept = |problem: Problem| problem.field("Accept-Patch", PATCH_TYPE);
-    media::expect_type(&request.head, &[PATCH_TYPE]).map_err(accept)
+    media::expect_type(&request.head, request.body.bytes().is_empty(), &[PATCH_TYPE]).map_err(accept)
 }
 
 fn ttl(request: &Request) -> Result<Ttl, Problem> {

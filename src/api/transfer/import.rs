@@ -16,7 +16,7 @@ use serde_json::{Value, json};
 
 use crate::board::disk;
 use crate::http::query::Query;
-use crate::http::{Problem, Request, RequestBody, Responder, Response, Written, encoding, json, media};
+use crate::http::{HeaderName, Problem, Request, RequestBody, Responder, Response, Written, encoding, json, media};
 use crate::limits::CHUNK_OPERATIONS;
 use crate::store::space::Allowed;
 use crate::store::versions::IMPORT_END;
@@ -56,7 +56,9 @@ fn run(api: &Api, db: &Arc<Database>, request: Request) -> Result<Value, Problem
         Some("relaxed") => Durability::Relaxed,
         Some(_) => return Err(Problem::new(400, "INVALID_QUERY", "durability is sync or relaxed")),
     };
-    media::expect_type(&request.head, &["application/x-ndjson", "application/ndjson"])?;
+    let length = request.head.get(HeaderName::ContentLength);
+    let is_empty = length == Some("0") || length.is_none() && !request.head.has(HeaderName::TransferEncoding);
+    media::expect_type(&request.head, is_empty, &["application/x-ndjson", "application/ndjson"])?;
     let body: Box<dyn io::Read + Send> = match request.body {
         RequestBody::Reader(reader) => reader,
         RequestBody::Bytes(bytes) => Box::new(io::Cursor::new(bytes)),
