@@ -37,8 +37,9 @@ test-rust: ## unit, property and outside tests on the debug build
 test-release: build ## what only the release binary can show: memory, torture, size
 	BINARY_UNDER_TEST='$(CURDIR)/target/release/larder' $(CARGO) test --locked --test release --no-fail-fast -- --test-threads 1
 
-test-contract: ## the served OpenAPI document against the running server
+test-contract: ## the served OpenAPI document against the running server, and clients generated from it
 	@sh tests/tools/contract.sh
+	@sh tests/tools/clients.sh
 
 budget: build ## instructions, allocations, size and crates against benches/budget.toml
 	@CARGO='$(CARGO)' benches/budget.py

@@ -311,6 +311,42 @@ fn probes_are_answered_however_often_they_come_and_use_up_nothing() {
 }
 
 #[test]
+fn what_no_route_takes_uses_up_the_rate_of_its_address_too() {
+    for engine in ENGINES {
+        for (method, path, status) in [
+            ("GET", "/none", 404),
+            ("GET", "/api/none", 404),
+            ("POST", "/.env", 404),
+            ("PUT", "/api/v2/kv/a/b/c", 404),
+            ("GET", VALUE, 404),
+            ("POST", VALUE, 405),
+            ("DELETE", "/health", 405),
+            ("PATCH", "/metrics", 405),
+            ("GET", "/api/v1/import", 405),
+            ("OPTIONS", VALUE, 204),
+            ("OPTIONS", "/api/v1/batch", 204),
+            ("OPTIONS", "/none", 404),
+        ] {
+            let config = "[rate]\nper_second = 0.01\nburst = 2\n[cors]\norigins = [\"https://app.example\"]\n";
+            let server = Server::builder().engine(engine).config(config).start();
+            let fields = [("Origin", "https://app.example")];
+            let ask = || server.send(method, path, &fields, b"");
+            for wanted in [status, status, 429] {
+                let answer = ask();
+                assert_eq!(answer.status, wanted, "{engine} {method} {path}: {answer:?}");
+                let allowed = answer.header("Access-Control-Allow-Origin");
+                assert_eq!(allowed, Some("https://app.example"), "{engine} {method} {path}");
+            }
+            assert!(ask().header("Retry-After").is_some(), "{engine} {method} {path}");
+            // One bucket for all of an address; probes have none.
+            assert_eq!(server.get("/metrics").status, 429, "{engine} {method} {path}");
+            assert_eq!(server.get("/health").status, 200, "{engine} {method} {path}");
+            assert_eq!(server.send("OPTIONS", "/health", &[], b"").status, 204, "{engine} {method} {path}");
+        }
+    }
+}
+
+#[test]
 fn browsers_are_told_which_pages_may_use_larder() {
     let app = "https://app.example";
     for engine in ENGINES {

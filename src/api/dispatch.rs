@@ -162,10 +162,13 @@ impl Api {
         trace.admitted = true;
         identify::identify(&request.head, trace);
         self.cors.echo(&request.head, trace, true);
-        let found = self.route(request, trace)?;
-        if request.method != Method::Options {
-            let granted = self.guard(request, &found);
-            self.rate(request, &found, &granted)?;
+        trace.forwarded = self.access.forwarded(&request.head, request.peer);
+        let found = self.route(request, trace);
+        let guarded = found.as_ref().ok().filter(|_| request.method != Method::Options);
+        let granted = guarded.map(|found| self.guard(request, found));
+        self.rate(request, found.as_ref().ok(), granted.as_ref())?;
+        let found = found?;
+        if let Some(granted) = granted {
             let granted = granted.map_err(|problem| self.access.offer_login(problem, &request.head, request.method));
             trace.client = self.access.client(&request.head, request.peer, &granted?);
         }
@@ -233,12 +236,19 @@ impl Api {
         Ok(grant)
     }
 
-    /// Probes have no rate: who asks often whether larder is well must not be told by a refusal that it is not.
-    fn rate(&self, request: &Request, found: &Match<'_>, granted: &Result<Grant, Problem>) -> Result<(), Problem> {
-        if self.rates.is_off() || matches!(Endpoint::of(found.route.id), Endpoint::Health | Endpoint::Live) {
+    /// Everything counts, also what no route takes (`found` is `None`) or no token is asked for (`granted` is). Probes
+    /// have no rate: who asks often whether larder is well must not be told by a refusal that it is not.
+    fn rate(
+        &self,
+        request: &Request,
+        found: Option<&Match<'_>>,
+        granted: Option<&Result<Grant, Problem>>,
+    ) -> Result<(), Problem> {
+        let is_probe = |found: &Match<'_>| matches!(Endpoint::of(found.route.id), Endpoint::Health | Endpoint::Live);
+        if self.rates.is_off() || found.is_some_and(is_probe) {
             return Ok(());
         }
-        let token = granted.as_ref().ok().and_then(Grant::token_id);
+        let token = granted.and_then(|granted| granted.as_ref().ok()).and_then(Grant::token_id);
         let key = match token {
             Some(id) => RateKey::Token(id),
             None => RateKey::Network(self.access.network(&request.head, request.peer)),
@@ -271,7 +281,7 @@ impl Api {
         self.registry.request(route, trace.method.as_str(), outcome.status, trace.code, spent, trace.timed);
         let ending = outcome.cut.filter(|_| !trace.timed && outcome.status == 200).and_then(Ending::of_cut);
         if let Some(ending) = ending {
-            self.figures.endings.note(ending, route, trace.peer);
+            self.figures.endings.note(ending, route, trace.asker());
         }
         let slow_from = self.config.slow_request;
         if trace.timed && !slow_from.is_zero() && spent >= slow_from {

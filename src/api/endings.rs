@@ -5,7 +5,8 @@
 
 use std::time::Duration;
 
-use crate::http::{Cut, Peer, Problem};
+use crate::http::message::Asker;
+use crate::http::{Cut, Problem};
 use crate::log_limited;
 use crate::logging::RateLimit;
 use crate::metrics::{Counter, Labels, Registry};
@@ -115,25 +116,26 @@ impl Endings {
     }
 
     /// Counts and logs one.
-    pub fn note(&self, ending: Ending, route: &str, peer: Peer) {
+    pub fn note(&self, ending: Ending, route: &str, asker: Asker) {
         if let Some(at) = ENDINGS.iter().position(|(known, _)| *known == ending) {
             self.0[at].inc();
         }
         let level = if ending == Ending::Client { log::Level::Info } else { log::Level::Warn };
-        log_limited!(ENDED, level, "a stream of {route} to {peer} was cut: {}", ending.words());
+        log_limited!(ENDED, level, "a stream of {route} to {asker} was cut: {}", ending.words());
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::http::Peer;
 
     #[test]
     fn each_reason_has_a_figure_and_what_is_said_of_it_fits_a_line() {
         let registry = Registry::default();
         let endings = Endings::new(&registry);
         for (at, (ending, _)) in ENDINGS.into_iter().enumerate() {
-            endings.note(ending, "/api/v1/export", Peer::Unix);
+            endings.note(ending, "/api/v1/export", Asker { peer: Peer::Unix, forwarded: None });
             assert_eq!(endings.0[at].get(), 1, "{ending:?}");
             let line = String::from_utf8(ending.problem().render(None)).unwrap();
             assert!(line.starts_with("{\"status\":") && line.contains("the stream was cut") && !line.contains('\n'));

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use crate::http::agent::Agent;
 use crate::http::{Head, HeaderName, Outcome, Peer, Trace};
 use crate::logging;
 
@@ -15,6 +16,9 @@ pub fn identify(head: &Head, trace: &mut Trace) {
     {
         trace.request_id = Some(id.into());
         trace.echo(b"X-Request-Id", id.as_bytes());
+    }
+    if trace.agent.is_none() {
+        trace.agent = head.get(HeaderName::UserAgent).map(Agent::of);
     }
     if trace.traceparent.is_none()
         && let Some(parent) = head.get(HeaderName::Traceparent).filter(|parent| is_traceparent(parent))
@@ -59,7 +63,9 @@ pub fn log_slow(trace: &Trace, outcome: &Outcome, route: &str, spent: Duration) 
         route,
         status: outcome.status,
         bytes: outcome.body_bytes,
-        peer,
+        peer: trace.forwarded.or(peer),
+        proxy: trace.forwarded.map(|_| peer),
+        agent: trace.agent.as_ref().map(Agent::as_str),
         request_id: trace.request_id.as_deref(),
         traceparent: trace.traceparent.as_deref(),
         total: spent,

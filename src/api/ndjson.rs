@@ -64,7 +64,7 @@ pub fn stream(
     let grant = api.access.authorize_each(&request.head, request.peer, request.method)?;
     let permit = api.streams.enter(limits.streams_max, trace.client(), grant.allows(Scope::Admin))?;
     let mut lines = lines(api, db, asked);
-    let (endings, route, peer) = (api.figures.endings.clone(), routes::label(trace.route), trace.peer);
+    let (endings, route, asker) = (api.figures.endings.clone(), routes::label(trace.route), trace.asker());
     let (drain, drain_time) = (api.drain.clone(), limits.drain_timeout / 4 * 3);
     let pull: Puller = Box::new(move |out| {
         let _open = &permit;
@@ -79,7 +79,7 @@ pub fn stream(
             }),
         };
         pulled.map_err(|ending| {
-            endings.note(ending, route, peer);
+            endings.note(ending, route, asker);
             out.extend_from_slice(&ending.problem().render(None));
             out.push(b'\n');
             io::Error::other("cut")

@@ -106,7 +106,7 @@ pub static SETTINGS: &[Setting] = &[
         "Names in Host that an open larder answers to, besides addresses, names without a dot, this machine's own, and those\nin .local, .lan, .home.arpa, .internal and the like: a name elsewhere may be a web page's trick (DNS rebinding)."),
 
     row("rate", "per_second", Field::Custom { set: set_rate, show: |c| c.rate_per_second.map_or(String::new(), |n| n.to_string()) },
-        "Requests a second of one token or address, over time; more get 429 (/health never does). Without it there is no limit."),
+        "Requests a second of one token or address, over time; more get 429 (/health never does). Unknown paths, refused methods and OPTIONS count for the address. Without it there is no limit."),
     row("rate", "burst", Field::Custom { set: set_burst, show: |c| c.rate_burst.to_string() },
         "Requests of one token or address at once before rate.per_second counts (1 to 1000000)."),
 

@@ -55,6 +55,7 @@ pub enum HeaderName {
     Trailer,
     TransferEncoding,
     Upgrade,
+    UserAgent,
     Via,
     /// Those of WebDAV that would change what a write means.
     WebDav,
@@ -88,6 +89,7 @@ const KNOWN: &[(&str, HeaderName)] = &[
     ("overwrite", WebDav),
     ("connection", Connection),
     ("larder-ttl", LarderAnswer),
+    ("user-agent", UserAgent),
     ("content-md5", ContentMd5),
     ("destination", WebDav),
     ("repr-digest", ReprDigest),

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
+use super::agent::Agent;
 use super::budget::Client;
 use super::encoding;
 use super::headers::Head;
@@ -54,6 +55,24 @@ impl RequestBody {
         match self {
             RequestBody::Bytes(bytes) => bytes.clone(),
             RequestBody::Reader(_) => Bytes::new(),
+        }
+    }
+}
+
+/// Who asks, as logs name it: the client, and the proxy that speaks for it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Asker {
+    /// The other end of the connection.
+    pub peer: Peer,
+    /// Whom it speaks for, if it is a trusted proxy that says so.
+    pub forwarded: Option<IpAddr>,
+}
+
+impl std::fmt::Display for Asker {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self.forwarded {
+            None => self.peer.fmt(f),
+            Some(client) => write!(f, "{client} (through {})", self.peer),
         }
     }
 }
@@ -108,6 +127,10 @@ pub struct Trace {
     pub client: Option<Client>,
     /// A large answer may be refused for want of memory: nothing was done that it has to tell.
     pub only_reads: bool,
+    /// Whom a trusted proxy names as asking, if that is another than the peer.
+    pub forwarded: Option<IpAddr>,
+    /// What the client calls itself.
+    pub agent: Option<Agent>,
     /// A validated `X-Request-Id`, echoed and logged.
     pub request_id: Option<Box<str>>,
     /// A validated `traceparent`, echoed and logged.
@@ -121,6 +144,11 @@ pub struct Trace {
 }
 
 impl Trace {
+    /// Who asks, for logs.
+    pub fn asker(&self) -> Asker {
+        Asker { peer: self.peer, forwarded: self.forwarded }
+    }
+
     /// A trace for a request whose head was complete at `received_at`.
     pub fn new(method: Method, peer: Peer, received_at: Instant) -> Trace {
         Trace {
@@ -137,6 +165,8 @@ impl Trace {
             timed: true,
             client: None,
             only_reads: !method.is_write(),
+            forwarded: None,
+            agent: None,
             request_id: None,
             traceparent: None,
             echoed: Vec::new(),

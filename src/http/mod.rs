@@ -1,5 +1,6 @@
 //! The wire: messages, routing, conditions and encodings, and the two engines. Knows nothing of keys and values.
 
+pub mod agent;
 mod backlog;
 pub mod budget;
 pub mod cache_control;

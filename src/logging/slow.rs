@@ -21,6 +21,10 @@ pub struct SlowRequest<'a> {
     pub bytes: u64,
     /// Who asked; `None` on a Unix socket.
     pub peer: Option<IpAddr>,
+    /// The trusted proxy that asked for them, if one did; `Some(None)` is one on a Unix socket.
+    pub proxy: Option<Option<IpAddr>>,
+    /// What the client calls itself, cut and cleaned.
+    pub agent: Option<&'a str>,
     /// `X-Request-Id`, the client's or ours.
     pub request_id: Option<&'a str>,
     /// `traceparent` as the client sent it.
@@ -47,11 +51,15 @@ impl Display for SlowRequest<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "method={} route={}", Value(self.method), Value(self.route))?;
         write!(f, " status={} bytes={}", self.status, self.bytes)?;
-        match self.peer {
-            Some(peer) => write!(f, " peer={peer}")?,
-            None => f.write_str(" peer=unix")?,
+        for (name, address) in [("peer", Some(self.peer)), ("proxy", self.proxy)] {
+            match address {
+                Some(Some(ip)) => write!(f, " {name}={ip}")?,
+                Some(None) => write!(f, " {name}=unix")?,
+                None => {}
+            }
         }
-        for (name, text) in [("request_id", self.request_id), ("traceparent", self.traceparent)] {
+        for (name, text) in [("agent", self.agent), ("request_id", self.request_id), ("traceparent", self.traceparent)]
+        {
             if let Some(text) = text {
                 write!(f, " {name}={}", Value(text))?;
             }
@@ -108,6 +116,8 @@ mod tests {
             status: 201,
             bytes: 42,
             peer: Some([192, 0, 2, 7].into()),
+            proxy: None,
+            agent: Some("curl/8.5.0"),
             request_id: Some("req-1"),
             traceparent: None,
             total: Duration::from_micros(1_204_500),
@@ -119,7 +129,7 @@ mod tests {
         assert_eq!(
             request.to_string(),
             "method=PUT route=/api/v1/kv/{namespace}/{collection}/{key} status=201 bytes=42 peer=192.0.2.7 \
-             request_id=req-1 total_ms=1204.500 queue_ms=0.500 commit_ms=1200.000 write_ms=0.000"
+             agent=curl/8.5.0 request_id=req-1 total_ms=1204.500 queue_ms=0.500 commit_ms=1200.000 write_ms=0.000"
         );
     }
 
@@ -129,6 +139,8 @@ mod tests {
             SlowRequest { method: "GET", route: "", request_id: Some("a status=500 \"\\\n"), ..Default::default() };
         let line = request.to_string();
         assert!(line.starts_with("method=GET route=\"\" status=0 bytes=0 peer=unix "), "{line}");
+        let proxied = SlowRequest { proxy: Some(None), peer: Some([192, 0, 2, 7].into()), ..request }.to_string();
+        assert!(proxied.contains(" peer=192.0.2.7 proxy=unix request_id="), "{proxied}");
         assert!(line.contains(" request_id=\"a status=500 \\\"\\\\\\n\" total_ms=0.000"), "{line}");
     }
 }

@@ -18,6 +18,8 @@ need man man-db
 need ab apache2-utils
 need hey hey
 need wrk wrk
+need node nodejs
+need npm npm
 python3 -c 'import venv, ensurepip' 2>/dev/null || missing="$missing python3-venv"
 
 fail() {

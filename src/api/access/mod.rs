@@ -194,6 +194,15 @@ impl Access {
         Network::of(local::client(head, peer, &self.trusted_proxies))
     }
 
+    /// Whom a trusted proxy says that it asks for.
+    pub fn forwarded(&self, head: &Head, peer: Peer) -> Option<IpAddr> {
+        let direct = match peer {
+            Peer::Tcp(address, _) => Some(address),
+            Peer::Unix => None,
+        };
+        local::client_ip(head, peer, &self.trusted_proxies).filter(|client| Some(*client) != direct)
+    }
+
     /// On whose behalf memory is held for a request; `None` says that the peer's address tells that.
     pub fn client(&self, head: &Head, peer: Peer, grant: &Grant) -> Option<Client> {
         match grant.token_id() {

@@ -1,7 +1,7 @@
 //! POST …/incr and PATCH: writes whose new value depends on the present one. The committer has the last word on them, so
 //! that of many at once none is lost.
 
-use crate::http::{Problem, Request, Responder, Response, encoding, etag, media};
+use crate::http::{Problem, Request, Responder, Response, encoding, etag, json, media};
 use crate::store::{Action, Database, Record, Ttl};
 
 use crate::limits::SPARE_BODY_BYTES;

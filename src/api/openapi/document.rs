@@ -119,7 +119,7 @@ impl Components {
                 "description": "See `Allow`.",
                 "headers": ["Allow", "Access-Control-Allow-Methods", "Access-Control-Allow-Headers", "Access-Control-Max-Age"],
             } },
-            "problems": ["@wire", "@body"],
+            "problems": ["@wire", "@rate", "@body"],
         });
         match source {
             Value::Object(source) => self.operation(source, Form::default(), ""),
@@ -155,7 +155,8 @@ impl Components {
         Value::Object(source)
     }
 
-    /// A reference to the answer with these codes; answers that are alike stand once.
+    /// A reference to the answer with these codes; answers that are alike stand once. All have the one schema of problems:
+    /// generators make one type of it, and drop what narrows it. The description names the codes.
     fn problem(&mut self, status: u16, codes: &[&Code], form: Form) -> Value {
         let response = problem_response(status, codes, form);
         let alike = self.responses.iter().find(|(_, known)| **known == response).map(|(name, _)| name.clone());
@@ -174,8 +175,6 @@ impl Components {
         let text = codes::CODES.iter().map(meaning).collect::<Vec<_>>().join("\n");
         self.schemas.insert("ErrorCode".into(), json!({ "type": "string", "enum": all, "description": text }));
         self.schemas.insert("Problem".into(), problem_schema());
-        let refused: Vec<&Code> = codes::named(["METHOD_NOT_ALLOWED"]);
-        self.responses.insert("MethodNotAllowed".into(), problem_response(405, &refused, Form::default()));
         components["schemas"] = Value::Object(self.schemas);
         components["responses"] = Value::Object(self.responses);
         components["parameters"] = Value::Object(self.parameters);
@@ -220,7 +219,6 @@ fn by_status<'a>(codes: &[&'a Code]) -> Vec<(u16, Vec<&'a Code>)> {
 fn problem_response(status: u16, codes: &[&Code], form: Form) -> Value {
     let own: &[&str] = match status {
         401 => &["WWW-Authenticate"],
-        405 => &["Allow"],
         415 => &["Accept-Patch"],
         416 => &["Content-Range"],
         429 | 503 => &["Retry-After"],
@@ -232,15 +230,10 @@ fn problem_response(status: u16, codes: &[&Code], form: Form) -> Value {
     if form.head {
         return response;
     }
-    let names: Vec<&str> = codes.iter().map(|code| code.1).collect();
-    let mut own = json!({ "properties": { "status": { "const": status }, "code": { "enum": names } } });
     let says_written = form.write && (status == 429 || status >= 500);
-    if says_written {
-        own["required"] = json!(["written"]);
-    }
     let examples: Object = codes.iter().map(|code| (code.1.to_owned(), example(code, says_written))).collect();
     response["content"] = json!({ "application/problem+json": {
-        "schema": { "allOf": [{ "$ref": "#/components/schemas/Problem" }, own] },
+        "schema": reference("schemas", "Problem"),
         "examples": examples,
     } });
     response
@@ -266,7 +259,7 @@ fn problem_schema() -> Value {
             "code": { "$ref": "#/components/schemas/ErrorCode" },
             "message": { "type": "string", "description": "What happened and what to do next; for people." },
             "request_id": { "type": "string", "description": "The X-Request-Id of the request, if it had one." },
-            "written": { "enum": ["no", "unknown"], "description": "On a write, with 429 and 5xx: whether it was applied." },
+            "written": { "type": "string", "enum": ["no", "unknown"], "description": "On a write, with 429 and 5xx: whether it was applied." },
             "failed": { "type": "integer", "minimum": 0, "description": "The operation of a batch that failed." },
             "results": { "type": "array", "items": { "$ref": "#/components/schemas/Result" }, "description": "What became of the operations of an atomic batch before it was undone." },
             "imported": { "type": "integer", "minimum": 0, "description": "How many records were imported before the trouble." },

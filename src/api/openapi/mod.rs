@@ -13,7 +13,7 @@ use serde_json::Value;
 
 use crate::http::conditional::{self, Conditions, Current, CurrentTag, Verdict};
 use crate::http::encoding::{self, Coding};
-use crate::http::{HeaderName, Problem, Request, Response, Trace};
+use crate::http::{HeaderName, Method, Problem, Request, Response, Trace};
 
 use super::routes::{self, FILES, ROUTES};
 use super::{Api, error};
@@ -81,6 +81,7 @@ fn documents(trace: &Trace, status: u16) -> bool {
     let route = ROUTES.iter().find(|route| route.id == trace.route).unwrap_or(&FILES);
     match known.1 {
         "METHOD_NOT_ALLOWED" | "NOT_FOUND" if route.id == FILES.id => true,
+        "TOO_MANY_REQUESTS" if trace.method != Method::Options && !route.methods.contains(&trace.method) => true,
         "METHOD_NOT_ALLOWED" => !route.methods.contains(&trace.method),
         // What is refused before it is routed can be any request.
         _ if route.id == FILES.id => {

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::path::Path;
 
 use super::*;
-use crate::http::Method;
+
 
 fn method_names(path_item: &Value) -> BTreeSet<String> {
     let all = ["get", "head", "put", "post", "patch", "delete", "options", "trace"];
@@ -55,8 +55,10 @@ fn every_reference_has_its_target_and_every_component_is_used() {
     }
     for (kind, components) in document["components"].as_object().unwrap() {
         for name in components.as_object().unwrap().keys() {
-            let known = kind == "securitySchemes" || name == "MethodNotAllowed";
-            assert!(known || used.contains(&format!("#/components/{kind}/{name}")), "{kind}/{name} is not used");
+            assert!(
+                kind == "securitySchemes" || used.contains(&format!("#/components/{kind}/{name}")),
+                "{kind}/{name} is not used"
+            );
         }
     }
 }
@@ -136,7 +138,8 @@ fn the_codes_of_the_sources_are_those_of_the_document() {
 fn every_code_belongs_to_an_operation() {
     let document = document::build();
     let text = document["paths"].to_string() + &document["components"]["responses"].to_string();
-    for code in codes::CODES {
+    // No operation of the document has a method that its path has not.
+    for code in codes::CODES.iter().filter(|code| code.1 != "METHOD_NOT_ALLOWED") {
         assert!(text.contains(&format!("\"{}\"", code.1)), "{}", code.1);
     }
 }

@@ -29,6 +29,8 @@ use super::super::{Api, error};
 use super::line::{self, EndLine, ImportRecord, NextLine};
 use super::spool::Spool;
 
+/// What its body may be called. Generated clients know no type for lines, so they send bytes.
+const TYPES: [&str; 3] = ["application/x-ndjson", "application/ndjson", "application/octet-stream"];
 /// Failures listed in the answer; the count goes on.
 const FAILURES_LISTED_MAX: usize = 1000;
 /// Bytes of values in one chunk, besides its number of operations.
@@ -58,7 +60,7 @@ fn run(api: &Api, db: &Arc<Database>, request: Request) -> Result<Value, Problem
     };
     let length = request.head.get(HeaderName::ContentLength);
     let is_empty = length == Some("0") || length.is_none() && !request.head.has(HeaderName::TransferEncoding);
-    media::expect_type(&request.head, is_empty, &["application/x-ndjson", "application/ndjson"])?;
+    media::expect_type(&request.head, is_empty, &TYPES)?;
     let body: Box<dyn io::Read + Send> = match request.body {
         RequestBody::Reader(reader) => reader,
         RequestBody::Bytes(bytes) => Box::new(io::Cursor::new(bytes)),
