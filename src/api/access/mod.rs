@@ -9,6 +9,7 @@ pub mod local;
 pub mod token;
 
 use std::collections::HashMap;
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -196,11 +197,10 @@ impl Access {
 
     /// Whom a trusted proxy says that it asks for.
     pub fn forwarded(&self, head: &Head, peer: Peer) -> Option<IpAddr> {
-        let direct = match peer {
-            Peer::Tcp(address, _) => Some(address),
-            Peer::Unix => None,
-        };
-        local::client_ip(head, peer, &self.trusted_proxies).filter(|client| Some(*client) != direct)
+        match local::client(head, peer, &self.trusted_proxies) {
+            Peer::Tcp(client, _) if !matches!(peer, Peer::Tcp(direct, _) if direct == client) => Some(client),
+            Peer::Tcp(..) | Peer::Unix => None,
+        }
     }
 
     /// On whose behalf memory is held for a request; `None` says that the peer's address tells that.

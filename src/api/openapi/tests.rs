@@ -5,7 +5,6 @@ use std::path::Path;
 
 use super::*;
 
-
 fn method_names(path_item: &Value) -> BTreeSet<String> {
     let all = ["get", "head", "put", "post", "patch", "delete", "options", "trace"];
     all.iter().filter(|method| path_item.get(**method).is_some()).map(|method| method.to_uppercase()).collect()
