@@ -32,40 +32,21 @@ const ENDED: &[u16] = &[];
 
 const VERSIONS: &str = "tiny_http knows 0.9, 1.0, 1.1, 2.0 and 3.0 by name, any other version is malformed to it";
 const ASCII: &str = "tiny_http takes no byte beyond ASCII in a head, so larder refuses it";
-const UPGRADE: &str = "tiny_http takes no request behind one with Connection: upgrade; to end a connection is allowed";
 const CUT: &str = "tiny_http does not tell a cut body from a broken one; a 400 for either is allowed (9112 8)";
 
 /// What tiny_http 0.12 cannot be made to comply with from outside.
 const TINY_HTTP: &[Exception] = &[
     exception("a minor version above 1 is 1.1 (9110 2.5)", &[400], VERSIONS),
     exception("the largest minor version", &[400], VERSIONS),
-    exception("one empty line before the request (9112 2.2)", &[400], "an empty line is no request line to tiny_http"),
     exception("bytes beyond ASCII in a value (9110 5.5)", &[400], ASCII),
-    exception("an upgrade nobody asked for is ignored", &[200], UPGRADE),
-    exception("an upgrade with a body", &[204], UPGRADE),
-    exception(
-        "an upgrade with a chunked body",
-        &[400],
-        "tiny_http hands over the bare socket instead of the body, so larder refuses it",
-    ),
     exception(
         "100-continue in HTTP/1.0 is ignored",
         &[100, 204],
         "tiny_http writes its 100 whatever the version, once the body is read",
     ),
-    exception("trailers (9112 7.1.2)", &[400], "tiny_http knows no trailers: the end must follow the last chunk"),
-    exception(
-        "a size beyond the limit",
-        &[400],
-        "tiny_http does not tell the size of a chunk: larder sees its bytes, and that they end too early",
-    ),
     exception("a chunk that is cut", &[400], CUT),
     exception("chunks without the last", &[400], CUT),
 ];
-
-/// Cases that cost tiny_http a thread for good (which larder counts, see `tiny_hostile.rs`): each has a server of its
-/// own.
-const COSTLY: &[&str] = &["a length beyond the limit", "the largest length there is"];
 
 /// What is wrong with the answers to a case, if something is.
 fn complaint(case: &Case, exceptions: &[Exception], answers: &Result<Answers, String>) -> Option<String> {
@@ -95,9 +76,9 @@ fn stale(cases: &[Case], exceptions: &[Exception]) -> Vec<String> {
     wrong.map(|exception| format!("no case needs this exception: {}", exception.case)).collect()
 }
 
-/// Sends cases to a server of their own, and returns what is wrong with the answers.
-fn send_all(engine: &str, config: &str, cases: &[Case], exceptions: &[Exception]) -> Vec<String> {
-    let server = Server::builder().engine(engine).config(config).start();
+/// Sends cases to a server, and returns what is wrong with the answers.
+fn send_all(engine: &str, cases: &[Case], exceptions: &[Exception]) -> Vec<String> {
+    let server = Server::builder().engine(engine).start();
     // A busy machine may take longer for a good request than the short time that some of these servers have.
     let answers = |method, path, status| {
         let is_good = || server.client().try_send(method, path, &[], b"").is_ok_and(|answer| answer.status == status);
@@ -118,14 +99,7 @@ fn send_all(engine: &str, config: &str, cases: &[Case], exceptions: &[Exception]
 fn assert_answers(engine: &str, exceptions: &[Exception]) {
     let cases = cases();
     let mut wrong = stale(&cases, exceptions);
-    let (costly, cheap): (Vec<Case>, Vec<Case>) = cases.into_iter().partition(|case| COSTLY.contains(&case.name));
-    assert_eq!(costly.len(), COSTLY.len(), "each costly case is in the table once");
-    std::thread::scope(|scope| {
-        let groups = costly.chunks(1).map(|case| ("[limits]\nhead_timeout = \"1s\"", case)).chain([("", &cheap[..])]);
-        let threads: Vec<_> =
-            groups.map(|(config, group)| scope.spawn(move || send_all(engine, config, group, exceptions))).collect();
-        wrong.extend(threads.into_iter().flat_map(|thread| thread.join().expect("the cases are sent")));
-    });
+    wrong.extend(send_all(engine, &cases, exceptions));
     assert!(wrong.is_empty(), "{} cases on {engine}:\n{}", wrong.len(), wrong.join("\n"));
 }
 

@@ -311,12 +311,32 @@ fn bodies_of_every_kind_arrive_whole() {
 #[test]
 fn a_client_that_offers_an_upgrade_with_its_body_is_served_without_it() {
     let server = start(Limits::default());
+    let long = "b".repeat(5000);
+    let bodies = [
+        ("Content-Length: 5\r\n\r\nhello".to_owned(), "hello"),
+        (format!("Content-Length: 5000\r\n\r\n{long}"), &long),
+        ("Transfer-Encoding: chunked\r\n\r\n2\r\nhe\r\n3\r\nllo\r\n0\r\n\r\n".to_owned(), "hello"),
+        ("Content-Length: 0\r\n\r\n".to_owned(), ""),
+    ];
+    for offer in ["Upgrade, HTTP2-Settings", "keep-alive, upgrade", "UPGRADE", "x\r\nConnection: upgrade"] {
+        for (body, text) in &bodies {
+            let request = format!(
+                "PUT /echo HTTP/1.1\r\nHost: x\r\nConnection: {offer}\r\nUpgrade: h2c\r\nHTTP2-Settings: A\r\n{body}"
+            );
+            let mut client = server.connect();
+            for cut in [0, request.find("grade").unwrap(), request.len() - 1] {
+                client.send(&request[..cut]);
+                client.send(&request[cut..]);
+                let got = client.receive(false);
+                assert_eq!((got.text(), got.field("connection")), (*text, None), "{offer}");
+            }
+            assert_eq!(client.get("/const").text(), "hello", "the connection goes on");
+        }
+    }
     let mut client = server.connect();
-    client.send("PUT /echo HTTP/1.1\r\nHost: x\r\nConnection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\n");
-    client.send("Content-Length: 5\r\n\r\nhello");
-    let got = client.receive(false);
-    assert_eq!((got.text(), got.field("connection")), ("hello", Some("close")));
-    assert!(client.is_ended());
+    client.send("GET /const HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n");
+    assert_eq!(client.receive(false).text(), "hello");
+    assert_eq!(client.get("/const").text(), "hello");
 }
 
 #[test]
@@ -333,6 +353,38 @@ fn imports_read_their_own_body_a_few_at_a_time() {
     assert_eq!(first.get("/const").text(), "hello", "a body read to its end keeps the connection");
     first.send("POST /import HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n");
     assert_eq!(first.receive(false).text(), "3");
+}
+
+#[test]
+fn an_import_may_be_longer_than_tiny_http_knows_and_the_last_of_its_connection() {
+    let server = start(Limits::default());
+    let bytes = (64 << 20) + 1;
+    let piece = "i".repeat(1 << 20);
+    for (start, fields, is_last) in [
+        ("POST /import HTTP/1.1\r\nHost: x", format!("Content-Length: {bytes}"), false),
+        ("POST /import HTTP/1.1\r\nHost: x\r\nConnection: close", format!("Content-Length: {bytes}"), true),
+        ("POST /import HTTP/1.0", format!("Content-Length: {bytes}"), true),
+        ("POST /import HTTP/1.1\r\nHost: x\r\nExpect: 100-continue", format!("Content-Length: {bytes}"), false),
+        ("POST /import HTTP/1.1\r\nHost: x\r\nConnection: close", "Transfer-Encoding: chunked".to_owned(), true),
+    ] {
+        let mut client = server.connect();
+        client.send(&format!("{start}\r\n{fields}\r\n\r\n"));
+        if start.contains("Expect") {
+            assert_eq!(client.receive(false).status, 100);
+        }
+        let is_chunked = fields.starts_with('T');
+        for _ in 0..64 {
+            client.send(&if is_chunked { format!("{:x}\r\n{piece}\r\n", piece.len()) } else { piece.clone() });
+        }
+        client.send(if is_chunked { "1\r\ni\r\n0\r\n\r\n" } else { "i" });
+        assert_eq!(client.receive(false).text(), bytes.to_string(), "{start} {fields}");
+        if is_last {
+            assert!(client.is_ended());
+        } else {
+            assert_eq!(client.get("/const").text(), "hello");
+        }
+    }
+    assert_eq!(server.figure("larder_tiny_http_leaked_threads"), 0.0);
 }
 
 #[test]

@@ -64,7 +64,7 @@ fn a_bad_head_behind_good_requests_is_refused_once_they_are_answered() {
     let server = start(Limits::default());
     let bad = [
         "GET / HTTP/1.9\r\n\r\n",
-        "\r\n",
+        "\r\n\r\n",
         " a\r\n",
         "GET /\u{e9} HTTP/1.1\r\n\r\n",
         "GET / HTTP/1.1\r\nHost : x\r\n\r\n",

@@ -7,10 +7,12 @@ mod support;
 
 use std::io::{Read, Write};
 use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use larder::board::descriptor::{duplicate, numbers};
 use larder::http::Ended;
 use larder::limits::Limits;
 use support::{Client, Running, eventually, start, start_with};
@@ -36,7 +38,12 @@ fn assert_alive(server: &Running) {
 #[test]
 fn a_huge_content_length_is_413_and_kills_nobody() {
     let server = start(Limits::default());
-    for length in ["30000000000", "9223372036854775808", "100000000", "2000000"] {
+    // Around what fits into 21, 26, 32, 63 and 64 bits: the sizes of a value, of tiny_http's buffers, of both kinds of usize.
+    let lengths =
+        [1 << 20, 1 << 26, 1 << 32, 1 << 63, u128::from(u64::MAX)].map(|bound: u128| [bound + 1, bound + 2, bound + 9]);
+    let lengths = lengths.as_flattened().iter().filter(|length| u64::try_from(**length).is_ok());
+    let near = [u64::from(u32::MAX), i64::MAX as u64, u64::MAX - 1, u64::MAX, 30_000_000_000];
+    for length in near.into_iter().chain(lengths.map(|length| *length as u64)) {
         let mut client = server.connect();
         client.send(&format!("PUT /echo HTTP/1.1\r\nHost: x\r\nContent-Length: {length}\r\n\r\n"));
         let got = client.receive(false);
@@ -44,19 +51,31 @@ fn a_huge_content_length_is_413_and_kills_nobody() {
         assert!(got.text().contains("VALUE_TOO_LARGE"));
         assert!(client.is_ended());
     }
+    for length in ["18446744073709551616", "100000000000000000000000", "+99999999999", "99999999999x"] {
+        let mut client = server.connect();
+        client.send(&format!("PUT /echo HTTP/1.1\r\nHost: x\r\nContent-Length: {length}\r\n\r\n"));
+        let got = client.receive(false);
+        assert_eq!((got.status, got.field("connection")), (400, Some("close")), "{length}");
+    }
     assert_alive(&server);
-    let leaked = "larder_tiny_http_leaked_threads";
-    eventually("what cannot be freed is counted", || server.figure(leaked) == 3.0);
+    eventually("all are gone", || server.figure("larder_http_connections") <= 1.0);
+    assert_eq!(server.figure("larder_tiny_http_leaked_threads"), 0.0);
 }
 
 #[test]
 fn too_many_lost_threads_end_the_run_so_that_a_new_process_can_start() {
     let server = start(Limits { leaked_threads_max: 3, ..Limits::default() });
+    // Somebody holds the sockets of connections that have ended, as a thread does that is stuck in tiny_http.
+    let mut held = Vec::new();
     for _ in 0..3 {
         let mut client = server.connect();
-        client.send("PUT /echo HTTP/1.1\r\nHost: x\r\nContent-Length: 30000000000\r\n\r\n");
-        assert_eq!(client.receive(false).status, 413);
+        assert_eq!(client.get("/const").status, 200);
+        let peer = Some(client.stream.local_addr().unwrap());
+        let duplicates = numbers().unwrap().into_iter().filter_map(|number| duplicate(number).ok());
+        let peer_of = |socket: &OwnedFd| SocketAddr::try_from(rustix::net::getpeername(socket).ok()??).ok();
+        held.extend(duplicates.filter(|socket| peer_of(socket) == peer));
     }
+    assert!(held.len() >= 3);
     assert_eq!(server.join(), Ended::Exhausted);
 }
 
@@ -114,7 +133,7 @@ fn a_refusal_leaves_the_body_unasked_for() {
 #[test]
 fn broken_chunks_are_400_and_what_follows_is_not_a_request() {
     let server = start(Limits::default());
-    for chunks in ["zz\r\nabc\r\n", "3\r\nabcX\r\n", "fffffffffffffffff\r\n", "0\r\nX: y\r\n\r\n"] {
+    for chunks in ["zz\r\nabc\r\n", "3\r\nabcX\r\n", "fffffffffffffffff\r\n", "0\r\nX y\r\n\r\n"] {
         let mut client = server.connect();
         client.send(&format!(
             "PUT /echo HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n{chunks}\
@@ -144,7 +163,6 @@ fn invalid_heads_get_one_refusal_and_the_end() {
         (400, "PUT / HTTP/1.1\r\nHost: x\r\nContent-Length: -5\r\n\r\n"),
         (400, "PUT / HTTP/1.1\r\nHost: x\r\nContent-Length: 0x5\r\n\r\n"),
         (400, "PUT / HTTP/1.0\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n"),
-        (400, "PUT / HTTP/1.1\r\nHost: x\r\nConnection: upgrade\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n"),
         (501, "PUT / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: gzip, chunked\r\n\r\n"),
         (501, "PUT / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: identity\r\n\r\n"),
         (400, "G(E)T / HTTP/1.1\r\nHost: x\r\n\r\n"),

@@ -105,12 +105,25 @@ impl Connection {
 
     /// Connects.
     pub fn try_open(address: &str) -> std::io::Result<Connection> {
-        let stream = TcpStream::connect(address)?;
+        Connection::of(TcpStream::connect(address)?)
+    }
+
+    fn of(stream: TcpStream) -> std::io::Result<Connection> {
         stream.set_nodelay(true)?;
         // Long enough for the slowest machine; only there so that no test hangs for ever.
         stream.set_read_timeout(Some(Duration::from_secs(60)))?;
         stream.set_write_timeout(Some(Duration::from_secs(60)))?;
         Ok(Connection { stream: BufReader::new(stream) })
+    }
+
+    /// Connects from this address of the machine.
+    pub fn open_from(local: &str, address: &str) -> Connection {
+        use rustix::net::{AddressFamily, SocketType, bind, connect, socket};
+        let socket = socket(AddressFamily::INET, SocketType::STREAM, None).expect("a socket");
+        let local: std::net::IpAddr = local.parse().expect("an address");
+        bind(&socket, &std::net::SocketAddr::new(local, 0)).expect("the address is of this machine");
+        connect(&socket, &address.parse::<std::net::SocketAddr>().expect("an address")).expect("a connection");
+        Connection::of(socket.into()).expect("a connection")
     }
 
     /// The socket.

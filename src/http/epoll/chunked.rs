@@ -60,6 +60,11 @@ impl Chunked {
         }
     }
 
+    /// Holds the body against a limit that was not known when it began.
+    pub fn set_limit(&mut self, bytes_max: u64) {
+        self.room = bytes_max;
+    }
+
     /// Whether the whole body, with its trailers, has been read.
     pub fn is_done(&self) -> bool {
         self.state == State::Done

@@ -1,30 +1,27 @@
-//! Reading request bodies from tiny_http, and getting rid of those that nobody wants.
+//! Reading request bodies, from tiny_http or past it, and getting rid of those that nobody wants.
 //!
-//! IMPORTANT: tiny_http reads what is left of a body when its reader is dropped, into one buffer of the whole remaining
-//! length. So a reader with something left is dropped only after its socket stopped reading, and above
-//! [`DROPPABLE_BYTES_MAX`] not at all: it is forgotten, and with it one thread and two descriptors leak, counted.
-//!
-//! IMPORTANT: tiny_http reads the end of the stream inside a chunk like the last chunk. So chunks count as whole only
-//! while the client can still send; otherwise what a client had sent when it died would be stored as its value.
+//! IMPORTANT: tiny_http reads what is left of a counted body when its reader is dropped, into one buffer of the whole
+//! remaining length. So a reader with something left is dropped only after its socket stopped reading, and if that cannot
+//! be found not at all: it is forgotten, and with it one thread and two descriptors leak, counted. Of longer bodies than
+//! [`super::meter::hide::TOLD_BYTES_MAX`] it does not know: larder reads these itself, as it does bodies in chunks, which
+//! tiny_http would take for whole where a client died in a chunk.
 
 use std::io::{self, Read};
 use std::os::fd::OwnedFd;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, OnceLock};
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use bytes::Bytes;
 use parking_lot::Mutex;
+use rustix::event::{PollFd, PollFlags, poll};
 
 use super::connection::{BodyPace, Connection};
 use super::head::BodyKind;
-use super::{socket, sys};
+use super::meter::Meter;
+use super::porch::Porch;
+use super::socket;
 
-/// A body with at most this many bytes left may be dropped: the buffer is zeroed memory of which only what came in is
-/// ever touched.
-pub const DROPPABLE_BYTES_MAX: u64 = 64 * 1024 * 1024;
-const READ_BYTES: usize = 16 * 1024;
 /// Bytes that one read may bring.
 const READ_MOST_BYTES: usize = 64 * 1024;
 
@@ -53,8 +50,29 @@ pub enum BodyError {
     Broken,
     /// The guard found it too slow.
     TooSlow,
-    /// There was no memory for it in its time.
-    NoRoom,
+}
+
+/// Where larder reads a body itself.
+pub struct Way {
+    /// The connection's socket.
+    pub socket: OwnedFd,
+    /// What follows them.
+    pub meter: Arc<Meter>,
+}
+
+impl Way {
+    /// The way to a connection's bytes. An error if its socket cannot be found.
+    pub fn find(connection: &Connection, porch: &Porch) -> io::Result<Way> {
+        let socket = socket::find(&connection.key, &connection.fd_hint)?.ok_or(io::ErrorKind::NotConnected)?;
+        let meter = porch.meter(&socket).ok_or(io::ErrorKind::NotConnected)?;
+        Ok(Way { socket, meter })
+    }
+
+    /// Whether bytes for tiny_http to read are kept where no socket tells of them: with it, if it was asked for so few of
+    /// the body of the last of so many requests that more is left of it than on the socket, or with the meter.
+    pub fn has_kept(&self, taken: u64, left: u64) -> bool {
+        self.meter.has_held() || self.meter.body_left(taken) < left
+    }
 }
 
 impl RawRequest {
@@ -77,74 +95,60 @@ impl RawRequest {
         self.kind.length().map_or(0, |length| length - self.read_bytes)
     }
 
-    /// One read, never past the end of the body.
-    fn read(&mut self, buffer: &mut [u8], connection: &Connection, pace: &BodyPace) -> io::Result<usize> {
+    /// One read, never past the end of the body. It does not wait where larder reads itself.
+    fn read(&mut self, buffer: &mut [u8], way: &Way) -> io::Result<usize> {
         if self.at_end || buffer.is_empty() {
             return Ok(0);
         }
         let room = self.kind.length().map_or(buffer.len(), |_| buffer.len().min(clamp(self.remaining())));
+        if self.kind.is_own() {
+            let (count, is_whole) = way.meter.read_own(&way.socket, &mut buffer[..room])?;
+            self.read_bytes += count as u64;
+            self.at_end = is_whole;
+            return Ok(count);
+        }
+        self.read_theirs(&mut buffer[..room])
+    }
+
+    fn read_theirs(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let count = loop {
-            match self.raw.as_reader().read(&mut buffer[..room]) {
+            match self.raw.as_reader().read(buffer) {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
                 result => break result?,
             }
         };
         self.read_bytes += count as u64;
-        match self.kind.length() {
-            Some(length) if self.read_bytes == length => self.at_end = true,
-            Some(_) if count == 0 => return Err(io::ErrorKind::UnexpectedEof.into()),
-            None if count == 0 && !can_still_send(connection, pace) => return Err(io::ErrorKind::UnexpectedEof.into()),
-            None if count == 0 => self.at_end = true,
-            _ => {}
-        }
+        self.at_end = self.remaining() == 0;
         Ok(count)
     }
 
-    /// Reads the whole body, at most `bytes_max`. May block for as long as the guard lets it. `grow` is asked before the
-    /// body holds more.
-    pub fn read_all(
-        &mut self,
-        bytes_max: u64,
-        connection: &Connection,
-        pace: &BodyPace,
-        mut grow: impl FnMut(u64) -> Result<(), BodyError>,
-    ) -> Result<Bytes, BodyError> {
-        if self.kind.length().is_some_and(|length| length > bytes_max) {
-            return Err(BodyError::TooLarge);
-        }
-        pace.began_at.get_or_init(Instant::now);
-        let mut body = Vec::with_capacity(clamp(self.remaining().min(bytes_max).min(READ_BYTES as u64)));
+    /// Takes a body that tiny_http has read already.
+    pub fn take_at_hand(&mut self) -> io::Result<Vec<u8>> {
+        let mut body = vec![0; clamp(self.remaining())];
         while !self.at_end {
-            if body.capacity() - body.len() < READ_BYTES
-                && self.kind.length().is_none_or(|length| length > body.capacity() as u64)
-            {
-                let more = body.len().max(READ_BYTES);
-                grow((body.len() + more) as u64)?;
-                body.reserve_exact(more);
-            }
-            self.read_some(&mut body, connection, pace)?;
-            if body.len() as u64 > bytes_max {
-                return Err(BodyError::TooLarge);
-            }
+            let start = clamp(self.read_bytes);
+            self.read_theirs(&mut body[start..])?;
         }
-        Ok(body.into())
+        Ok(body)
     }
 
-    /// One read into the memory that `body` has left.
-    pub fn read_some(
-        &mut self,
-        body: &mut Vec<u8>,
-        connection: &Connection,
-        pace: &BodyPace,
-    ) -> Result<usize, BodyError> {
+    /// One read into the memory that `body` has left. `None` if it must be waited for.
+    pub fn read_some(&mut self, body: &mut Vec<u8>, way: &Way, pace: &BodyPace) -> Result<Option<usize>, BodyError> {
         let start = body.len();
         let room = (body.capacity() - start).min(READ_MOST_BYTES);
         body.resize(start + room, 0);
-        let count = self.read(&mut body[start..], connection, pace).map_err(|_| broken(pace));
-        body.truncate(start + count.unwrap_or(0));
-        let count = count?;
-        pace.bytes.fetch_add(count as u64, Ordering::Relaxed);
-        Ok(count)
+        let read = self.read(&mut body[start..], way);
+        body.truncate(start + *read.as_ref().unwrap_or(&0));
+        match read {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(None),
+            Err(error) if error.kind() == io::ErrorKind::FileTooLarge => Err(BodyError::TooLarge),
+            Err(_) => Err(broken(pace)),
+            Ok(count) => {
+                pace.bytes.fetch_add(count as u64, Ordering::Relaxed);
+                Ok(Some(count))
+            }
+        }
     }
 
     /// Sends the interim answer that the client may wait for before it sends its body. Once is enough, more do no harm.
@@ -157,14 +161,9 @@ impl RawRequest {
         self.at_end
     }
 
-    /// The most that one read more can leave to come, of a body whose length is known.
+    /// What is still to come, of a body whose length is known.
     pub fn left(&self) -> u64 {
         self.remaining()
-    }
-
-    /// Whether the request can be dropped once its socket is shut, without a buffer for a huge body.
-    pub fn is_droppable(&self) -> bool {
-        !matches!(self.kind, BodyKind::Counted(_)) || self.remaining() <= DROPPABLE_BYTES_MAX
     }
 
     /// Gives up the request for its writer. If some of the body is left, `socket` must be the connection's, so that
@@ -175,25 +174,18 @@ impl RawRequest {
         }
         let counted = matches!(self.kind, BodyKind::Counted(_));
         match socket {
-            Some(socket) if self.is_droppable() => {
+            Some(socket) => {
                 socket::stop_reading(socket);
                 Writer::Ready(self.raw.into_writer())
             }
-            // Dropping the reader of chunks or of the bare socket reads nothing.
+            // Nothing is read of what larder reads itself.
             None if !counted => Writer::Ready(self.raw.into_writer()),
-            _ => {
+            None => {
                 std::mem::forget(self.raw);
                 Writer::Forgotten
             }
         }
     }
-}
-
-/// Whether the stream has not ended: neither by the client nor by the guard.
-fn can_still_send(connection: &Connection, pace: &BodyPace) -> bool {
-    let is_open = |socket: OwnedFd| sys::tcp_info(&socket).is_ok_and(|info| info.state == sys::TCP_ESTABLISHED);
-    !pace.is_too_slow.load(Ordering::SeqCst)
-        && socket::find(&connection.key, &connection.fd_hint).ok().flatten().is_some_and(is_open)
 }
 
 fn broken(pace: &BodyPace) -> BodyError {
@@ -222,36 +214,41 @@ impl SharedRequest {
     }
 }
 
-/// The reader that an import handler gets.
+/// The reader that an import handler gets. It waits for its client, which is what the handler's thread is for.
 pub struct BodyReader {
     shared: Arc<SharedRequest>,
     connection: Arc<Connection>,
     pace: Arc<BodyPace>,
-    socket: Option<OwnedFd>,
+    porch: Arc<Porch>,
+    way: Option<Way>,
 }
 
 impl BodyReader {
     /// A reader for a lent request.
-    pub fn new(shared: Arc<SharedRequest>, connection: Arc<Connection>, pace: Arc<BodyPace>) -> BodyReader {
-        BodyReader { shared, connection, pace, socket: None }
+    pub fn new(
+        shared: Arc<SharedRequest>,
+        connection: Arc<Connection>,
+        pace: Arc<BodyPace>,
+        porch: Arc<Porch>,
+    ) -> BodyReader {
+        BodyReader { shared, connection, pace, porch, way: None }
     }
 
-    /// IMPORTANT: tiny_http must not see the end of a stream while much of a counted body is missing: it would make a
-    /// buffer for all of it. So while that is the case, look at the socket first.
-    fn wait_for_bytes(&mut self, remaining: u64) -> io::Result<()> {
-        if remaining <= DROPPABLE_BYTES_MAX {
-            return Ok(());
-        }
-        let socket = match &self.socket {
-            Some(socket) => socket,
-            None => {
-                let found = socket::find(&self.connection.key, &self.connection.fd_hint)?;
-                self.socket.insert(found.ok_or(io::ErrorKind::UnexpectedEof)?)
-            }
+    fn read_from(&mut self, request: &mut RawRequest, buffer: &mut [u8]) -> io::Result<usize> {
+        let way = match &self.way {
+            Some(way) => way,
+            None => self.way.insert(Way::find(&self.connection, &self.porch)?),
         };
-        let mut one = [0u8; 1];
-        let (_, count) = rustix::net::recv(socket, &mut one, rustix::net::RecvFlags::PEEK)?;
-        if count == 0 { Err(io::ErrorKind::UnexpectedEof.into()) } else { Ok(()) }
+        request.ask_for_body();
+        loop {
+            match request.read(buffer, way) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    let mut asked = [PollFd::new(&way.socket, PollFlags::IN | PollFlags::RDHUP)];
+                    let _ = poll(&mut asked, None);
+                }
+                result => return result,
+            }
+        }
     }
 }
 
@@ -263,10 +260,7 @@ impl Read for BodyReader {
         let shared = Arc::clone(&self.shared);
         let mut slot = shared.request.lock();
         let request = slot.as_mut().ok_or(io::ErrorKind::NotConnected)?;
-        self.pace.began_at.get_or_init(Instant::now);
-        let counted = matches!(request.kind, BodyKind::Counted(_));
-        let ready = if counted { self.wait_for_bytes(request.remaining()) } else { Ok(()) };
-        let result = ready.and_then(|()| request.read(buffer, &self.connection, &self.pace));
+        let result = self.read_from(request, buffer);
         if result.is_err() && broken(&self.pace) == BodyError::TooSlow {
             shared.failed.store(true, Ordering::Relaxed);
             return Err(io::Error::new(io::ErrorKind::TimedOut, "the body comes too slowly"));
@@ -285,13 +279,14 @@ impl Read for BodyReader {
     }
 }
 
-/// The pace of a body that nobody reads yet.
-pub fn pace(timeout: Option<std::time::Duration>, holds_thread: bool) -> Arc<BodyPace> {
+/// The pace of a body whose head has come, and whose turn it is.
+pub fn pace(timeout: Option<Duration>) -> Arc<BodyPace> {
     Arc::new(BodyPace {
-        began_at: OnceLock::new(),
+        began_at: Instant::now(),
+        waits_since: Mutex::new(None),
+        waited_ms: AtomicU64::new(0),
         is_too_slow: AtomicBool::new(false),
         bytes: AtomicU64::new(0),
-        holds_thread,
         timeout,
     })
 }

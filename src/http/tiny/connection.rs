@@ -5,8 +5,8 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
@@ -79,14 +79,16 @@ impl Drop for Weight {
 
 /// How fast a body comes, for the guard.
 pub struct BodyPace {
-    /// When reading began; until then the body waits for a thread, and is not judged.
-    pub began_at: OnceLock<Instant>,
+    /// When its head had come, and it was its turn: all its time counts from here, whoever reads it.
+    pub began_at: Instant,
+    /// It waits for memory since then, which is no fault of its client.
+    pub waits_since: Mutex<Option<Instant>>,
+    /// For how long it has waited so before.
+    pub waited_ms: AtomicU64,
     /// The guard has found it too slow and shut the reading side.
     pub is_too_slow: AtomicBool,
     /// Bytes read so far, after transfer decoding.
     pub bytes: AtomicU64,
-    /// A thread waits for it inside tiny_http.
-    pub holds_thread: bool,
     /// The whole transfer may not take longer than this; `None` for imports, where only the rate counts.
     pub timeout: Option<Duration>,
 }
@@ -95,9 +97,29 @@ impl BodyPace {
     /// Until when what has come would have lasted at the slowest pace that a body may have; `None` for an import, which
     /// a handler is reading, and for a body that waits for us.
     pub fn paid_until(&self, limits: &Limits) -> Option<Instant> {
-        let began_at = self.timeout.and(self.began_at.get())?;
+        if self.timeout.is_none() || self.waits() {
+            return None;
+        }
         let paid_ms = self.bytes.load(Ordering::Relaxed).saturating_mul(1000) / limits.body_rate_min.max(1);
-        began_at.checked_add(Duration::from_millis(paid_ms))
+        self.began_at.checked_add(Duration::from_millis(paid_ms.saturating_add(self.waited_ms.load(Ordering::Relaxed))))
+    }
+
+    /// For how long its client has had it in hand: what it waited for memory is left out.
+    pub fn elapsed(&self, now: Instant) -> Duration {
+        let waited = Duration::from_millis(self.waited_ms.load(Ordering::Relaxed));
+        now.saturating_duration_since(self.began_at).saturating_sub(waited)
+    }
+
+    /// Whether it waits for memory.
+    pub fn waits(&self) -> bool {
+        self.waits_since.lock().is_some()
+    }
+
+    /// It waits for memory from now on, or no more.
+    pub fn set_waits(&self, waits: bool) {
+        let since = std::mem::replace(&mut *self.waits_since.lock(), waits.then(Instant::now));
+        let waited_ms = since.map_or(0, |since| since.elapsed().as_millis() as u64);
+        self.waited_ms.fetch_add(waited_ms, Ordering::Relaxed);
     }
 }
 

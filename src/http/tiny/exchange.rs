@@ -256,11 +256,11 @@ fn import(
         let response = overloaded(manner.method, "as many imports as may run at once are running; try again later");
         return reply::answer(shared, own(connection, raw, manner), response, trace);
     };
-    let pace = body::pace(None, true);
+    let pace = body::pace(None);
     connection.set_body(Arc::clone(&pace));
     let lent = SharedRequest::new(raw);
-    request.body =
-        RequestBody::Reader(Box::new(BodyReader::new(Arc::clone(&lent), Arc::clone(&connection), Arc::clone(&pace))));
+    let reader = BodyReader::new(Arc::clone(&lent), Arc::clone(&connection), pace, Arc::clone(&shared.porch));
+    request.body = RequestBody::Reader(Box::new(reader));
     let exchange = Exchange { connection, request: Holder::Lent(lent, import_slot), manner, share: None };
     let stage = Box::new(Stage { exchange, request, trace });
     let theirs = Arc::clone(shared);

@@ -9,6 +9,7 @@ use std::time::Instant;
 
 use bytes::Bytes;
 
+use super::meter::hide::{TOLD_BYTES_MAX, shown};
 use super::socket;
 use crate::http::grammar::{self, TARGET, TransferCoding, is_token};
 use crate::http::headers::{Head, HeaderName};
@@ -26,35 +27,37 @@ pub enum BodyKind {
     Buffered(u64),
     /// So many bytes, to be read from the socket.
     Counted(u64),
-    /// Chunks, to be read from the socket.
+    /// Chunks, which larder reads itself: tiny_http gets no byte of them.
     Chunked,
-    /// The bare socket (`Connection: upgrade`), of which so many bytes are the body.
-    Bare(u64),
+    /// So many bytes that larder reads itself: tiny_http does not know of them.
+    Long(u64),
 }
 
 impl BodyKind {
     /// The kind of body that tiny_http made of a request. Follows the order of its decisions.
     pub fn of(raw: &tiny_http::Request) -> BodyKind {
-        let length = raw.body_length().map(|length| length as u64);
-        if first(raw, "connection").is_some_and(|value| contains(value, "upgrade")) {
-            return length.filter(|length| *length > 0).map_or(BodyKind::None, BodyKind::Bare);
-        }
-        match length {
+        let hidden = || shown(first(raw, "content-length")?).parse().ok().filter(|length| *length > TOLD_BYTES_MAX);
+        match raw.body_length().map(|length| length as u64) {
             Some(0) => BodyKind::None,
             Some(length) if length <= SMALL_BODY_BYTES as u64 && first(raw, "expect").is_none() => {
                 BodyKind::Buffered(length)
             }
             Some(length) => BodyKind::Counted(length),
             None if first(raw, "transfer-encoding").is_some() => BodyKind::Chunked,
-            None => BodyKind::None,
+            None => hidden().map_or(BodyKind::None, BodyKind::Long),
         }
+    }
+
+    /// Whether larder reads it itself.
+    pub fn is_own(self) -> bool {
+        matches!(self, BodyKind::Chunked | BodyKind::Long(_))
     }
 
     /// The length, where the client told it.
     pub fn length(self) -> Option<u64> {
         match self {
             BodyKind::None => Some(0),
-            BodyKind::Buffered(length) | BodyKind::Counted(length) | BodyKind::Bare(length) => Some(length),
+            BodyKind::Buffered(length) | BodyKind::Counted(length) | BodyKind::Long(length) => Some(length),
             BodyKind::Chunked => None,
         }
     }
@@ -83,7 +86,7 @@ impl Manner {
     pub fn of(raw: &tiny_http::Request) -> Manner {
         let http_1_0 = *raw.http_version() <= (1, 0);
         let last = match first(raw, "connection") {
-            Some(value) if contains(value, "close") || contains(value, "upgrade") => true,
+            Some(value) if contains(value, "close") => true,
             Some(value) => http_1_0 && !contains(value, "keep-alive"),
             None => http_1_0,
         };
@@ -174,7 +177,11 @@ fn fields(
         return Err(Problem::new(431, "HEADERS_TOO_LARGE", text));
     }
     for line in raw.headers() {
-        let (name, value) = (line.field.as_str().as_bytes(), line.value.as_bytes());
+        let name = line.field.as_str().as_bytes();
+        let known = HeaderName::parse(name);
+        let is_hidden = matches!(known, Some(HeaderName::ContentLength | HeaderName::Connection));
+        let value = if is_hidden { shown(line.value.as_str()) } else { line.value.as_str().into() };
+        let value = value.as_bytes();
         bytes += name.len() + value.len() + ": \r\n".len();
         if bytes > limits.head_bytes_max {
             let text = format!("the head of a request holds at most {} bytes", limits.head_bytes_max);
@@ -186,7 +193,7 @@ fn fields(
         if !crate::http::message::is_field_value(value) {
             return Err(bad("a header field holds a control character"));
         }
-        match HeaderName::parse(name) {
+        match known {
             Some(HeaderName::Host) => {
                 hosts += 1;
                 if !grammar::is_host(value) {
@@ -221,7 +228,7 @@ fn framing(head: &Head, manner: Manner) -> Result<(), Problem> {
     }
     if let Some(length) = head.get(HeaderName::ContentLength) {
         let digits = !length.is_empty() && length.bytes().all(|byte| byte.is_ascii_digit());
-        if !digits || length.parse::<usize>().is_err() {
+        if !digits || length.parse::<u64>().is_err() {
             return Err(bad("the Content-Length is not a number that this server can count to"));
         }
     }
@@ -240,9 +247,6 @@ fn framing(head: &Head, manner: Manner) -> Result<(), Problem> {
     if codings != TransferCoding::Chunked {
         let problem = Problem::new(501, "NOT_IMPLEMENTED", "the only transfer coding served here is chunked");
         return Err(if manner.method.is_write() { problem.written(Written::No) } else { problem });
-    }
-    if head.all(HeaderName::Connection).any(|value| contains(value, "upgrade")) {
-        return Err(bad("a chunked body together with Connection: upgrade"));
     }
     Ok(())
 }

@@ -1,5 +1,5 @@
-//! A side lane: a few threads for what may take long, so that workers never do it. There is one for bodies whose length
-//! is known, one for answers, and one for bodies in chunks: only there a thread may have to wait for a client.
+//! A side lane: a few threads for what may take long, so that workers never do it. There is one for bodies and one for
+//! answers; neither has a thread wait for a client.
 //!
 //! Invariant: at most [`THREADS_PER_CLIENT`] of them work for one client, so that nobody can take the lane from the
 //! others. The queue is bounded.
@@ -11,10 +11,10 @@ use parking_lot::{Condvar, Mutex};
 use crate::board::watchdog::Heartbeat;
 use crate::http::budget::Client;
 
-/// Threads of a lane.
+/// Threads of the lane for answers.
 pub const THREADS: usize = 5;
-/// Threads of the lane for bodies whose length is known: none of them waits for a client.
-pub const COUNTED_THREADS: usize = 2;
+/// Threads of the lane for bodies.
+pub const BODY_THREADS: usize = 2;
 /// Of a lane's threads, those that may work for one client.
 pub const THREADS_PER_CLIENT: usize = 3;
 
@@ -47,11 +47,6 @@ impl<J> Lane<J> {
         state.queue.push_back((client, job));
         self.wake.notify_one();
         Ok(())
-    }
-
-    /// Whether anything waits.
-    pub fn has_waiting(&self) -> bool {
-        !self.state.lock().queue.is_empty()
     }
 
     /// Waits for work that may be done now. `None` when the lane has stopped and its queue is empty.

@@ -118,7 +118,6 @@ fn build(
         answer_budget: Arc::new(Answers::new(Arc::clone(&options.limits), &options.registry)),
         bodies: lane::Lane::default(),
         bodies_waiting: waiting::Waiting::new()?,
-        chunked: lane::Lane::default(),
         answers: lane::Lane::default(),
         answers_waiting: waiting::Waiting::new()?,
         replies,
@@ -156,11 +155,10 @@ fn start(
         handles.push(threads::spawn("larder-replier", move || threads::reply(&shared, &receiver))?);
     }
     for _ in 0..lane::THREADS {
-        let (reading, writing) = (Arc::clone(shared), Arc::clone(shared));
-        handles.push(threads::spawn("larder-chunked", move || threads::read_chunked(&reading))?);
+        let writing = Arc::clone(shared);
         handles.push(threads::spawn("larder-answer", move || threads::write_answers(&writing))?);
     }
-    for _ in 0..lane::COUNTED_THREADS {
+    for _ in 0..lane::BODY_THREADS {
         let reading = Arc::clone(shared);
         handles.push(threads::spawn("larder-body", move || threads::read_bodies(&reading))?);
     }
@@ -182,7 +180,6 @@ fn stop(shared: &Arc<Shared>, handles: Vec<JoinHandle<()>>) {
     shared.bodies_waiting.stop();
     shared.answers_waiting.stop();
     shared.bodies.stop();
-    shared.chunked.stop();
     shared.answers.stop();
     shared.crew.stop();
     shared.lingering.stop();

@@ -209,10 +209,15 @@ impl Porch {
         self.guests.lock().get(&inode).is_some_and(|guest| guest.meter.is_waiting())
     }
 
-    /// Bytes of the body of the last of so many requests that are still to be read from this socket.
-    pub fn body_left(&self, socket: &OwnedFd, taken: u64) -> Option<u64> {
+    /// The measure of what comes over this socket.
+    pub fn meter(&self, socket: &OwnedFd) -> Option<Arc<Meter>> {
         let inode = rustix::fs::fstat(socket).ok()?.st_ino;
-        self.guests.lock().get(&inode).map(|guest| guest.meter.body_left(taken))
+        self.guests.lock().get(&inode).map(|guest| Arc::clone(&guest.meter))
+    }
+
+    /// Bytes that came over the socket with this inode and are no part of any request.
+    pub fn skipped_bytes(&self, inode: u64) -> u64 {
+        self.guests.lock().get(&inode).map_or(0, |guest| guest.meter.skipped_bytes())
     }
 
     /// Has the guard look at everybody, and waits for that, but not long.
@@ -306,7 +311,8 @@ impl Porch {
         if unread > 0 {
             return Found::Work;
         }
-        match (guest.is_slow_head, info.bytes_received == guest.bytes) {
+        let bytes = info.bytes_received.saturating_sub(guest.meter.skipped_bytes());
+        match (guest.is_slow_head, bytes == guest.bytes) {
             (true, _) => Found::Slow(socket),
             (false, true) => Found::Idle(socket),
             (false, false) => Found::Work,

@@ -256,13 +256,7 @@ fn take_writer(
             }
         };
     };
-    if request.is_droppable() {
-        return (Some(writer), Some(Leftover { socket, request: Some(Box::new(request)) }));
-    }
-    if matches!(request.into_writer(Some(&socket)), Writer::Forgotten) {
-        shared.forgot();
-    }
-    (Some(writer), Some(Leftover { socket, request: None }))
+    (Some(writer), Some(Leftover { socket, request: Some(Box::new(request)) }))
 }
 
 fn rest_of(body: Body, framing: Framing) -> Rest {

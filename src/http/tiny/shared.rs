@@ -37,12 +37,10 @@ pub struct Shared {
     pub body_budget: Arc<Bodies>,
     /// Memory for answers that are not sent yet.
     pub answer_budget: Arc<Answers>,
-    /// Bodies of a known length that are to be read, as far as they have come.
+    /// Bodies that are to be read, as far as they have come.
     pub bodies: Lane<Box<BodyJob>>,
     /// Those of which nothing has come just now.
     pub bodies_waiting: Waiting<Box<BodyJob>>,
-    /// Bodies in chunks, whose readers wait for their clients.
-    pub chunked: Lane<Box<BodyJob>>,
     /// Answers to be written to sockets that may be full.
     pub answers: Lane<Box<Answer>>,
     /// Those whose socket is full.
@@ -151,8 +149,7 @@ impl Shared {
 
     /// Hands a body to its side lane.
     pub fn push_aside_body(&self, job: Box<BodyJob>) -> Result<(), Box<BodyJob>> {
-        let lane = if job.is_counted() { &self.bodies } else { &self.chunked };
-        lane.push(job.client(), job, self.limits.get().connections_max)
+        self.bodies.push(job.client(), job, self.limits.get().connections_max)
     }
 
     /// Ends a connection: nothing of it is begun any more, and both its directions are shut.

@@ -1,5 +1,5 @@
-//! The few system calls for which no safe crate has a door: `TCP_INFO`, the scheduling policy, and `accept4` and `recv`,
-//! which tiny_http calls without asking us.
+//! The few system calls for which no safe crate has a door: `TCP_INFO`, the scheduling policy, and `accept4`, `recv` and
+//! `shutdown`, which tiny_http calls without asking us.
 //!
 //! tiny_http keeps its sockets to itself, so their numbers are all we have. All unsafe code of the engine is in this
 //! file, but for what names a descriptor by its number.
@@ -7,6 +7,7 @@
 
 use std::collections::HashMap;
 use std::io;
+use std::mem::MaybeUninit;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, AsRawFd, IntoRawFd, OwnedFd, RawFd};
 use std::sync::{Arc, LazyLock};
@@ -121,8 +122,10 @@ pub unsafe extern "C" fn accept4(
 pub trait Gauge: Send + Sync {
     /// Called before each read, which fails with its error.
     fn before(&self, is_theirs: bool) -> io::Result<()>;
-    /// How many of these bytes the reader is given; the rest is thrown away, and of nothing given it reads anew.
-    fn gives(&self, bytes: &[u8], is_theirs: bool) -> io::Result<usize>;
+    /// Writes what was read before and held back, and says how much it is. Of nothing, the socket is read.
+    fn held(&self, buffer: &mut [MaybeUninit<u8>]) -> usize;
+    /// How many of these bytes the reader is given, which may be changed; of nothing given it reads anew.
+    fn gives(&self, bytes: &mut [u8], is_theirs: bool) -> io::Result<usize>;
 }
 
 type Gauges = HashMap<u64, Arc<dyn Gauge>, foldhash::fast::RandomState>;
@@ -150,6 +153,19 @@ fn is_theirs() -> bool {
     THEIRS.try_with(|theirs| *theirs).unwrap_or(false)
 }
 
+/// Stands before libc's function of this name in our programs: tiny_http ends the reading side of a connection whose last
+/// head it has read, while larder may still read the body itself.
+#[unsafe(no_mangle)]
+pub extern "C" fn shutdown(socket: libc::c_int, how: libc::c_int) -> libc::c_int {
+    let is_kept = || how == libc::SHUT_RD && is_theirs() && gauge_of(socket).is_some();
+    // A panic must not unwind into a caller of another language.
+    if std::panic::catch_unwind(is_kept).unwrap_or(false) {
+        return 0;
+    }
+    // SAFETY: the arguments are passed on as the caller gave them; no memory is named.
+    unsafe { libc::syscall(libc::SYS_shutdown, socket, how) as libc::c_int }
+}
+
 /// Stands before libc's function of this name in our programs: the standard library reads sockets with it. What comes over
 /// one that has a gauge is shown to that.
 ///
@@ -173,10 +189,15 @@ pub unsafe extern "C" fn recv(
     loop {
         let guarded = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
             gauge.before(is_theirs)?;
-            let count = read();
+            // SAFETY: the caller vouches for that much room, of which nobody else knows during the call.
+            let room = unsafe { std::slice::from_raw_parts_mut(buffer.cast::<MaybeUninit<u8>>(), length) };
+            let count = match gauge.held(room) {
+                0 => read(),
+                held => held as libc::c_long,
+            };
             let Some(came) = usize::try_from(count).ok().filter(|count| *count > 0) else { return Ok(Some(count)) };
-            // SAFETY: the kernel has written so many bytes there.
-            let bytes = unsafe { std::slice::from_raw_parts(buffer.cast::<u8>(), came) };
+            // SAFETY: the kernel, or the gauge, has written so many bytes there.
+            let bytes = unsafe { std::slice::from_raw_parts_mut(buffer.cast::<u8>(), came) };
             let given = gauge.gives(bytes, is_theirs)?.min(came);
             Ok((given > 0).then_some(given as libc::c_long))
         }));

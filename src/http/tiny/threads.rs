@@ -8,10 +8,9 @@ use std::thread::JoinHandle;
 use crossbeam::channel::{Receiver, RecvTimeoutError};
 use tiny_http::Server;
 
-use super::bodies::{self, BodyJob};
+use super::bodies;
 use super::crew::{self, Job, Next, Rest};
 use super::exchange::{self, Reply};
-use super::lane::Lane;
 use super::reply;
 use super::shared::Shared;
 use crate::board::watchdog::Heartbeat;
@@ -156,25 +155,14 @@ pub fn reply(shared: &Arc<Shared>, replies: &Receiver<Option<Reply>>) {
     }
 }
 
-/// A thread of the lane for bodies of a known length.
+/// A thread of the lane for bodies.
 pub fn read_bodies(shared: &Arc<Shared>) {
     let heartbeat = shared.watchdog.heartbeat("a reader of bodies");
-    read(shared, &shared.bodies, &heartbeat, || {});
-}
-
-/// A thread of the lane for bodies in chunks, which waits for clients inside tiny_http.
-pub fn read_chunked(shared: &Arc<Shared>) {
-    let heartbeat = shared.watchdog.heartbeat("a reader of chunked bodies");
-    read(shared, &shared.chunked, &heartbeat, || heartbeat.rest());
-}
-
-fn read(shared: &Arc<Shared>, lane: &Lane<Box<BodyJob>>, heartbeat: &Heartbeat, before: impl Fn()) {
-    while let Some((client, job)) = lane.next(heartbeat) {
-        before();
+    while let Some((client, job)) = shared.bodies.next(&heartbeat) {
         if catch_unwind(AssertUnwindSafe(|| bodies::read_aside(shared, job))).is_err() {
             shared.figures.panics.inc();
         }
-        lane.done(client);
+        shared.bodies.done(client);
     }
 }
 

@@ -114,16 +114,19 @@ fn judge_busy(seen: &Seen, glimpse: &Glimpse, memory: &mut Memory, limits: &Limi
         let too_much = read_bytes.saturating_sub(memory.mark_bytes) > limits.head_bytes_max as u64 + HEAD_SLACK_BYTES;
         return if too_much { Verdict::End(Reason::Head) } else { Verdict::Fine };
     };
-    let Some(began_at) = body.began_at.get().copied() else { return Verdict::Near };
+    let began_at = body.began_at;
     let mark = match memory.body_since {
         Some((known, mark)) if known == began_at => mark,
         _ => memory.mark_bytes,
     };
     memory.body_since = Some((began_at, mark));
     memory.mark_bytes = seen.info.bytes_received;
-    let elapsed = now.saturating_duration_since(began_at);
+    if body.waits() {
+        return Verdict::Near;
+    }
+    let elapsed = body.elapsed(now);
     let bytes = body.bytes.load(std::sync::atomic::Ordering::Relaxed);
-    let late = body.timeout.is_some_and(|timeout| elapsed > timeout);
+    let late = body.timeout.is_some_and(|timeout| now.saturating_duration_since(began_at) > timeout);
     let slow = elapsed > limits.body_grace && (bytes as f64) < elapsed.as_secs_f64() * limits.body_rate_min as f64;
     // What was read of the wire must show in the body: a byte in a chunk of its own is six. Else it is a line without end.
     let read_bytes = seen.info.bytes_received.saturating_sub(seen.unread_bytes).saturating_sub(mark);
@@ -174,6 +177,7 @@ fn judge_waiting(seen: &Seen, memory: &mut Memory, limits: &Limits, draining: bo
         let has_stalled = u128::from(seen.info.last_data_received_ms) >= DRAIN_STALL.as_millis();
         return if draining && has_stalled { Verdict::End(Reason::Drain) } else { Verdict::Near };
     }
+    memory.head_since = None;
     if draining && u128::from(quiet_ms) >= DRAIN_QUIET.as_millis() {
         return Verdict::End(Reason::Drain);
     }
@@ -191,8 +195,8 @@ const DRAIN_QUIET: Duration = Duration::from_millis(100);
 
 #[cfg(test)]
 mod tests {
-    use std::sync::atomic::AtomicU64;
-    use std::sync::{Arc, OnceLock};
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicU64, Ordering};
 
     use super::*;
     use crate::http::tiny::connection::{BodyPace, Key};
@@ -208,6 +212,17 @@ mod tests {
         };
         let key = Key { port: 80, peer: ([10, 0, 0, 1], 9).into() };
         Seen { key, number: 3, inode: 7, info, unread_bytes }
+    }
+
+    fn pace(began_at: Instant, bytes: u64) -> BodyPace {
+        BodyPace {
+            began_at,
+            waits_since: Default::default(),
+            waited_ms: AtomicU64::new(0),
+            is_too_slow: false.into(),
+            bytes: AtomicU64::new(bytes),
+            timeout: Some(Duration::from_secs(60)),
+        }
     }
 
     fn glimpse(busy: bool, taken: u64, body: Option<Arc<BodyPace>>) -> Glimpse {
@@ -298,13 +313,7 @@ mod tests {
     fn a_body_may_be_slow_in_its_grace_only_and_must_end_in_time() {
         let case = |bytes: u64, ms: u64| {
             let mut case = Case::new();
-            let pace = BodyPace {
-                began_at: case.start.into(),
-                is_too_slow: false.into(),
-                bytes: AtomicU64::new(bytes),
-                timeout: Some(Duration::from_secs(60)),
-                holds_thread: false,
-            };
+            let pace = pace(case.start, bytes);
             let reading = glimpse(true, 1, Some(Arc::new(pace)));
             case.after(ms, &seen(200 + bytes, 1, 0), Some(&reading))
         };
@@ -315,18 +324,20 @@ mod tests {
     }
 
     #[test]
-    fn a_body_that_waits_for_a_thread_is_not_slow_and_one_that_was_read_is_no_head() {
+    fn what_a_body_waits_for_memory_is_not_held_against_it_and_one_that_was_read_is_no_head() {
         let mut case = Case::new();
-        let pace = BodyPace {
-            began_at: OnceLock::new(),
-            is_too_slow: false.into(),
-            bytes: AtomicU64::new(0),
-            timeout: Some(Duration::from_secs(60)),
-            holds_thread: false,
-        };
-        let waits = glimpse(true, 1, Some(Arc::new(pace)));
-        assert_eq!(case.after(0, &seen(100, 1, 0), Some(&waits)), Verdict::Near);
-        assert_eq!(case.after(90_000, &seen(900_000, 1, 0), Some(&waits)), Verdict::Near);
+        let pace = Arc::new(pace(case.start, 0));
+        let reading = glimpse(true, 1, Some(Arc::clone(&pace)));
+        pace.set_waits(true);
+        assert_eq!(case.after(0, &seen(100, 1, 0), Some(&reading)), Verdict::Near);
+        assert_eq!(case.after(50_000, &seen(900_000, 1, 0), Some(&reading)), Verdict::Near);
+        pace.set_waits(false);
+        pace.waited_ms.store(40_000, Ordering::Relaxed);
+        pace.bytes.store(900_000, Ordering::Relaxed);
+        assert_eq!(case.after(50_000, &seen(900_000, 1, 0), Some(&reading)), Verdict::Near);
+        pace.bytes.store(10, Ordering::Relaxed);
+        assert_eq!(case.after(50_000, &seen(500, 1, 0), Some(&reading)), Verdict::Near, "as if it were 10 s");
+        assert_eq!(case.after(50_001, &seen(500, 1, 0), Some(&reading)), Verdict::TooSlow, "its grace is over");
         let read = Glimpse { bodies_read: 1, ..glimpse(false, 1, None) };
         assert_eq!(case.after(90_250, &seen(1_000_000, 1, 0), Some(&read)), Verdict::Fine);
     }
@@ -352,13 +363,7 @@ mod tests {
     #[test]
     fn chunks_that_blow_up_on_the_wire_are_cut() {
         let mut case = Case::new();
-        let pace = BodyPace {
-            began_at: case.start.into(),
-            is_too_slow: false.into(),
-            bytes: AtomicU64::new(9),
-            timeout: None,
-            holds_thread: true,
-        };
+        let pace = BodyPace { timeout: None, ..pace(case.start, 9) };
         let reading = glimpse(true, 1, Some(Arc::new(pace)));
         let most = 200 + 9 * 8 + HEAD_SLACK_BYTES;
         assert_eq!(case.after(0, &seen(200, 1, 0), Some(&reading)), Verdict::Near);

@@ -13,14 +13,13 @@ use std::sync::atomic::Ordering;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use super::connection::{BodyPace, Connection, Glimpse, Key};
+use super::connection::{Connection, Key};
 use super::figures::Reason;
 use super::shared::Shared;
 use super::sys::TCP_ESTABLISHED;
 use super::{socket, threads};
 use crate::board::watchdog::Heartbeat;
 use crate::http::engine::{DrainSignal, Ended};
-use crate::limits::Limits;
 use judge::{Memory, Verdict};
 use scan::{Scan, Seen};
 
@@ -42,8 +41,6 @@ const LOOK_PAUSE: Duration = Duration::from_millis(10);
 const BURST: Duration = Duration::from_millis(50);
 /// A socket that is closed on the wire and held by no request for this long has lost its thread.
 const LEAKED_AFTER: Duration = Duration::from_secs(5);
-/// A body that a thread waits for may pause for no longer than this while others wait for that thread.
-const HURRY: Duration = Duration::from_secs(2);
 /// How long the backlog may stand before the accept loop counts as dead.
 const BACKLOG_STUCK: Duration = Duration::from_secs(5);
 /// After a restart of an accept loop the next one waits, twice as long each time that the loop died again soon: the old
@@ -166,10 +163,14 @@ impl Guard {
         std::mem::replace(&mut self.descriptors, count) != count
     }
 
-    /// The limits for bodies that a thread waits for: while others wait for one, it must be used.
-    fn hurried(&self, limits: &Limits) -> Limits {
-        let grace = if self.shared.chunked.has_waiting() { limits.body_grace.min(HURRY) } else { limits.body_grace };
-        Limits { body_grace: grace, ..Limits::clone(limits) }
+    /// A look at every connection. What came between requests counts as nothing.
+    fn scan(&self) -> std::io::Result<Scan> {
+        let mut scan = scan::scan(&self.shared.sources)?;
+        for seen in &mut scan.seen {
+            let skipped_bytes = self.shared.porch.skipped_bytes(seen.inode);
+            seen.info.bytes_received = seen.info.bytes_received.saturating_sub(skipped_bytes);
+        }
+        Ok(scan)
     }
 
     /// Looks at every connection and acts. Returns how many live connections there are.
@@ -181,7 +182,7 @@ impl Guard {
         self.resident_bytes = 0;
         self.memory_grew();
         let began = Instant::now();
-        let scan = match scan::scan(&self.shared.sources) {
+        let scan = match self.scan() {
             Ok(scan) => scan,
             Err(error) => {
                 log::warn!("the guard cannot see its sockets: {error}");
@@ -190,17 +191,17 @@ impl Guard {
             }
         };
         let limits = self.shared.limits.get();
-        let hurried = self.hurried(&limits);
         let (mut urgent, mut near, mut filling) = (false, false, false);
         let mut kicks = HashMap::<u16, usize>::new();
         for seen in &scan.seen {
             let connection = self.shared.connections.get(&seen.key);
             let glimpse = connection.as_ref().map(|connection| connection.glimpse());
             let memory = self.memories.entry(seen.key).or_default();
-            let limits = if holds_thread(glimpse.as_ref()) { &hurried } else { &*limits };
-            let verdict = match self.shared.porch.is_waiting(seen.inode) {
+            // While a body comes that larder reads itself, tiny_http's thread waits too, but not the client.
+            let is_coming = glimpse.as_ref().is_some_and(|glimpse| glimpse.body.is_some());
+            let verdict = match !is_coming && self.shared.porch.is_waiting(seen.inode) {
                 true => Verdict::Near,
-                false => judge::judge(seen, glimpse.as_ref(), memory, limits, draining, now),
+                false => judge::judge(seen, glimpse.as_ref(), memory, &limits, draining, now),
             };
             match verdict {
                 Verdict::Fine => {}
@@ -347,9 +348,7 @@ impl Guard {
     }
 
     fn count(&self) {
-        let (chunked, waiting_for) = self.shared.chunked.depth();
         let ((bodies, reading), (answers, writing)) = (self.shared.bodies.depth(), self.shared.answers.depth());
-        let (bodies, reading) = (bodies + chunked, reading + waiting_for);
         self.shared.figures.lane_queued.set((bodies + answers) as u64);
         self.shared.figures.lane_busy.set((reading + writing) as u64);
         self.shared.figures.queued.set(self.shared.crew.queued() as u64);
@@ -394,11 +393,6 @@ fn pause(filling: bool, urgent: bool, near: bool) -> Duration {
         (.., true) => TICK,
         _ => LOOK,
     }
-}
-
-/// Whether a thread waits inside tiny_http for the body of this connection.
-fn holds_thread(glimpse: Option<&Glimpse>) -> bool {
-    glimpse.and_then(|glimpse| glimpse.body.as_deref()).is_some_and(|body: &BodyPace| body.holds_thread)
 }
 
 /// Ends a connection that may never have sent a request.

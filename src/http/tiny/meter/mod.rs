@@ -6,16 +6,23 @@
 //! heads that are coming share `limits.heads_bytes_max`: beyond it the heaviest ends with 408. A large head behind a request
 //! that is not answered yet waits in the kernel, and in the client.
 //!
+//! Bodies in chunks, and very long ones, larder reads itself ([`Meter::read_own`]): tiny_http gets no byte of them. What was
+//! read beyond such a place is held until whoever is to have it asks.
+//!
 //! A refusal is carried out by the thread of tiny_http that reads the connection, once every earlier request is answered;
 //! until its client has gone, what still comes is thrown away. Invariant: nothing of a faulty head reaches tiny_http, and
 //! all that came before it does.
 
+mod fault;
+mod framing;
+pub mod hide;
 mod request_line;
 mod sender;
 mod tracker;
 
-use std::collections::HashMap;
-use std::io;
+use std::collections::{HashMap, VecDeque};
+use std::io::{self, Read as _};
+use std::mem::MaybeUninit;
 use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
@@ -23,15 +30,18 @@ use std::thread::Thread;
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
-use rustix::net::RecvFlags;
+use rustix::io::Errno;
+use rustix::net::{RecvFlags, recv};
 
 use super::connection::Key;
 use super::figures::Reason;
 use super::porch::Porch;
 use super::sys::Gauge;
+use crate::http::epoll::chunked::ChunkError;
 use crate::http::problem::Problem;
 use crate::limits::Limits;
-use tracker::{Fault, Tracker};
+use fault::Fault;
+use tracker::Tracker;
 
 /// Bytes of a head that tiny_http is given while an earlier request of the connection waits for its answer.
 const AHEAD_BYTES: usize = 2 * 1024;
@@ -39,6 +49,8 @@ const AHEAD_BYTES: usize = 2 * 1024;
 const PEEKED_BYTES: usize = 16 * 1024;
 /// A thread that waits for that looks at least this often whether it still must.
 const AHEAD_WAIT: Duration = Duration::from_millis(250);
+/// Bytes of one read of a body that larder reads itself.
+const OWN_READ_BYTES: usize = 16 * 1024;
 
 /// What all heads that are coming weigh.
 #[derive(Default)]
@@ -63,6 +75,8 @@ struct State {
     end: End,
     /// A thread of tiny_http waits for its turn.
     is_waiting: bool,
+    /// What was read and is not tracked yet.
+    held: VecDeque<u8>,
 }
 
 /// How far the end of the connection is.
@@ -109,10 +123,8 @@ impl Refusal {
 enum Read {
     /// So much of it goes on.
     Given(usize),
-    /// The same, but all heads together weigh too much now.
-    Pressed(usize),
-    /// The body that is being read is broken.
-    Broken,
+    /// The same, of so many before the head that is coming, but all heads together weigh too much now.
+    Pressed(usize, usize),
 }
 
 impl Meter {
@@ -143,6 +155,62 @@ impl Meter {
         if state.tracker.heads() > taken { 0 } else { state.tracker.body_left() }
     }
 
+    /// Whether something was read that nobody has had yet.
+    pub fn has_held(&self) -> bool {
+        !self.state.lock().held.is_empty()
+    }
+
+    /// Bytes that came between requests and are no part of any.
+    pub fn skipped_bytes(&self) -> u64 {
+        self.state.lock().tracker.skipped_bytes()
+    }
+
+    /// Holds a body in chunks, of which nothing was read yet, against a limit.
+    pub fn set_own_limit(&self, bytes_max: u64) {
+        self.state.lock().tracker.set_own_limit(bytes_max);
+    }
+
+    /// Reads what there is of a body that tiny_http has no part in. Returns how much it is, and whether the body is whole.
+    /// `WouldBlock` if nothing of it has come, `FileTooLarge` if it is over its limit; another error if it is broken, or can
+    /// come no more.
+    pub fn read_own(&self, socket: &OwnedFd, out: &mut [u8]) -> io::Result<(usize, bool)> {
+        let mut piece = [0u8; OWN_READ_BYTES];
+        let mut state = self.state.lock();
+        loop {
+            if state.end != End::No {
+                return Err(io::ErrorKind::InvalidData.into());
+            }
+            let most = out.len().min(OWN_READ_BYTES);
+            let came = match state.held.read(&mut piece[..most])? {
+                0 => match recv(socket, &mut piece[..most], RecvFlags::DONTWAIT) {
+                    Ok((0, _)) => return Err(io::ErrorKind::UnexpectedEof.into()),
+                    Ok((came, _)) => came,
+                    Err(Errno::INTR) => continue,
+                    Err(error) => return Err(error.into()),
+                },
+                held => held,
+            };
+            let mut count = 0;
+            let found = state.tracker.follow_own(&piece[..came], |data| {
+                out[count..count + data.len()].copy_from_slice(data);
+                count += data.len();
+            });
+            let (used, is_whole) = match found {
+                Ok(found) => found,
+                Err(error) => {
+                    // Nobody reads it to its end, so what follows is nothing to tiny_http.
+                    state.end = End::Over;
+                    let is_large = error == ChunkError::TooLarge;
+                    return Err(if is_large { io::ErrorKind::FileTooLarge } else { io::ErrorKind::InvalidData }.into());
+                }
+            };
+            state.hold_back(&piece[used..came]);
+            if count > 0 || is_whole {
+                return Ok((count, is_whole));
+            }
+        }
+    }
+
     /// Has the connection refused when its turn comes, if a head is coming, which counts as nothing from now on.
     pub fn end(&self, refusal: Refusal, heads: &Heads) -> bool {
         let mut state = self.state.lock();
@@ -170,7 +238,7 @@ impl Meter {
         state.charge(0, heads);
     }
 
-    fn follow(&self, bytes: &[u8], heads: &Heads, limits: &Limits, is_theirs: bool) -> Read {
+    fn follow(&self, bytes: &mut [u8], heads: &Heads, limits: &Limits, is_theirs: bool) -> Read {
         let mut state = self.state.lock();
         if state.end != End::No {
             // Whatever else reads has begun before, and has its right to the rest.
@@ -183,17 +251,17 @@ impl Meter {
         }
         if let Some(fault) = found.fault {
             state.charge(0, heads);
-            state.end = if fault == Fault::Chunks { End::Over } else { End::Due(Refusal::Fault(fault)) };
+            state.end = End::Due(Refusal::Fault(fault));
             // What comes before is of another message, which is good.
-            let is_broken = fault == Fault::Chunks && !is_theirs && found.before == 0;
-            return if is_broken { Read::Broken } else { Read::Given(found.before) };
+            return Read::Given(found.before);
         }
+        state.hold_back(&bytes[found.given..found.end]);
         let weight = state.tracker.weight();
         let has_grown = weight > state.charged_bytes;
         state.charge(weight, heads);
         match has_grown && heads.bytes.load(Ordering::Relaxed) > limits.heads_bytes_max {
-            true => Read::Pressed(found.before),
-            false => Read::Given(bytes.len()),
+            true => Read::Pressed(found.before, found.given),
+            false => Read::Given(found.given),
         }
     }
 
@@ -237,6 +305,11 @@ impl Meter {
 }
 
 impl State {
+    /// Puts back what is not to be had yet, before what is held already.
+    fn hold_back(&mut self, bytes: &[u8]) {
+        bytes.iter().rev().for_each(|byte| self.held.push_front(*byte));
+    }
+
     fn charge(&mut self, bytes: u64, heads: &Heads) {
         let before = std::mem::replace(&mut self.charged_bytes, bytes);
         heads.bytes.fetch_add(bytes.wrapping_sub(before), Ordering::Relaxed);
@@ -246,9 +319,9 @@ impl State {
 
 impl Gauge for Meter {
     fn before(&self, is_theirs: bool) -> io::Result<()> {
-        let (end, is_large) = {
+        let (end, is_large, is_own) = {
             let state = self.state.lock();
-            (state.end, state.tracker.bytes() > AHEAD_BYTES)
+            (state.end, state.tracker.bytes() > AHEAD_BYTES, state.tracker.is_at_own())
         };
         match (end, is_theirs) {
             (End::Over, false) => Err(io::ErrorKind::InvalidData.into()),
@@ -257,23 +330,34 @@ impl Gauge for Meter {
                 self.state.lock().end = End::Over;
                 Ok(())
             }
-            (End::No, true) if is_large => {
+            (End::No, true) if is_large || is_own => {
                 let _ = self.porch.upgrade().map(|porch| self.wait_for_turn(&porch));
+                let state = self.state.lock();
+                // It was answered without its body, and the connection ends.
+                if state.end == End::No && state.tracker.is_at_own() {
+                    return Err(io::ErrorKind::InvalidData.into());
+                }
                 Ok(())
             }
             _ => Ok(()),
         }
     }
 
-    fn gives(&self, bytes: &[u8], is_theirs: bool) -> io::Result<usize> {
+    fn held(&self, buffer: &mut [MaybeUninit<u8>]) -> usize {
+        let mut state = self.state.lock();
+        let count = if state.end == End::No { state.held.len().min(buffer.len()) } else { 0 };
+        buffer.iter_mut().zip(state.held.drain(..count)).for_each(|(to, byte)| _ = to.write(byte));
+        count
+    }
+
+    fn gives(&self, bytes: &mut [u8], is_theirs: bool) -> io::Result<usize> {
         let Some(porch) = self.porch.upgrade() else { return Ok(bytes.len()) };
         match self.follow(bytes, &porch.heads, &porch.limits(), is_theirs) {
             Read::Given(count) => Ok(count),
-            Read::Broken => Err(io::ErrorKind::InvalidData.into()),
-            Read::Pressed(before) => {
+            Read::Pressed(before, given) => {
                 porch.end_heaviest_head();
                 let is_ended = self.state.lock().end != End::No;
-                Ok(if is_ended && is_theirs { before } else { bytes.len() })
+                Ok(if is_ended && is_theirs { before } else { given })
             }
         }
     }
@@ -317,11 +401,11 @@ mod tests {
         let key = Key { port: 80, peer: ([127, 0, 0, 1], 1).into() };
         let meter = || Meter { porch: Weak::new(), inode: 0, key, state: Mutex::default() };
         let (one, other) = (meter(), meter());
-        let follow = |meter: &Meter, text: &str| meter.follow(text.as_bytes(), &heads, &limits, true);
+        let follow = |meter: &Meter, text: &str| meter.follow(&mut text.as_bytes().to_vec(), &heads, &limits, true);
         let get = "GET / HTTP/1.1\r\n\r\n";
         let start = format!("{get}GET / HTTP/1.1\r\nX: {}", "y".repeat(3000));
         assert!(matches!(follow(&one, &start), Read::Given(count) if count == start.len()));
-        assert!(matches!(follow(&other, &start), Read::Pressed(count) if count == get.len()), "they weigh too much");
+        assert!(matches!(follow(&other, &start), Read::Pressed(count, _) if count == get.len()), "they weigh too much");
         assert!(one.coming().unwrap().1 < other.coming().unwrap().1);
         assert!(one.end(Refusal::Memory, &heads));
         assert!(one.coming().is_none());
@@ -343,11 +427,11 @@ mod tests {
         let put = format!("PUT / HTTP/1.1\r\nContent-Length: {}\r\n\r\n", body.len() + 1);
         let all = [put, body].concat();
         for (part, is_theirs) in [(&all[..500], true), (&all[500..], false), ("x", false)] {
-            let read = meter.follow(part.as_bytes(), &heads, &limits, is_theirs);
+            let read = meter.follow(&mut part.as_bytes().to_vec(), &heads, &limits, is_theirs);
             assert!(matches!(read, Read::Given(count) if count == part.len()));
             assert!(meter.coming().is_none());
         }
-        assert!(matches!(meter.follow(b"GET / HTTP/2.0\r\n", &heads, &limits, true), Read::Given(0)));
+        assert!(matches!(meter.follow(&mut b"GET / HTTP/2.0\r\n".to_vec(), &heads, &limits, true), Read::Given(0)));
         assert!(meter.state.lock().end == End::Due(Refusal::Fault(Fault::Version)));
     }
 }

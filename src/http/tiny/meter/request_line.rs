@@ -1,6 +1,6 @@
 //! The first line of a head: three words, the last one a version that tiny_http serves.
 
-use super::tracker::Fault;
+use super::fault::Fault;
 
 /// What a request line is.
 const LINE: &str = "a request begins with a line of method, target and version, one blank between them";
