@@ -214,7 +214,7 @@ pub fn gzip_puller(mut pull: Puller) -> Puller {
 }
 
 /// The coding of a request's body.
-fn content_coding(head: &Head) -> Result<Coding, Problem> {
+pub fn content_coding(head: &Head) -> Result<Coding, Problem> {
     if !head.has(HeaderName::ContentEncoding) {
         return Ok(Coding::Identity);
     }
@@ -242,10 +242,6 @@ fn unsupported_encoding() -> Problem {
 /// decoding: 413 `BODY_TOO_LARGE`. 415 `UNSUPPORTED_ENCODING` for a coding larder does not know; 400 `BAD_REQUEST` for
 /// bytes that are not gzip, are cut, or have something behind them.
 pub fn decode_body(head: &Head, body: Bytes, bytes_max: u64) -> Result<Bytes, Problem> {
-    if body.is_empty() {
-        // Nothing needs no decoding, but an unknown coding is none for nothing either.
-        return content_coding(head).map(|_| body);
-    }
     decode(head, body, bytes_max, "BODY_TOO_LARGE", "body")
 }
 

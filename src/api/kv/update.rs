@@ -17,7 +17,11 @@ pub const PATCH_TYPE: &str = "application/merge-patch+json";
 pub fn incr(api: &Api, db: &Database, request: &Request, responder: Responder, target: &ValueTarget<'_>) {
     let is_empty = json::is_blank(request.body.bytes());
     let action = media::expect_type(&request.head, is_empty, &["application/json"]).and_then(|()| {
-        let body = encoding::decode_body(&request.head, request.body.shared(), SPARE_BODY_BYTES)?;
+        let body = match request.body.shared() {
+            // Nothing needs no decoding, but an unknown coding is none for nothing either.
+            nothing if nothing.is_empty() => encoding::content_coding(&request.head).map(|_| nothing)?,
+            body => encoding::decode_body(&request.head, body, SPARE_BODY_BYTES)?,
+        };
         Ok(Action::Update { update: counter::update(counter::parse_body(&body)?), bytes: 0, ttl: ttl(request)? })
     });
     submit_or_refuse(api, db, request, responder, target, action, counted);
