@@ -33,7 +33,7 @@ pub fn parse_body(body: &[u8]) -> Result<i64, Problem> {
         let message = "the body of incr is empty, {} or {\"by\": n} with a whole number n that fits 64 bits";
         Problem::new(400, "INVALID_JSON", message)
     };
-    json::object::<Body>(body).map(|body| body.by).map_err(invalid)
+    json::sent::<Body>(body).map(|body| body.by).map_err(invalid)
 }
 
 /// The integer that a stored value is: an optional minus, then digits without superfluous zeros, nothing around them.

@@ -24,9 +24,13 @@ pub fn is_blank(bytes: &[u8]) -> bool {
     without_mark(bytes).trim_ascii().is_empty()
 }
 
+/// Reads a document that a client sent, or a line of one, which may have a mark before it. As [`object`] else.
+pub fn sent<'a, T: Deserialize<'a>>(bytes: &'a [u8]) -> Result<T, String> {
+    object(without_mark(bytes))
+}
+
 /// Reads a document that is an object. The error says what is wrong with it, in words for whoever wrote it.
-pub fn object<'a, T: Deserialize<'a>>(bytes: &'a [u8]) -> Result<T, String> {
-    let text = without_mark(bytes);
+pub fn object<'a, T: Deserialize<'a>>(text: &'a [u8]) -> Result<T, String> {
     match text.trim_ascii_start().first() {
         Some(b'{') | None => {}
         Some(b'[') => return Err("an object is wanted, {…}, not a list".to_owned()),
@@ -135,7 +139,7 @@ mod tests {
     }
 
     fn error(text: &str) -> String {
-        object::<Sample<'_>>(text.as_bytes()).unwrap_err()
+        sent::<Sample<'_>>(text.as_bytes()).unwrap_err()
     }
 
     #[test]
@@ -145,8 +149,9 @@ mod tests {
             "\u{feff}{\"name\":\"x\",\"size\":1.50}",
             "\u{feff} \n {\"size\":1.50,\"name\":\"x\"}\r\n",
         ] {
-            let sample: Sample<'_> = object(text.as_bytes()).unwrap();
+            let sample: Sample<'_> = sent(text.as_bytes()).unwrap();
             assert_eq!((sample.name.as_str(), sample.size), ("x", Some("1.50")), "{text}");
+            assert_eq!(object::<Sample<'_>>(text.as_bytes()).is_ok(), text.starts_with('{'), "{text}");
         }
         assert!(is_blank(b"\xef\xbb\xbf \r") && is_blank(b"") && !is_blank(b"\xef\xbb\xbfx") && !is_blank(b"\xef\xbb"));
     }

@@ -141,7 +141,7 @@ fn present<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<&'de Raw
 
 /// Reads and checks a batch.
 pub fn parse(body: &[u8], limits: &Limits) -> Result<Batch, Problem> {
-    let raw: RawBatch<'_> = json::object(body)
+    let raw: RawBatch<'_> = json::sent(body)
         .map_err(|error| Problem::new(400, "INVALID_JSON", format!("the body is no batch document: {error}")))?;
     let (count, most) = (raw.operations.count, limits.batch_operations_max);
     if count > most {

@@ -67,7 +67,7 @@ pub struct EndLine {
 impl EndLine {
     /// Reads an end line; `None` if the line is something else.
     pub fn parse(line: &[u8]) -> Option<EndLine> {
-        json::object::<EndLine>(line).ok().filter(|end| end.end)
+        json::sent::<EndLine>(line).ok().filter(|end| end.end)
     }
 }
 
@@ -77,7 +77,7 @@ pub fn version_of(line: &[u8]) -> u64 {
     struct Glance {
         version: Option<u64>,
     }
-    json::object::<Glance>(line).ok().and_then(|glance| glance.version).unwrap_or(0)
+    json::sent::<Glance>(line).ok().and_then(|glance| glance.version).unwrap_or(0)
 }
 
 #[derive(Deserialize)]
@@ -106,7 +106,7 @@ fn present<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<&'de Raw
 /// Reads and checks a record's line.
 pub fn parse(line: &[u8], value_bytes_max: u64) -> Result<ImportRecord, Problem> {
     let invalid = |message: String| Problem::new(400, "INVALID_JSON", message);
-    let raw: RawLine<'_> = json::object(line).map_err(|error| invalid(format!("no record: {error}")))?;
+    let raw: RawLine<'_> = json::sent(line).map_err(|error| invalid(format!("no record: {error}")))?;
     names::namespace(&raw.namespace)?;
     names::collection(&raw.collection)?;
     names::decoded_key(&raw.key)?;
