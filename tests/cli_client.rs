@@ -114,6 +114,8 @@ fn exit_codes_tell_apart_what_went_wrong() {
         (&["put", "a/b/c", "2", "--if-version", "x"], 2, "--if-version"),
         (&["put", "a/b/c", "2", "--file", "x"], 2, "two values"),
         (&["del", "a/b"], 2, "--prefix TEXT or --all"),
+        (&["del", "a/b", "--prefix", ""], 2, "an empty --prefix would remove everything"),
+        (&["del", "a/b", "--prefix="], 2, "an empty --prefix would remove everything"),
         (&["del", "a/b/c", "--all"], 2, "--prefix TEXT or --all"),
         (&["get", "a/b/c", "--url", "https://x"], 2, "plain http"),
         (&["get", "a/b/c", "--url", "http://127.0.0.1:1"], 5, "no answer from http://127.0.0.1:1"),
