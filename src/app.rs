@@ -23,7 +23,7 @@ use crate::cache::Cache;
 use crate::config::{Config, ConfigError, EngineKind, descriptors};
 use crate::http::epoll::Epoll;
 use crate::http::network::Unbounded;
-use crate::http::tiny::TinyHttp;
+use crate::http::tiny::{STACK_BYTES, STACK_VARIABLE, TinyHttp};
 use crate::http::{Ended, Engine, EngineOptions};
 use crate::limits::LiveLimits;
 use crate::logging;
@@ -67,6 +67,8 @@ impl Given {
     /// Takes the sockets that were handed over, and the signals: from here on SIGHUP ends nothing, and SIGTERM and SIGINT
     /// end it cleanly, even where all is yet to begin.
     pub fn take() -> std::io::Result<Given> {
+        // Before the first thread.
+        board::process::set_stack_bytes(STACK_VARIABLE, STACK_BYTES);
         // Before the pipes of the signals: their numbers may be ones that LISTEN_FDS names wrongly.
         let handed_over = notify::listen_fds();
         Ok(Given { handed_over, signals: Signals::catch()? })

@@ -408,3 +408,54 @@ fn behind_a_trusted_unix_socket_each_client_has_a_rate_of_its_own() {
         assert_eq!(ask(""), fresh, "{trusted}: a request of the proxy's own");
     }
 }
+
+#[test]
+fn health_tells_strangers_whether_it_works_and_nothing_else() {
+    let folder = tempfile::tempdir().expect("a folder for the test");
+    let read = bearer(&token(folder.path(), &["read", "--scope", "read"]));
+    let narrow = bearer(&token(folder.path(), &["narrow", "--scope", "write", "--namespace", "a"]));
+    for engine in ENGINES {
+        let server = Server::builder().engine(engine).data(folder.path()).start();
+        let ask = |fields: &[(&str, &str)], status: u16| {
+            let document = server.send("GET", "/health", fields, b"").expect(status).json();
+            let mut names: Vec<String> = document.as_object().expect("an object").keys().cloned().collect();
+            names.sort();
+            (names.join(" "), document)
+        };
+        let known = [[("Authorization", read.as_str())], [("Authorization", narrow.as_str())]];
+        let strange: [&[(&str, &str)]; 4] = [
+            &[],
+            &[("Authorization", "Bearer none")],
+            &[("Authorization", "Bearer ldr_000000000000_0000000000000000000000000000000000000000000")],
+            &[("X-Forwarded-For", "192.0.2.1")],
+        ];
+        for fields in &known {
+            assert_eq!(ask(fields, 200).0, "engine status store uptime_seconds version", "{engine}");
+        }
+        let refused = server.send("GET", "/metrics", &known[0], b"").expect(200);
+        for fields in strange {
+            assert_eq!(ask(fields, 200).0, "status store", "{engine} {fields:?}");
+        }
+        let counted = |page: &Answer| {
+            let text = page.text();
+            text.lines()
+                .filter(|line| line.starts_with("larder_access_refused_total"))
+                .map(str::to_owned)
+                .collect::<Vec<_>>()
+        };
+        let after = server.send("GET", "/metrics", &known[0], b"").expect(200);
+        assert_eq!(counted(&refused), counted(&after), "{engine}: who asks for health is refused nothing");
+        // Without its folder the store takes no writes, and says why.
+        std::fs::rename(folder.path().join("fjall"), folder.path().join("aside")).expect("a folder that goes");
+        support::eventually("it is noticed", || server.send("GET", "/health", &[], b"").status == 503);
+        for fields in strange {
+            let (names, document) = ask(fields, 503);
+            assert!(!names.contains("reason") && !names.contains("version"), "{engine} {fields:?}: {document}");
+            assert_eq!(document["store"], "read_only", "{engine} {fields:?}");
+        }
+        let (_, document) = ask(&known[0], 503);
+        assert!(document["reason"].as_str().is_some_and(|reason| reason.contains("data folder")), "{document}");
+        server.kill();
+        std::fs::rename(folder.path().join("aside"), folder.path().join("fjall")).expect("and comes back");
+    }
+}

@@ -260,3 +260,51 @@ fn what_is_written_in_1970_lives_as_long_as_it_should_on_tiny_http() {
 fn what_is_written_in_1970_lives_as_long_as_it_should_on_epoll() {
     from_1970_to_now("epoll");
 }
+
+#[test]
+fn a_token_that_has_expired_stays_so_on_a_board_that_has_lost_its_clock() {
+    for engine in ["tiny_http", "epoll"] {
+        let Some(board) = Board::new(engine) else { return };
+        board.set(0, RIGHT);
+        let server = board.start();
+        // A store that has been written to saves the time when it is closed.
+        put(&server, "any", 7200);
+        let token = |words: &[&str]| {
+            let mut command = Command::new(support::binary());
+            let output = command.arg("token").args(words).env("LARDER_DATA_DIR", board.file("data")).output().unwrap();
+            assert!(output.status.success(), "{output:?}");
+            format!("Bearer {}", String::from_utf8(output.stdout).unwrap().trim())
+        };
+        let lasting = token(&["add", "lasting", "--scope", "read"]);
+        let ended = token(&["add", "ended", "--scope", "read", "--expires", "1s"]);
+        let status = |server: &Server, token: &str| {
+            server.send("GET", "/api/v1/kv/n/c/any", &[("Authorization", token)], b"").status
+        };
+        eventually("both are taken up, and the one expires", || {
+            let said = server.send("GET", "/api/v1/kv/n/c/any", &[("Authorization", ended.as_str())], b"");
+            status(&server, &lasting) == 200 && said.text().contains("expired")
+        });
+        assert!(server.stop().success());
+        // Where nobody knows what time it is, nobody knows when a token will end.
+        board.set(-50 * 365 * 86_400, UNKNOWN);
+        for (words, code) in [(&["--expires", "90d"][..], 1), (&[], 0)] {
+            let mut command = Command::new(support::binary());
+            command
+                .args(["token", "add", "late", "--scope", "read"])
+                .args(words)
+                .env("LD_PRELOAD", board.file("wall.so"));
+            command.env("WALL_FILE", board.file("wall")).env("LARDER_DATA_DIR", board.file("data"));
+            let output = command.output().unwrap();
+            assert_eq!(output.status.code(), Some(code), "{words:?}: {output:?}");
+        }
+        // Fifty years, a day, an hour, a minute back.
+        for back_s in [50 * 365 * 86_400, 86_400, 3600, 60] {
+            board.set(-back_s, UNKNOWN);
+            let server = board.start();
+            let said = server.send("GET", "/api/v1/kv/n/c/any", &[("Authorization", ended.as_str())], b"");
+            assert!(said.status == 401 && said.text().contains("expired"), "{engine} {back_s}: {said:?}");
+            assert_eq!(status(&server, &lasting), 200, "{engine} {back_s}");
+            assert!(server.stop().success());
+        }
+    }
+}

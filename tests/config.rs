@@ -67,6 +67,35 @@ fn defaults_follow_the_memory_and_the_cores() {
 }
 
 #[test]
+fn budgets_and_connections_follow_the_addresses_of_the_process() {
+    let with = |file: &str, gib: u64| {
+        let mut given = Setup::file(file).env("RUST_MIN_STACK", "262144");
+        given.inputs.board.ram_bytes = 16 << 30;
+        given.inputs.board.addresses = Some(gib << 30);
+        given
+    };
+    let errors = with("[cache]\nsize = \"8GiB\"", 3).errors();
+    assert!(
+        errors.len() == 1 && errors[0].starts_with("larder.toml:2: ") && errors[0].contains("addresses"),
+        "{errors:?}"
+    );
+    assert!(with("[limits]\nbodies_bytes_max = \"2GiB\"", 3).errors()[0].contains("half of the addresses"));
+    assert!(
+        with("[limits]\nanswers_bytes_max = \"1GiB\"\n[cache]\nsize = \"600MiB\"", 3).errors()[0].contains("addresses")
+    );
+    let many = with("[limits]\nconnections_max = 100000", 3).config();
+    assert!((200..10_000).contains(&many.limits.connections_max), "{}", many.limits.connections_max);
+    assert_eq!(many.connections_wanted, 100_000);
+    let epoll = with("[limits]\nconnections_max = 100000\n[server]\nengine = \"epoll\"", 3).config();
+    assert_eq!(epoll.limits.connections_max, 100_000);
+    // Defaults never contradict, however few there are.
+    for gib in [1, 2, 3, 4] {
+        assert_eq!(with("", gib).config().limits.connections_max, 500, "{gib}");
+    }
+    assert_eq!(with("[cache]\nsize = \"8GiB\"", 64).config().cache_bytes, 8 << 30);
+}
+
+#[test]
 fn the_connection_limit_follows_the_engine_unless_it_is_set() {
     let epoll = Setup::file("[server]\nengine = \"epoll\"\n");
     assert_eq!(epoll.config().limits.connections_max, 12_000);
@@ -275,6 +304,9 @@ fn settings_that_contradict_each_other_stop_the_start_at_a_line_the_user_wrote()
         ("[limits]\nbodies_bytes_max = \"3MiB\"", 2, "limits.body_bytes_max"),
         ("[limits]\nconnections_max = 5\nconnections_per_address_max = 6", 3, "limits.connections_max"),
         ("[limits]\nhead_bytes_max = \"4KiB\"", 2, "limits.target_bytes_max"),
+        ("[limits]\nheads_bytes_max = \"64KiB\"\nhead_bytes_max = \"128KiB\"", 2, "the memory for all heads"),
+        ("[server]\nlisten = [\"127.0.0.1:80\", \"0.0.0.0:80\"]", 2, "0.0.0.0:80 takes what comes to 127.0.0.1:80 too"),
+        ("[server]\nlisten = [\"[::]:80\", \"[::1]:80\"]", 2, "[::]:80 takes what comes to [::1]:80 too"),
         ("[limits]\nbody_timeout = \"5s\"", 2, "limits.body_grace"),
         ("[store]\nmemtable = \"100MiB\"", 2, "three quarters of the memory"),
         ("[[cache_control]]\nvalue = \"public, max-age=60\"", 1, "auth.public_read"),

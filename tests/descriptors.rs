@@ -6,6 +6,7 @@ mod support;
 
 use std::collections::VecDeque;
 use std::io::Write;
+use std::net::TcpStream;
 use std::path::Path;
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -160,4 +161,53 @@ fn a_soft_limit_is_raised_to_the_hard_one() {
         let server = Server::builder().engine(&engine).wrapper(&["sh", "-c", script, "sh"]).start();
         assert_eq!(server.metric("process_max_fds"), 2048.0, "{engine}");
     }
+}
+
+/// What the process may map: as little as a board of 32 bits has, so that stacks of tiny_http could take all of it.
+const ADDRESSES: &str = "--as=1200000000";
+
+#[test]
+fn where_addresses_are_few_connections_are_refused_at_the_door_and_nothing_ends() {
+    if Command::new("prlimit").arg("--version").output().is_err() {
+        return support::skipped("prlimit is not installed");
+    }
+    let config = "[limits]\nconnections_max = 6000\nconnections_per_address_max = 6000\nidle_timeout = \"600s\"\nhead_timeout = \"600s\"\n[server]\nbacklog = 4096\n";
+    // One arena for all threads, as the unit file has it; and the stacks of an optimised build.
+    let mut server = Server::builder()
+        .config(config)
+        .environment("MALLOC_ARENA_MAX", "1")
+        .environment("RUST_MIN_STACK", "524288")
+        .wrapper(&["prlimit", ADDRESSES])
+        .start();
+    let log = server.log();
+    let cut = log.lines().find(|line| line.contains("limits.connections_max is cut from 6000 to ")).map(str::to_owned);
+    let cut = cut.unwrap_or_else(|| panic!("nothing was cut: {log}"));
+    let most: usize = cut.split(" to ").nth(1).and_then(|rest| rest.split(':').next()?.trim().parse().ok()).unwrap();
+    assert!((200..4000).contains(&most), "{cut}");
+    // Heads that never end, so that none of them can make way.
+    let mut held = Vec::new();
+    for _ in 0..most + 300 {
+        if let Ok(mut stream) = TcpStream::connect(server.address()) {
+            let _ = stream.write_all(b"GET /health/live HTTP/1.1\r\nHost: localhost\r\nX-Slow: ");
+            held.push(stream);
+        }
+    }
+    support::eventually("some are refused", || {
+        server.try_wait().is_some()
+            || held.iter().any(|stream| {
+                stream.set_nonblocking(true).unwrap();
+                let mut status = [0; 12];
+                stream
+                    .peek(&mut status)
+                    .is_ok_and(|length| length == 12 && [b"503", b"408"].contains(&status[9..12].try_into().unwrap()))
+            })
+    });
+    assert!(server.try_wait().is_none(), "it ended: {}", server.log());
+    drop(held);
+    support::eventually("it serves", || {
+        support::Client::new(server.address())
+            .try_send("GET", "/health/live", &[], b"")
+            .is_ok_and(|answer| answer.status == 200)
+    });
+    assert!(server.stop().success());
 }

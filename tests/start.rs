@@ -226,3 +226,37 @@ fn a_folder_of_an_earlier_release_goes_on_working_and_is_guarded_from_then_on() 
 fn larder(words: &[&str], data: &Path) -> Output {
     Command::new(binary()).args(words).env("LARDER_DATA_DIR", data).output().unwrap()
 }
+
+#[test]
+fn settings_that_could_never_work_together_are_told_before_the_start() {
+    let folder = tempfile::tempdir().unwrap();
+    let data = folder.path().join("data");
+    for (environment, part) in [
+        (&[("LARDER_STORE_RESERVE", "500000GiB")][..], "no write would ever be taken"),
+        (&[("LARDER_STORE_RESERVE", "900000GiB"), ("LARDER_ENGINE_KIND", "")], "LARDER_ENGINE_KIND"),
+        (&[("LARDER_LISTEN", "8080")], "server.listen: expected an address with a port"),
+        (&[("LARDER_LISTEN", "[\"127.0.0.1:8080\", \"[::1]:8080\"]")], "neither brackets nor quotes"),
+        (&[("LARDER_AUTH_PUBLIC_READ", "[\"site\"]")], "auth.public_read: outside of the file a list has neither"),
+        (&[("LARDER_CORS_ORIGINS", "\"https://app.example\"")], "neither brackets nor quotes: https://app.example"),
+        (&[("LARDER_LISTEN", "0.0.0.0:80,127.0.0.1:80"), ("LARDER_AUTH_MODE", "open")], "takes what comes to"),
+        (
+            &[("LARDER_LIMITS_HEADS_BYTES_MAX", "64KiB"), ("LARDER_LIMITS_HEAD_BYTES_MAX", "1MiB")],
+            "the memory for all heads",
+        ),
+        (&[("LARDER_PORT", "8080")], "LARDER_PORT"),
+    ] {
+        for command in ["check", "serve"] {
+            let mut larder = Command::new(binary());
+            let output =
+                larder.arg(command).env("LARDER_DATA_DIR", &data).envs(environment.iter().copied()).output().unwrap();
+            let said = text(&output);
+            assert_eq!(output.status.code(), Some(78), "{command} {environment:?}: {said}");
+            assert!(said.contains(part), "{command} {environment:?}: {said}");
+        }
+    }
+    let mut larder = Command::new(binary());
+    larder.arg("check").env("LARDER_DATA_DIR", &data).env("LARDER_LISTEN", "127.0.0.1:0");
+    larder.env("LARDER_PORT", "tcp://10.0.0.9:8080").env("LARDER_SERVICE_HOST", "10.0.0.9");
+    let output = larder.env("LARDER_PORT_8080_TCP_ADDR", "10.0.0.9").output().unwrap();
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output));
+}

@@ -60,7 +60,7 @@ impl Handler for Api {
                 trace.is_brief = true;
                 self.quick_value(request, &found)
             }
-            Endpoint::Health => Some(health::health(self)),
+            Endpoint::Health => Some(health::health(self, request)),
             Endpoint::Live => Some(health::live()),
             Endpoint::Files if self.files.is_none() => Some(nothing_here()),
             _ => None,

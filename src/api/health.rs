@@ -3,14 +3,20 @@
 use serde_json::json;
 
 use crate::config::EngineKind;
-use crate::http::{Problem, Response};
+use crate::http::{Problem, Request, Response};
 use crate::store::StoreState;
 use crate::store::recovery::RecoveryReport;
 
 use super::Api;
 
-/// Whether larder does its whole work: 200, or 503 with the reason.
-pub fn health(api: &Api) -> Response {
+/// Whether larder does its whole work: 200, or 503. Who may read is told the reason, and what is running.
+pub fn health(api: &Api, request: &Request) -> Response {
+    let may_read = api.access.may_read(&request.head, request.peer, request.method);
+    report(api, may_read)
+}
+
+/// The same for somebody of whom that is known.
+pub fn report(api: &Api, may_read: bool) -> Response {
     let state = api.store().map(|db| db.state());
     let store = state.as_ref().map_or("unavailable", StoreState::name);
     let draining = api.drain.is_set() || matches!(state, Some(StoreState::Draining));
@@ -20,25 +26,27 @@ pub fn health(api: &Api) -> Response {
         (false, Some(reason)) => ("degraded", Some(reason)),
         (false, None) => ("ok", None),
     };
-    let mut document = json!({
-        "status": status,
-        "version": env!("CARGO_PKG_VERSION"),
-        "uptime_seconds": api.started_at.elapsed().as_secs(),
-        "store": store,
-        "engine": engine_name(api.config.engine),
-    });
+    let mut document = json!({ "status": status, "store": store });
+    // SECURITY: strangers learn whether it works, and nothing that would help them to choose what to try.
+    if may_read {
+        document["version"] = env!("CARGO_PKG_VERSION").into();
+        document["uptime_seconds"] = api.started_at.elapsed().as_secs().into();
+        document["engine"] = engine_name(api.config.engine).into();
+    }
     let Some(reason) = reason else {
         return Response::with_text(200, "application/json", document.to_string()).field("Cache-Control", "no-store");
     };
-    document["reason"] = reason.into();
-    if let Some(report) = recovery {
+    if may_read {
+        document["reason"] = reason.into();
+    }
+    if let Some(report) = recovery.filter(|_| may_read) {
         document["batches_lost"] = report.batches_lost.into();
         document["changes_rescued"] = report.changes_rescued.into();
     }
-    let (code, message) = if draining {
-        ("DRAINING", "larder is stopping; it will be back after its restart")
-    } else {
-        ("STORE_UNAVAILABLE", "larder does not do its whole work; see reason")
+    let (code, message) = match (draining, may_read) {
+        (true, _) => ("DRAINING", "larder is stopping; it will be back after its restart"),
+        (false, true) => ("STORE_UNAVAILABLE", "larder does not do its whole work; see reason"),
+        (false, false) => ("STORE_UNAVAILABLE", "larder does not do its whole work; who may read is told why"),
     };
     let mut problem = Problem::new(503, code, message);
     if let serde_json::Value::Object(members) = document {

@@ -203,7 +203,7 @@ mod tests {
     use super::*;
     use crate::api::Parts;
     use crate::api::access::Access;
-    use crate::api::health::{health, store_reason};
+    use crate::api::health::{report, store_reason};
     use crate::cache::Cache;
     use crate::limits::LiveLimits;
     use crate::metrics::Registry;
@@ -300,7 +300,7 @@ mod tests {
         attach(&api, &opened).unwrap();
         let reason = store_reason(&api).unwrap();
         assert!(!reason.contains("could not be opened") && reason.contains("2 groups"), "{reason}");
-        assert_eq!(health(&api).status, 503);
+        assert_eq!(report(&api, true).status, 503);
         close(&api, opened).unwrap();
     }
 
@@ -317,7 +317,7 @@ mod tests {
         assert!(api.registry.expose().contains("\nlarder_recovery_batches_lost 7\n"));
         let opened = Opened::default();
         attach(&api, &opened).unwrap();
-        assert_eq!(health(&api).status, 503);
+        assert_eq!(report(&api, true).status, 503);
         close(&api, opened).unwrap();
     }
 }

@@ -46,6 +46,20 @@ pub fn refusal(config: &Config) -> Option<String> {
     }
 }
 
+/// That no write would ever find room, because more is to be kept free than the card has.
+pub fn no_room_ever(config: &Config) -> Option<String> {
+    let (usable, reserve_bytes) = (data_folder(config)?.ok()?, config.reserve_bytes?);
+    let total_bytes = SpaceWatch::new(Some(usable.nearest), Some(reserve_bytes)).figures().total_bytes;
+    (total_bytes > 0 && reserve_bytes >= total_bytes).then(|| {
+        format!(
+            "store.reserve is {}, and the card of {} has {} in all: no write would ever be taken",
+            show_size(reserve_bytes),
+            config.data_dir.display(),
+            mib(total_bytes)
+        )
+    })
+}
+
 /// Why what is stored would lie among the files that are served, if so: one of the two folders is in the other.
 pub fn overlap(config: &Config) -> Option<String> {
     let www = config.www_dir.as_ref().filter(|_| config.store == StoreKind::Fjall)?;

@@ -118,7 +118,7 @@ pub fn announce(listeners: &[Listener], config: &Config, tokens: bool, is_served
     if config.engine == EngineKind::TinyHttp {
         log::info!("engine tiny_http: for trusted networks; --engine epoll is for many or untrusted clients");
     }
-    let waits: String = awaited(config).map(|ip| format!("; {}", not_here(ip))).collect();
+    let waits: String = awaited(config).map(|ip| format!(" ({})", not_here(ip))).collect();
     notify::ready(&format!("listening on {}{waits}", urls.join(", ")));
 }
 

@@ -35,6 +35,14 @@ pub fn ram_bytes() -> u64 {
     ram_bytes_in(&Roots::default())
 }
 
+/// Bytes for which this process has addresses, as far as they may run out: what `ulimit -v` allows, and 3 GiB on a machine
+/// of 32 bits, where the kernel keeps the rest.
+pub fn address_bytes() -> Option<u64> {
+    let limit = rustix::process::getrlimit(rustix::process::Resource::As).current;
+    let narrow = (usize::BITS == 32).then_some(3 << 30);
+    limit.into_iter().chain(narrow).min()
+}
+
 /// How full memory is now: the machine's or our control group's, whichever is fuller. `None` if neither says.
 pub fn usage() -> Option<Usage> {
     usage_in(&Roots::default())

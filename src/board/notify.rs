@@ -1,6 +1,6 @@
 //! Talking with the service manager: ready, stopping, status, and the sockets it hands over.
 //!
-//! Without a service manager everything here does nothing. The environment is read and never changed, since changing it
+//! Without a service manager everything here does nothing. The environment is read and not changed, since changing it
 //! beside running threads is not sound.
 
 use std::ffi::OsStr;

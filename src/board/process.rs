@@ -115,6 +115,20 @@ fn open_descriptors() -> Option<f64> {
     Some(fs::read_dir("/proc/self/fd").ok()?.count().saturating_sub(1) as f64)
 }
 
+/// Gives the threads that are started from now on stacks of this size, by a variable that the standard library reads at the
+/// first of them; where it is set already it stays.
+///
+/// Must be called before there is any other thread.
+pub fn set_stack_bytes(variable: &str, bytes: usize) {
+    if std::env::var_os(variable).is_none() {
+        #[allow(unsafe_code)]
+        // SAFETY: nobody else can read the environment meanwhile, since this is the only thread.
+        unsafe {
+            std::env::set_var(variable, bytes.to_string());
+        }
+    }
+}
+
 /// Raises the number of files that may be open at once as far as this process may, and returns it; `None` if it has no
 /// end. A login shell gives 1024 and lets them be raised: a program that waits with `select` could not bear more, and
 /// larder does not.

@@ -54,6 +54,9 @@ fn load_for_serving(invocation: &Invocation) -> Result<Loaded, Failure> {
     if let Some(reason) = preflight::overlap(&loaded.config) {
         return Err(failure(vec![ConfigError::at(loaded.sources.of("www", "dir"), reason)]));
     }
+    if let Some(reason) = preflight::no_room_ever(&loaded.config) {
+        return Err(failure(vec![ConfigError::at(loaded.sources.of("store", "reserve"), reason)]));
+    }
     let access = Access::open(&loaded.config, &Registry::default()).map_err(|error| failure(vec![error]))?;
     let exposures = rules::exposures(&loaded.config, &loaded.sources, access.has_tokens());
     if exposures.is_empty() { Ok(loaded) } else { Err(failure(exposures)) }
@@ -90,7 +93,12 @@ pub fn failure(errors: Vec<ConfigError>) -> Failure {
 
 fn board() -> Board {
     let descriptors = crate::board::process::raise_descriptors_max();
-    Board { ram_bytes: crate::board::memory::ram_bytes(), cores: crate::board::cores(), descriptors }
+    Board {
+        ram_bytes: crate::board::memory::ram_bytes(),
+        cores: crate::board::cores(),
+        descriptors,
+        addresses: crate::board::memory::address_bytes(),
+    }
 }
 
 /// The table of settings in force.

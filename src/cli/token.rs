@@ -14,6 +14,7 @@ use super::server::{failure, inputs};
 use super::{complain, say};
 use crate::api::access::{Scope, Token, file};
 use crate::config::{AuthMode, load, units};
+use crate::store::clock::PLAUSIBLE_MS;
 
 /// Makes a token.
 pub fn add(invocation: &Invocation) -> Result<ExitCode, Failure> {
@@ -26,6 +27,11 @@ pub fn add(invocation: &Invocation) -> Result<ExitCode, Failure> {
     let path = tokens_path(invocation)?;
 
     let created = seconds(SystemTime::now());
+    if lifetime.is_some() && created < PLAUSIBLE_MS / 1000 {
+        let message =
+            "the clock of this machine was never set, so --expires would end at a wrong time: set it, or do without";
+        return Err(Failure::plain(message));
+    }
     let (mut token, text) = Token::generate(name, scope, namespaces, created).map_err(Failure::plain)?;
     token.expires = lifetime.map(|lifetime| created.saturating_add(lifetime.as_secs()));
     let shown = describe(&token);

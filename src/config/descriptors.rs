@@ -4,7 +4,7 @@
 //! as many connections are let in as leave the store what it may need at its busiest, whatever `limits.connections_max`
 //! says. Invariant: what is set aside here for a connection is the most that it can take, in any state.
 
-use super::{Config, EngineKind, StoreKind};
+use super::{Config, EngineKind, StoreKind, addresses};
 use crate::http::door::beside_max;
 use crate::http::tiny::DESCRIPTORS_PER_CONNECTION;
 use crate::store::fjall::{CACHED_FILES, descriptors_max};
@@ -61,6 +61,9 @@ pub fn cut_connections(config: &mut Config) -> Result<(), String> {
 
 /// What was cut, in words.
 pub fn cut(config: &Config) -> Option<String> {
+    if let Some(text) = addresses::cut(config) {
+        return Some(text);
+    }
     let (wanted, most) = (config.connections_wanted, config.limits.connections_max);
     let all = config.inputs.board.descriptors.filter(|_| wanted > most)?;
     Some(format!(

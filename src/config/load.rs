@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use super::error::{ConfigError, Source};
 use super::raw::Given;
 use super::settings::{SETTINGS, find};
-use super::{Config, EngineKind, descriptors, env, file, rules};
+use super::{Config, EngineKind, addresses, descriptors, env, file, rules};
 use crate::limits::{BACKLOG_EPOLL, CONNECTIONS_EPOLL, Limits};
 
 /// The file that is read if it exists and no other is named.
@@ -21,12 +21,14 @@ pub struct Board {
     pub cores: usize,
     /// Files and sockets that this process may have open; `None`: as many as it likes.
     pub descriptors: Option<u64>,
+    /// Bytes for which this process has addresses; `None`: more than it will ever need.
+    pub addresses: Option<u64>,
 }
 
 impl Default for Board {
     /// The smallest board larder is for.
     fn default() -> Board {
-        Board { ram_bytes: 512 << 20, cores: 1, descriptors: None }
+        Board { ram_bytes: 512 << 20, cores: 1, descriptors: None, addresses: None }
     }
 }
 
@@ -89,7 +91,9 @@ impl Sources {
 /// Makes a configuration. All that is wrong is reported at once, in the order of the places where it stands.
 pub fn load(inputs: &Inputs) -> Result<Loaded, Vec<ConfigError>> {
     let mut errors = Vec::new();
-    let mut config = Config::defaults(inputs.board.ram_bytes, inputs.board.cores);
+    // What there are no addresses for is no use either.
+    let usable_bytes = inputs.board.addresses.map_or(u64::MAX, |bytes| bytes / 2).min(inputs.board.ram_bytes);
+    let mut config = Config::defaults(usable_bytes, inputs.board.cores);
     let mut sources =
         Sources { rows: vec![Source::Default; SETTINGS.len()], rules: Vec::new(), unsandboxed: Vec::new() };
     let path = file_to_read(inputs);
@@ -121,7 +125,8 @@ pub fn load(inputs: &Inputs) -> Result<Loaded, Vec<ConfigError>> {
         errors = rules::contradictions(&config, &sources);
     }
     if errors.is_empty()
-        && let Err(message) = descriptors::cut_connections(&mut config)
+        && let Err(message) =
+            descriptors::cut_connections(&mut config).and_then(|()| addresses::cut_connections(&mut config))
     {
         errors.push(ConfigError { source: None, message });
     }

@@ -5,6 +5,7 @@
 //! [`rules`] looks at how they go together. Invariant: a `Config` that [`load`] returned contradicts nothing, and
 //! nothing that was given is ignored.
 
+pub mod addresses;
 pub mod descriptors;
 pub mod env;
 pub mod error;

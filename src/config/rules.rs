@@ -4,6 +4,7 @@
 
 use std::net::SocketAddr;
 
+use super::addresses;
 use super::error::{ConfigError, Source};
 use super::load::Sources;
 use super::settings::is_name;
@@ -45,6 +46,10 @@ impl Found<'_> {
             let message = format!("{address} needs server.engine = \"epoll\": tiny_http has TCP only");
             self.error(&[("server", "listen"), ("server", "engine")], message);
         }
+        if let Some((all, one)) = covered(&self.config.listen) {
+            let message = format!("{all} takes what comes to {one} too: name one of the two");
+            self.error(&[("server", "listen")], message);
+        }
     }
 
     fn limits(&mut self) {
@@ -80,6 +85,13 @@ impl Found<'_> {
                 format!("limits.target_bytes_max ({target}) does not fit into limits.head_bytes_max ({head})");
             self.error(&[("limits", "target_bytes_max"), ("limits", "head_bytes_max")], message);
         }
+        if head as u64 > limits.heads_bytes_max {
+            let (head, heads) = (show_size(head as u64), show_size(limits.heads_bytes_max));
+            let message = format!(
+                "limits.head_bytes_max ({head}) is more than limits.heads_bytes_max ({heads}), the memory for all heads"
+            );
+            self.error(&[("limits", "heads_bytes_max"), ("limits", "head_bytes_max")], message);
+        }
         if grace > body_time {
             let message = "limits.body_grace is longer than limits.body_timeout, which ends the body first".to_owned();
             self.error(&[("limits", "body_grace"), ("limits", "body_timeout")], message);
@@ -89,15 +101,17 @@ impl Found<'_> {
     /// The budget of memory must fit the board: it is better not to start than to be killed under load.
     fn memory(&mut self) {
         let config = self.config;
-        let memtables = config.memtable_bytes.saturating_mul(5);
-        let limits = &config.limits;
-        let store = [memtables, config.block_cache_bytes, config.cache_bytes];
-        let clients = [limits.bodies_bytes_max, limits.heads_bytes_max, limits.answers_bytes_max];
-        let wanted = store.into_iter().chain(clients).fold(0, u64::saturating_add);
+        let wanted = addresses::budgets(config);
         let most = config.inputs.board.ram_bytes / 4 * 3;
-        if wanted > most {
+        // Threads, buffers and what the allocator cannot use for want of a whole piece need the other half.
+        let addresses = config.inputs.board.addresses.map(|bytes| bytes / 2).filter(|half| *half < most);
+        if wanted > addresses.unwrap_or(most) {
+            let (of_what, most) = match addresses {
+                Some(half) => ("half of the addresses that this process has", half),
+                None => ("three quarters of the memory", most),
+            };
             let message = format!(
-                "cache.size, store.block_cache, five times store.memtable, and the limits for bodies, heads and answers come to {} MiB, more than three quarters of the memory ({} MiB)",
+                "cache.size, store.block_cache, five times store.memtable, and the limits for bodies, heads and answers come to {} MiB, more than {of_what} ({} MiB)",
                 wanted >> 20,
                 most >> 20
             );
@@ -129,6 +143,19 @@ impl Found<'_> {
             self.error(&[("rate", "burst")], message);
         }
     }
+}
+
+/// Two addresses of which the first takes all that comes to the second, so that the second cannot be bound.
+fn covered(listen: &[ListenAddress]) -> Option<(SocketAddr, SocketAddr)> {
+    let tcp = listen.iter().filter_map(|address| match address {
+        ListenAddress::Tcp(address) if address.port() != 0 => Some(*address),
+        _ => None,
+    });
+    let covers = |all: &SocketAddr, one: &SocketAddr| {
+        all != one && all.port() == one.port() && all.is_ipv4() == one.is_ipv4() && all.ip().is_unspecified()
+    };
+    let pairs = tcp.clone().flat_map(|all| tcp.clone().map(move |one| (all, one)));
+    pairs.into_iter().find(|(all, one)| covers(all, one))
 }
 
 /// Why a rule of `[[cache_control]]` cannot be, if so.

@@ -136,7 +136,7 @@ pub static SETTINGS: &[Setting] = &[
         "Requests that take as long or longer are logged with where their time went; 0s is off."),
 
     row("limits", "connections_max", Field::Count(|c| &mut c.limits.connections_max, 1..=1_000_000),
-        "Connections at once. For one more the longest idle or slowest of the address with most makes way;\nif all are at work it gets 503. The default is 500 for tiny_http, 12000 for epoll;\nfewer where the process may open few files."),
+        "Connections at once. For one more the longest idle or slowest of the address with most makes way;\nif all are at work it gets 503. The default is 500 for tiny_http, 12000 for epoll;\nfewer where the process may open few files, or (tiny_http) has few addresses, as with 32 bits."),
     row("limits", "connections_per_address_max", Field::Count(|c| &mut c.limits.connections_per_address_max, 1..=1_000_000),
         "Connections at once from one address (IPv6: one /64), of which the longest idle or slowest makes way for one more.\nLoopback, Unix sockets and trusted proxies have only limits.connections_max."),
     row("limits", "head_timeout", Field::Time(|c| &mut c.limits.head_timeout, seconds(1, 3600)),

@@ -85,6 +85,12 @@ impl Failures {
     }
 }
 
+/// Why a token does not count.
+enum Unfit {
+    Unknown,
+    Expired,
+}
+
 /// What a request showed.
 enum Credential<'a> {
     /// Nothing.
@@ -239,6 +245,17 @@ impl Access {
         Ok(grant)
     }
 
+    /// Whether somebody may read at all, for what is answered to everyone. Nothing is counted as refused.
+    pub fn may_read(&self, head: &Head, peer: Peer, method: Method) -> bool {
+        match credential(head, method) {
+            _ if self.open => self.local.foreign(head, peer).is_none(),
+            Credential::None => !self.has_tokens() && self.local.is_local(head, peer),
+            Credential::Token(id, secret) => self.known(id, secret).is_ok(),
+            Credential::Decoded(text) => token::split(&text).is_some_and(|(id, secret)| self.known(id, secret).is_ok()),
+            Credential::Malformed => false,
+        }
+    }
+
     /// The same for routes that check each namespace themselves (lists of namespaces, batches): where namespaces are
     /// public, someone without a token gets a grant that reaches only those, to read.
     pub fn authorize_each(&self, head: &Head, peer: Peer, method: Method) -> Result<Grant, Problem> {
@@ -291,17 +308,24 @@ impl Access {
     }
 
     fn verify(&self, id: &str, secret: &str) -> Result<Grant, Problem> {
+        self.known(id, secret).map(Grant::token).map_err(|unfit| match unfit {
+            Unfit::Unknown => {
+                self.failures.unknown.inc();
+                unauthorized("this token is not known here, or no longer")
+            }
+            Unfit::Expired => {
+                self.failures.expired.inc();
+                unauthorized("this token has expired; ask for a new one")
+            }
+        })
+    }
+
+    fn known(&self, id: &str, secret: &str) -> Result<Arc<Token>, Unfit> {
         let tokens = self.tokens.read().clone();
-        let Some(token) = tokens.by_id.get(id).filter(|token| token.is_secret(secret)) else {
-            self.failures.unknown.inc();
-            return Err(unauthorized("this token is not known here, or no longer"));
-        };
+        let token = tokens.by_id.get(id).filter(|token| token.is_secret(secret)).ok_or(Unfit::Unknown)?;
         let not_before = tokens.not_before.max(self.not_before.load(Ordering::Relaxed));
-        if token.expires.is_some_and(|expires| expires <= now().max(not_before)) {
-            self.failures.expired.inc();
-            return Err(unauthorized("this token has expired; ask for a new one"));
-        }
-        Ok(Grant::token(token.clone()))
+        let is_over = token.expires.is_some_and(|expires| expires <= now().max(not_before));
+        if is_over { Err(Unfit::Expired) } else { Ok(token.clone()) }
     }
 
     fn is_public(&self, namespace: &str) -> bool {
