@@ -23,7 +23,7 @@ use crate::cache::Cache;
 use crate::config::{Config, ConfigError, EngineKind, descriptors};
 use crate::http::epoll::Epoll;
 use crate::http::network::Unbounded;
-use crate::http::tiny::{STACK_BYTES, STACK_VARIABLE, TinyHttp};
+use crate::http::tiny::TinyHttp;
 use crate::http::{Ended, Engine, EngineOptions};
 use crate::limits::LiveLimits;
 use crate::logging;
@@ -68,7 +68,7 @@ impl Given {
     /// end it cleanly, even where all is yet to begin.
     pub fn take() -> std::io::Result<Given> {
         // Before the first thread.
-        board::process::set_stack_bytes(STACK_VARIABLE, STACK_BYTES);
+        board::process::set_stack_bytes();
         // Before the pipes of the signals: their numbers may be ones that LISTEN_FDS names wrongly.
         let handed_over = notify::listen_fds();
         Ok(Given { handed_over, signals: Signals::catch()? })

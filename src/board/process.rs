@@ -115,16 +115,20 @@ fn open_descriptors() -> Option<f64> {
     Some(fs::read_dir("/proc/self/fd").ok()?.count().saturating_sub(1) as f64)
 }
 
-/// Gives the threads that are started from now on stacks of this size, by a variable that the standard library reads at the
-/// first of them; where it is set already it stays.
+/// The stack of a thread: tiny_http starts one for every connection, through the standard library, which would take 2 MiB.
+pub const STACK_BYTES: usize = if cfg!(debug_assertions) { 1 << 20 } else { 256 << 10 };
+/// Where the standard library looks for it, once, at the first thread.
+pub const STACK_VARIABLE: &str = "RUST_MIN_STACK";
+
+/// Gives the threads that are started from now on stacks of this size, unless the environment has another.
 ///
 /// Must be called before there is any other thread.
-pub fn set_stack_bytes(variable: &str, bytes: usize) {
-    if std::env::var_os(variable).is_none() {
+pub fn set_stack_bytes() {
+    if std::env::var_os(STACK_VARIABLE).is_none() {
         #[allow(unsafe_code)]
         // SAFETY: nobody else can read the environment meanwhile, since this is the only thread.
         unsafe {
-            std::env::set_var(variable, bytes.to_string());
+            std::env::set_var(STACK_VARIABLE, STACK_BYTES.to_string());
         }
     }
 }

@@ -5,8 +5,8 @@
 //! `limits.connections_max` says; for all other machines the addresses have no end.
 
 use super::{Config, EngineKind};
+use crate::board::process::{STACK_BYTES, STACK_VARIABLE};
 use crate::http::door::beside_max;
-use crate::http::tiny::{STACK_BYTES, STACK_VARIABLE};
 
 /// The program with its libraries, what the allocator has taken and given to nobody, tables that are read.
 const OWN_BYTES: u64 = 256 << 20;

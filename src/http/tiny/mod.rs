@@ -48,12 +48,6 @@ use source::Source;
 /// What one connection takes at most: tiny_http has its socket twice, and larder once while it waits for the client.
 pub const DESCRIPTORS_PER_CONNECTION: usize = 3;
 
-/// The stack of each of its threads, of which there is one for every connection. tiny_http starts them through the standard
-/// library, which takes the size from [`STACK_VARIABLE`] and would take 2 MiB.
-pub const STACK_BYTES: usize = if cfg!(debug_assertions) { 1 << 20 } else { 256 << 10 };
-/// Where the standard library looks for it.
-pub const STACK_VARIABLE: &str = "RUST_MIN_STACK";
-
 /// How long the engine's threads may take to end once every connection is cut.
 const JOIN_TIMEOUT: Duration = Duration::from_secs(1);
 
