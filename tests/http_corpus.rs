@@ -39,11 +39,6 @@ const TINY_HTTP: &[Exception] = &[
     exception("a minor version above 1 is 1.1 (9110 2.5)", &[400], VERSIONS),
     exception("the largest minor version", &[400], VERSIONS),
     exception("bytes beyond ASCII in a value (9110 5.5)", &[400], ASCII),
-    exception(
-        "100-continue in HTTP/1.0 is ignored",
-        &[100, 204],
-        "tiny_http writes its 100 whatever the version, once the body is read",
-    ),
     exception("a chunk that is cut", &[400], CUT),
     exception("chunks without the last", &[400], CUT),
 ];

@@ -20,8 +20,9 @@ use super::connection::{BodyPace, Connection};
 use super::head::BodyKind;
 use super::meter::Meter;
 use super::porch::Porch;
-use super::socket;
+use super::{socket, sys};
 
+const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
 /// Bytes that one read may bring.
 const READ_MOST_BYTES: usize = 64 * 1024;
 
@@ -64,7 +65,8 @@ impl Way {
     /// The way to a connection's bytes. An error if its socket cannot be found.
     pub fn find(connection: &Connection, porch: &Porch) -> io::Result<Way> {
         let socket = socket::find(&connection.key, &connection.fd_hint)?.ok_or(io::ErrorKind::NotConnected)?;
-        let meter = porch.meter(&socket).ok_or(io::ErrorKind::NotConnected)?;
+        let inode = rustix::fs::fstat(&socket)?.st_ino;
+        let meter = porch.meter(inode).ok_or(io::ErrorKind::NotConnected)?;
         Ok(Way { socket, meter })
     }
 
@@ -153,7 +155,9 @@ impl RawRequest {
 
     /// Sends the interim answer that the client may wait for before it sends its body. Once is enough, more do no harm.
     pub fn ask_for_body(&mut self) {
-        let _ = self.raw.as_reader();
+        // tiny_http's own says a length, which an interim answer must not (RFC 9110 §8.6), and HTTP/1.0 knows none.
+        let answer: &[u8] = if self.raw.http_version() < &(1, 1) { b"" } else { CONTINUE };
+        sys::send_instead(answer, || _ = self.raw.as_reader());
     }
 
     /// Whether the whole body was read.

@@ -135,16 +135,19 @@ impl Porch {
     }
 
     /// Lets a connection in that has a seat.
-    pub fn welcome(self: &Arc<Self>, inode: u64, number: i32, key: Key, seat: Arc<Seat>) {
+    pub fn welcome(self: &Arc<Self>, inode: u64, number: i32, key: Key, seat: Arc<Seat>) -> Arc<Meter> {
         // Its client had another connection from the same port before.
         self.shared().inspect(|shared| shared.connections.forget(&key));
         let meter = Arc::new(Meter::new(self, inode, key));
         sys::gauge(inode, Some(meter.clone()));
         let (number, since) = (AtomicI32::new(number), Instant::now());
-        let guest = Guest { inode, key, number, seat, meter, since, way: Way::In, bytes: 0, is_slow_head: false };
+        let theirs = Arc::clone(&meter);
+        let guest =
+            Guest { inode, key, number, seat, meter: theirs, since, way: Way::In, bytes: 0, is_slow_head: false };
         if let Some(before) = self.guests.lock().insert(inode, guest) {
             self.leave(&before);
         }
+        meter
     }
 
     /// Gives back what a guest had who is gone.
@@ -209,15 +212,9 @@ impl Porch {
         self.guests.lock().get(&inode).is_some_and(|guest| guest.meter.is_waiting())
     }
 
-    /// The measure of what comes over this socket.
-    pub fn meter(&self, socket: &OwnedFd) -> Option<Arc<Meter>> {
-        let inode = rustix::fs::fstat(socket).ok()?.st_ino;
+    /// The measure of what comes over the socket with this inode.
+    pub fn meter(&self, inode: u64) -> Option<Arc<Meter>> {
         self.guests.lock().get(&inode).map(|guest| Arc::clone(&guest.meter))
-    }
-
-    /// Bytes that came over the socket with this inode and are no part of any request.
-    pub fn skipped_bytes(&self, inode: u64) -> u64 {
-        self.guests.lock().get(&inode).map_or(0, |guest| guest.meter.skipped_bytes())
     }
 
     /// Has the guard look at everybody, and waits for that, but not long.

@@ -22,6 +22,7 @@ use rustix::net::{RecvFlags, SendFlags, SocketFlags, acceptfrom_with, recv, send
 
 use super::connection::Key;
 use super::figures::Reason;
+use super::meter::Meter;
 use super::porch::Porch;
 use super::reply::outcome;
 use super::shared::Shared;
@@ -38,6 +39,8 @@ use crate::http::wire::{self, Framing, HeadContext};
 const TURN: Duration = Duration::from_millis(20);
 /// How long a connection without a place waits for one.
 const HELD: Duration = Duration::from_millis(500);
+/// How long the next connection waits for a thread of tiny_http to read the one before.
+const THREAD_WAIT: Duration = Duration::from_millis(10);
 /// How long one that was refused may still send.
 const LINGER: Duration = Duration::from_secs(2);
 /// The longest pause after an error.
@@ -56,6 +59,8 @@ struct State {
     held: VecDeque<Held>,
     refused: Vec<Held>,
     pause: Duration,
+    /// The connection that tiny_http got last.
+    last: Option<Arc<Meter>>,
 }
 
 /// The porter of one listener.
@@ -71,6 +76,11 @@ pub struct DoorPorter {
 impl Porter for DoorPorter {
     fn next(&self) -> io::Result<OwnedFd> {
         let mut state = self.state.lock();
+        // IMPORTANT: tiny_http counts a thread as idle until it has woken up for what it was given. Connections that come
+        // faster all go to that one, and all but one wait for the guard.
+        if state.last.take().is_some_and(|last| !last.wait_for_thread(THREAD_WAIT)) {
+            self.porch.shared().inspect(|shared| shared.nudge.now());
+        }
         loop {
             self.turns.fetch_add(1, Ordering::Relaxed);
             if !self.porch.is_open() {
@@ -162,7 +172,7 @@ impl DoorPorter {
         let as_peer = Peer::Tcp(peer.ip().to_canonical(), peer.port());
         if self.is_over(&socket) {
             // The guard's kicks are such: they need no place, and must come through.
-            return door.wait(as_peer, &limits).map(|seat| self.welcome(socket, peer, seat));
+            return door.wait(as_peer, &limits).map(|seat| self.welcome(state, socket, peer, seat));
         }
         let mut entered = door.enter(as_peer, &limits);
         if let Err(full) = entered
@@ -171,7 +181,7 @@ impl DoorPorter {
             entered = door.enter(as_peer, &limits);
         }
         match entered {
-            Ok(seat) => return Some(self.welcome(socket, peer, seat)),
+            Ok(seat) => return Some(self.welcome(state, socket, peer, seat)),
             Err(full) => match door.wait(as_peer, &limits) {
                 Some(seat) => state.held.push_back(Held { socket, peer, seat, since: Instant::now() }),
                 None => self.refuse(&socket, peer, full),
@@ -186,9 +196,10 @@ impl DoorPorter {
         !is_open && rustix::io::ioctl_fionread(socket).unwrap_or(0) == 0
     }
 
-    fn welcome(&self, socket: OwnedFd, peer: SocketAddr, seat: Arc<Seat>) -> OwnedFd {
+    fn welcome(&self, state: &mut State, socket: OwnedFd, peer: SocketAddr, seat: Arc<Seat>) -> OwnedFd {
         let inode = rustix::fs::fstat(&socket).map_or(0, |stat| stat.st_ino);
-        self.porch.welcome(inode, socket.as_raw_fd(), Key { port: self.port, peer }, seat);
+        let key = Key { port: self.port, peer };
+        state.last = Some(self.porch.welcome(inode, socket.as_raw_fd(), key, seat));
         socket
     }
 
@@ -211,7 +222,7 @@ impl DoorPorter {
                 entered = door.enter_late(&held.seat, &limits);
             }
             match entered {
-                Ok(()) => return Some(self.welcome(held.socket, held.peer, held.seat)),
+                Ok(()) => return Some(self.welcome(state, held.socket, held.peer, held.seat)),
                 Err(full) if held.since.elapsed() >= HELD => {
                     self.refuse(&held.socket, held.peer, full);
                     held.since = Instant::now();

@@ -10,6 +10,8 @@ use crate::limits::Limits;
 
 /// How long bytes may lie unread on a connection without a request before it counts as stranded.
 pub const STRANDED_AFTER: Duration = Duration::from_millis(50);
+/// The same of one that no thread of tiny_http has begun to read.
+pub const UNTENDED_AFTER: Duration = Duration::from_millis(10);
 /// How long kicks are tried before a stranded connection is given up.
 pub const STRANDED_GIVEN_UP: Duration = Duration::from_secs(5);
 /// A thread that was told that its body is too slow has this long to stop reading.
@@ -153,9 +155,10 @@ fn judge_waiting(seen: &Seen, memory: &mut Memory, limits: &Limits, draining: bo
     if seen.unread_bytes > 0 || half_closed {
         // A thread that read from it would have taken the bytes, or noticed the end.
         let since = now.saturating_duration_since(*memory.stranded_since.get_or_insert(now));
+        let after = if seen.has_thread { STRANDED_AFTER } else { UNTENDED_AFTER };
         return match since {
             since if since >= STRANDED_GIVEN_UP => Verdict::End(Reason::Stranded),
-            since if since >= STRANDED_AFTER * 2u32.saturating_pow(memory.kicks) => {
+            since if since >= after * 2u32.saturating_pow(memory.kicks) => {
                 memory.kicks += 1;
                 Verdict::Stranded
             }
@@ -211,7 +214,7 @@ mod tests {
             bytes_received,
         };
         let key = Key { port: 80, peer: ([10, 0, 0, 1], 9).into() };
-        Seen { key, number: 3, inode: 7, info, unread_bytes }
+        Seen { key, number: 3, inode: 7, info, unread_bytes, has_thread: true }
     }
 
     fn pace(began_at: Instant, bytes: u64) -> BodyPace {
@@ -304,6 +307,12 @@ mod tests {
         assert_eq!(case.after(99, &seen(80, 1, 80), None), Verdict::Near, "each kick has twice the time");
         assert_eq!(case.after(100, &seen(80, 1, 80), None), Verdict::Stranded);
         assert_eq!(case.after(5_000, &seen(80, 1, 80), None), Verdict::End(Reason::Stranded));
+        let mut case = Case::new();
+        let untended = Seen { has_thread: false, ..seen(80, 1, 80) };
+        assert_eq!(case.after(0, &untended, None), Verdict::Near);
+        assert_eq!(case.after(10, &untended, None), Verdict::Stranded, "nobody reads it");
+        assert_eq!(case.after(19, &untended, None), Verdict::Near);
+        assert_eq!(case.after(20, &untended, None), Verdict::Stranded);
         let mut case = Case::new();
         let busy = glimpse(true, 1, None);
         assert_eq!(case.after(50, &seen(80, 1, 80), Some(&busy)), Verdict::Fine, "its request is at work");

@@ -167,8 +167,10 @@ impl Guard {
     fn scan(&self) -> std::io::Result<Scan> {
         let mut scan = scan::scan(&self.shared.sources)?;
         for seen in &mut scan.seen {
-            let skipped_bytes = self.shared.porch.skipped_bytes(seen.inode);
-            seen.info.bytes_received = seen.info.bytes_received.saturating_sub(skipped_bytes);
+            if let Some(meter) = self.shared.porch.meter(seen.inode) {
+                seen.info.bytes_received = seen.info.bytes_received.saturating_sub(meter.skipped_bytes());
+                seen.has_thread = meter.has_thread();
+            }
         }
         Ok(scan)
     }
@@ -191,7 +193,7 @@ impl Guard {
             }
         };
         let limits = self.shared.limits.get();
-        let (mut urgent, mut near, mut filling) = (false, false, false);
+        let (mut untended, mut urgent, mut near, mut filling) = (false, false, false, false);
         let mut kicks = HashMap::<u16, usize>::new();
         for seen in &scan.seen {
             let connection = self.shared.connections.get(&seen.key);
@@ -231,6 +233,7 @@ impl Guard {
                     continue;
                 }
             }
+            untended |= seen.unread_bytes > 0 && !seen.has_thread;
             urgent |= seen.unread_bytes > 0 && !glimpse.as_ref().is_some_and(|glimpse| glimpse.busy);
             self.shared.porch.observe(seen, glimpse.as_ref(), memory.head_since(), now);
         }
@@ -241,7 +244,7 @@ impl Guard {
         }
         self.shared.porch.looked(&scan, began);
         self.shared.figures.connections.set(scan.seen.len() as u64);
-        self.look_at = now + pause(filling, urgent, near || draining);
+        self.look_at = now + if untended { LOOK_PAUSE } else { pause(filling, urgent, near || draining) };
         scan.seen.iter().filter(|seen| seen.info.state == TCP_ESTABLISHED).count()
     }
 

@@ -25,6 +25,8 @@ pub struct Seen {
     pub info: TcpInfo,
     /// Bytes that came in and that nobody has read.
     pub unread_bytes: u64,
+    /// A thread of tiny_http has begun to read it.
+    pub has_thread: bool,
 }
 
 /// What a scan found.
@@ -83,6 +85,7 @@ fn look(number: RawFd, key: Key, is_whole: &mut bool) -> Option<Seen> {
         inode: inode(&socket)?,
         info: sys::tcp_info(&socket).ok()?,
         unread_bytes: rustix::io::ioctl_fionread(&socket).unwrap_or(0),
+        has_thread: true,
     })
 }
 

@@ -77,6 +77,9 @@ struct State {
     is_waiting: bool,
     /// What was read and is not tracked yet.
     held: VecDeque<u8>,
+    /// A thread of tiny_http has begun to read it; who waits for that.
+    has_thread: bool,
+    waiter: Option<Thread>,
 }
 
 /// How far the end of the connection is.
@@ -155,9 +158,29 @@ impl Meter {
         if state.tracker.heads() > taken { 0 } else { state.tracker.body_left() }
     }
 
+    /// Waits until a thread of tiny_http reads the connection, but not for long. False if none does by then.
+    pub fn wait_for_thread(&self, at_most: Duration) -> bool {
+        let deadline = Instant::now() + at_most;
+        loop {
+            let left = deadline.saturating_duration_since(Instant::now());
+            let mut state = self.state.lock();
+            state.waiter = (!state.has_thread && !left.is_zero()).then(std::thread::current);
+            if state.waiter.is_none() {
+                return state.has_thread;
+            }
+            drop(state);
+            std::thread::park_timeout(left);
+        }
+    }
+
     /// Whether something was read that nobody has had yet.
     pub fn has_held(&self) -> bool {
         !self.state.lock().held.is_empty()
+    }
+
+    /// Whether a thread of tiny_http has begun to read the connection.
+    pub fn has_thread(&self) -> bool {
+        self.state.lock().has_thread
     }
 
     /// Bytes that came between requests and are no part of any.
@@ -320,7 +343,11 @@ impl State {
 impl Gauge for Meter {
     fn before(&self, is_theirs: bool) -> io::Result<()> {
         let (end, is_large, is_own) = {
-            let state = self.state.lock();
+            let mut state = self.state.lock();
+            if is_theirs && !state.has_thread {
+                state.has_thread = true;
+                state.waiter.take().inspect(Thread::unpark);
+            }
             (state.end, state.tracker.bytes() > AHEAD_BYTES, state.tracker.is_at_own())
         };
         match (end, is_theirs) {
