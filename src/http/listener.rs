@@ -130,8 +130,9 @@ fn set_tcp_options(listener: &TcpListener) -> io::Result<()> {
     sockopt::set_tcp_keepidle(fd, Duration::from_secs(60))?;
     sockopt::set_tcp_keepintvl(fd, Duration::from_secs(15))?;
     sockopt::set_tcp_keepcnt(fd, 3)?;
-    // No TCP_USER_TIMEOUT: it also counts while a client that is there takes nothing, and how long that may last is for
-    // the engines to say, which count it.
+    sockopt::set_tcp_user_timeout(fd, 0)?;
+    // IMPORTANT: no TCP_USER_TIMEOUT. It also counts while a client that is there takes nothing, and how long that may last
+    // is for the engines to say, which count it: a client may pause for `limits.idle_timeout`, as long as that is now.
     Ok(())
 }
 
@@ -141,6 +142,27 @@ mod tests {
     use std::os::unix::net::{UnixDatagram, UnixStream};
 
     use super::*;
+
+    #[test]
+    fn the_kernel_does_not_end_a_connection_whose_client_takes_nothing_for_a_while() {
+        let passed = TcpListener::bind("127.0.0.1:0").unwrap();
+        sockopt::set_tcp_user_timeout(&passed, 30_000).unwrap();
+        let listeners = [
+            Listener::bind_tcp(SocketAddr::from(([127, 0, 0, 1], 0))).unwrap(),
+            Listener::bind_tcp("[::]:0".parse().unwrap()).unwrap(),
+            Listener::from_fd(TcpListener::bind("127.0.0.1:0").unwrap().into()).unwrap(),
+            Listener::from_fd(passed.into()).unwrap(),
+        ];
+        for listener in listeners {
+            let Listener::Tcp(listener) = listener else { panic!("of TCP") };
+            let port = listener.local_addr().unwrap().port();
+            let host = if listener.local_addr().unwrap().is_ipv6() { "::1" } else { "127.0.0.1" };
+            let _client = std::net::TcpStream::connect((host, port)).unwrap();
+            let (accepted, _) = listener.accept().unwrap();
+            // The engines count how long a client may pause, by limits that may change.
+            assert_eq!(sockopt::tcp_user_timeout(&accepted).unwrap(), 0);
+        }
+    }
 
     #[test]
     fn only_a_socket_that_listens_is_taken_over() {

@@ -29,7 +29,14 @@ use crate::http::wire::HeadContext;
 impl Connection {
     /// Looks for a whole head and begins its request.
     pub(super) fn next_head(&mut self, active: &mut Active, core: &mut Core, ticket: u64) -> Step {
-        let input = &active.input[active.start..];
+        let mut input = &active.input[active.start..];
+        if input == b"\r\n" {
+            // Clients end a body with it: so far nothing is coming.
+            active.start = active.input.len();
+            active.scan = HeadScan::default();
+            active.deadline = 0;
+            input = &[];
+        }
         if input.is_empty() {
             return Step::NeedInput;
         }

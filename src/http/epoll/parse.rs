@@ -7,7 +7,7 @@
 
 use memchr::memchr;
 
-use crate::http::grammar::{TARGET, TOKEN, TransferCoding, count_of, is_host};
+use crate::http::grammar::{TARGET, TOKEN, TransferCoding, count_of, is_host, is_token_byte};
 use crate::http::headers::{Head, HeaderName};
 use crate::http::method::Method;
 use crate::limits::Limits;
@@ -68,6 +68,11 @@ impl Refusal {
     }
 }
 
+/// What a client that speaks TLS begins with.
+pub const TLS_HANDSHAKE: u8 = 0x16;
+/// What it is told.
+pub const TLS: &str = "this port speaks plain HTTP: use http:// in place of https://";
+
 const TARGET_TOO_LONG: Refusal =
     Refusal { status: 414, code: "URI_TOO_LONG", message: "the request target is too long" };
 const HEAD_TOO_LARGE: Refusal =
@@ -85,6 +90,9 @@ impl HeadScan {
     /// Looks for the empty line that ends a head. Returns where the head starts (one empty line before it is skipped,
     /// RFC 9112 §2.2) and ends, or `None` if its end is not there yet.
     pub fn find(&mut self, input: &[u8], limits: &Limits) -> Result<Option<(usize, usize)>, Refusal> {
+        if input.first() == Some(&TLS_HANDSHAKE) {
+            return Err(Refusal::bad(TLS));
+        }
         while let Some(found) = memchr(b'\n', &input[self.at..]) {
             let line_feed = self.at + found;
             if line_feed == self.line_start || input[line_feed - 1] != b'\r' {
@@ -104,6 +112,15 @@ impl HeadScan {
             }
         }
         self.at = input.len();
+        // Whoever speaks another protocol waits for an answer, and sends no line.
+        let is_wrong = match &input[self.start..] {
+            [b'\r', rest @ ..] => !rest.is_empty(),
+            [first, ..] => !is_token_byte(*first),
+            [] => false,
+        };
+        if is_wrong {
+            return Err(Refusal::bad("the request line does not begin with a method"));
+        }
         if input.len() - self.start >= limits.head_bytes_max {
             return Err(if self.line_start == self.start { TARGET_TOO_LONG } else { HEAD_TOO_LARGE });
         }

@@ -1,5 +1,6 @@
 //! What is wrong with a head that tiny_http is not given, and what its client is told.
 
+use crate::http::epoll::parse::TLS;
 use crate::http::problem::Problem;
 use crate::limits::Limits;
 
@@ -25,9 +26,7 @@ impl Fault {
     pub fn problem(self, limits: &Limits) -> Problem {
         match self {
             Fault::Version => Problem::new(505, "HTTP_VERSION_NOT_SUPPORTED", "use HTTP/1.1"),
-            Fault::Tls => {
-                Problem::new(400, "BAD_REQUEST", "this port speaks plain HTTP: use http:// in place of https://")
-            }
+            Fault::Tls => Problem::new(400, "BAD_REQUEST", TLS),
             Fault::Malformed(text) => Problem::new(400, "BAD_REQUEST", text),
             Fault::Expectation => Problem::new(417, "EXPECTATION_FAILED", "only 100-continue can be expected here"),
             Fault::TargetTooLong => {

@@ -10,6 +10,7 @@ use super::hide::{self, TOLD_BYTES_MAX};
 use super::request_line::RequestLine;
 use super::sender::Sender;
 use crate::http::epoll::chunked::{ChunkError, Chunked};
+use crate::http::epoll::parse::TLS_HANDSHAKE;
 use crate::limits::Limits;
 
 /// What tiny_http makes of one field besides its bytes: two texts with an allocation each, in a list that doubles.
@@ -139,8 +140,7 @@ impl Tracker {
             (Blank::Return, b'\n') => Blank::Line,
             (Blank::Return, _) => return Err(Fault::Malformed(CR)),
             (Blank::Line, b'\r') => return Err(Fault::Malformed("more than one empty line before the request")),
-            // What a client that speaks TLS begins with.
-            (Blank::None, 0x16) if self.heads == 0 => return Err(Fault::Tls),
+            (Blank::None, TLS_HANDSHAKE) if self.heads == 0 => return Err(Fault::Tls),
             _ => return Ok(false),
         };
         Ok(true)
