@@ -192,16 +192,15 @@ impl Guard {
                 return self.shared.in_hand();
             }
         };
-        let limits = self.shared.limits.get();
+        let (limits, mut kicks) = (self.shared.limits.get(), HashMap::<u16, usize>::new());
         let (mut untended, mut urgent, mut near, mut filling) = (false, false, false, false);
-        let mut kicks = HashMap::<u16, usize>::new();
         for seen in &scan.seen {
             let connection = self.shared.connections.get(&seen.key);
             let glimpse = connection.as_ref().map(|connection| connection.glimpse());
             let memory = self.memories.entry(seen.key).or_default();
             // While a body comes that larder reads itself, tiny_http's thread waits too, but not the client.
-            let is_coming = glimpse.as_ref().is_some_and(|glimpse| glimpse.body.is_some());
-            let verdict = match !is_coming && self.shared.porch.is_waiting(seen.inode) {
+            let has_body = glimpse.as_ref().is_some_and(|glimpse| glimpse.body.is_some());
+            let verdict = match !has_body && self.shared.porch.is_waiting(seen.inode) {
                 true => Verdict::Near,
                 false => judge::judge(seen, glimpse.as_ref(), memory, &limits, draining, now),
             };
