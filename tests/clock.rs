@@ -231,6 +231,58 @@ fn seconds_of(date: &str) -> f64 {
     String::from_utf8(output.stdout).unwrap().trim().parse().unwrap()
 }
 
+/// What is stored while the clock is ahead seems to be of the future once it is back: no date is told of it, and none
+/// is judged by it. `Date` is asked of the kernel without the C library, so here it is back from the start.
+fn no_date_of_the_future(engine: &'static str) {
+    let Some(board) = Board::new(engine) else { return };
+    const VALUE: &str = "/api/v1/kv/n/c/k";
+    const PAST: &str = "Sun, 06 Nov 1994 08:49:37 GMT";
+    const FUTURE: &str = "Fri, 31 Dec 9999 23:59:59 GMT";
+    board.set(7200, UNKNOWN);
+    let server = board.start();
+    let text = "text ".repeat(1000);
+    server.send("PUT", VALUE, &[("Content-Type", "text/plain")], text.as_bytes()).expect(201);
+    let gzip = ("Accept-Encoding", "gzip");
+    for round in 0..2 {
+        for fields in [&[][..], &[gzip], &[("Range", "bytes=0-3")], &[("Cache-Control", "no-cache")]] {
+            for method in ["GET", "HEAD"] {
+                let answer = server.send(method, VALUE, fields, b"");
+                assert!(answer.status < 300 && answer.header("Date").is_some(), "{answer:?}");
+                assert_eq!(answer.header("Last-Modified"), None, "{round} {method} {fields:?}");
+                assert!(answer.header("ETag").is_some() && answer.header("Content-Type").is_some());
+            }
+        }
+        for date in [PAST, FUTURE] {
+            server.send("GET", VALUE, &[("If-Modified-Since", date)], b"").expect(200);
+            server.send("GET", VALUE, &[("If-Unmodified-Since", date)], b"").expect(200);
+            server.send("GET", VALUE, &[("Range", "bytes=0-3"), ("If-Range", date)], b"").expect(200);
+        }
+        // A tag is as good as ever; and what is asked not to be touched since then is not.
+        let tag = server.get(VALUE).header("ETag").unwrap().to_owned();
+        server.send("GET", VALUE, &[("If-None-Match", &tag), ("If-Modified-Since", PAST)], b"").expect(304);
+        server.send("PUT", VALUE, &[("If-Unmodified-Since", PAST)], b"x").expect(412);
+        board.set(0, UNKNOWN);
+    }
+    // Written by now, it is of now.
+    server.kill();
+    std::fs::remove_dir_all(board.file("data")).unwrap();
+    let server = board.start();
+    server.put(VALUE, b"x").expect(201);
+    eventually("it has a date", || server.get(VALUE).header("Last-Modified").is_some());
+    let answer = server.get(VALUE);
+    assert!(seconds_of(answer.header("Last-Modified").unwrap()) <= seconds_of(answer.header("Date").unwrap()));
+}
+
+#[test]
+fn no_value_is_of_the_future_on_tiny_http() {
+    no_date_of_the_future("tiny_http");
+}
+
+#[test]
+fn no_value_is_of_the_future_on_epoll() {
+    no_date_of_the_future("epoll");
+}
+
 #[test]
 fn a_board_that_is_ahead_until_it_is_set_expires_in_time_on_tiny_http() {
     ahead_until_it_is_set("tiny_http");

@@ -249,6 +249,57 @@ fn names_are_listed_in_order_and_by_pages() {
 }
 
 #[test]
+fn many_deletes_of_one_client_hold_up_nobody_elses() {
+    // A card so slow that the first is under way until its time is over.
+    let slow = ["strace", "-f", "--seccomp-bpf", "-o", "/dev/null", "-e", "trace=fdatasync", "-e"];
+    let words = [&slow[..], &["inject=fdatasync:delay_exit=200000"]].concat();
+    if std::process::Command::new("strace").arg("-V").output().is_err() {
+        return support::skipped("strace is not installed");
+    }
+    for engine in support::engines() {
+        let config = "[limits]\nrequest_timeout = \"9s\"\n";
+        let server = Server::builder().engine(&engine).config(config).wrapper(&words).start();
+        fill(&server, "a", "many", 6000);
+        fill(&server, "b", "few", 3);
+        std::thread::scope(|scope| {
+            let (refused, first) = std::sync::mpsc::channel();
+            let ends: Vec<_> = (0..24)
+                .map(|n| {
+                    let (server, refused) = (&server, refused.clone());
+                    scope.spawn(move || {
+                        let answer = server.delete(&format!("/api/v1/kv/a/many?prefix={}", n % 3));
+                        if answer.status == 503 {
+                            let _ = refused.send(answer.json());
+                        }
+                        answer.status
+                    })
+                })
+                .collect();
+            // 1 under way, 16 behind it, and one too many: from here on others must get through.
+            let problem = first.recv().unwrap();
+            assert_eq!((&problem["code"], &problem["written"]), (&json!("OVERLOADED"), &json!("no")), "{engine}");
+            let message = problem["message"].as_str().unwrap();
+            assert!(message.contains("16 deletes of this token") && message.contains("one at a time"), "{message}");
+            let other = server.delete("/api/v1/kv/b/few").expect(200).json();
+            assert_eq!((&other["deleted"], &other["complete"]), (&json!(3), &json!(true)), "{engine}");
+            let write = server.put("/api/v1/kv/a/other/k", b"x").expect(201);
+            assert_eq!(write.header("Larder-Durability"), Some("synced"), "{engine}");
+            let statuses: Vec<u16> = ends.into_iter().map(|end| end.join().unwrap()).collect();
+            let refused = statuses.iter().filter(|status| **status == 503).count();
+            assert_eq!(refused, 7, "{engine}: {statuses:?}");
+            assert_eq!(statuses.iter().filter(|status| **status == 200).count(), 17, "{engine}: {statuses:?}");
+        });
+        // strace itself is the child: ended first, it lets the server go.
+        let children = format!("/proc/{0}/task/{0}/children", server.pid());
+        for child in std::fs::read_to_string(children).unwrap_or_default().split_whitespace() {
+            let _ = std::process::Command::new("kill").args(["-TERM", child]).status();
+        }
+        let mut server = server;
+        server.wait();
+    }
+}
+
+#[test]
 fn a_prefix_or_a_whole_collection_is_removed_and_nothing_else() {
     on_every_engine(|server| {
         fill(server, "a", "b", 450);

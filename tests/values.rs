@@ -8,6 +8,38 @@ use support::{Server, on_every_engine};
 const KEY: &str = "/api/v1/kv/home/sensors/t1";
 
 #[test]
+fn a_head_of_what_would_be_gzipped_announces_its_form_and_no_length() {
+    on_every_engine(|server| {
+        let text = "line of text\n".repeat(40_000);
+        let page = "/api/v1/kv/home/sensors";
+        server.send("PUT", KEY, &[("Content-Type", "text/plain")], text.as_bytes()).expect(201);
+        let gzip = [("Accept-Encoding", "gzip")];
+        for path in [KEY, page, "/api/v1/stats"] {
+            let head = server.send("HEAD", path, &gzip, b"").expect(200);
+            assert_eq!(head.header("Content-Encoding"), Some("gzip"), "{path}");
+            assert_eq!((head.header("Content-Length"), head.header("Transfer-Encoding")), (None, None), "{path}");
+            assert!(head.body.is_empty(), "{path}");
+            let get = server.send("GET", path, &gzip, b"").expect(200);
+            for field in ["ETag", "Content-Type", "Content-Encoding", "Vary", "Cache-Control", "Last-Modified"] {
+                assert_eq!(head.header(field), get.header(field), "{path} {field}");
+            }
+            // The connection goes on behind it, and the identity form has its length.
+            let mut client = server.client();
+            for _ in 0..3 {
+                client.send("HEAD", path, &gzip, b"").expect(200);
+                let plain = client.send("HEAD", path, &[], b"").expect(200);
+                assert!(plain.header("Content-Length").is_some(), "{path}");
+            }
+            assert_eq!(client.send("GET", KEY, &[], b"").expect(200).body.len(), text.len(), "{path}");
+        }
+        let tag = server.send("HEAD", KEY, &gzip, b"").header("ETag").unwrap().to_owned();
+        assert!(tag.ends_with("-gzip\""), "{tag}");
+        server.send("HEAD", KEY, &[gzip[0], ("If-None-Match", &tag)], b"").expect(304);
+        server.send("HEAD", KEY, &[gzip[0], ("If-Match", "\"1-other\"")], b"").expect(412);
+    });
+}
+
+#[test]
 fn a_value_comes_back_as_it_went_in() {
     on_every_engine(|server| {
         let created = server.send("PUT", KEY, &[("Content-Type", "text/plain; charset=utf-8")], b"21.5").expect(201);

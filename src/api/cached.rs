@@ -4,6 +4,7 @@ use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
 
+use crate::http::conditional::write_date;
 use crate::http::{encoding, etag, wire};
 use crate::store::Record;
 
@@ -16,10 +17,12 @@ const KEPT_GZIP_VALUE_BYTES_MAX: usize = 256 * 1024;
 pub struct Cached {
     /// The record.
     pub record: Record,
-    /// `Content-Type`, `Last-Modified`, `Cache-Control`, `Vary`, perhaps a sandbox: what a 200 carries in any form; then what it carries in
-    /// the identity form, so that the common answer is one copy.
+    /// `Last-Modified`; then `Content-Type`, `Cache-Control`, `Vary`, perhaps a sandbox: what a 200 carries in any form;
+    /// then what it carries in the identity form, so that the common answer is one copy.
     identity_head: Bytes,
-    /// How long the first part is.
+    /// How long the date is: it is cut off where it must not be told.
+    date_bytes: usize,
+    /// How long the first two parts are.
     common_bytes: usize,
     gzip: OnceLock<Gzip>,
 }
@@ -38,10 +41,9 @@ impl Cached {
     /// scripts in the value from larder's own origin.
     pub fn new(record: Record, cache_control: Option<&str>, sandbox: bool) -> Arc<Cached> {
         let mut head = Vec::with_capacity(256);
+        line(&mut head, "Last-Modified", write_date(record.modified_ms / 1000).as_bytes());
+        let date_bytes = head.len();
         line(&mut head, "Content-Type", &record.content_type);
-        if wire::clock_is_trusted() {
-            line(&mut head, "Last-Modified", http_date(record.modified_ms).as_bytes());
-        }
         if let Some(value) = cache_control {
             line(&mut head, "Cache-Control", value.as_bytes());
         }
@@ -54,7 +56,7 @@ impl Cached {
         line(&mut head, "ETag", etag::write_etag(record.version).as_bytes());
         // Without its spare room, which would be held as long as the value and not be accounted for.
         let identity_head = head.into_boxed_slice().into();
-        Arc::new(Cached { record, identity_head, common_bytes, gzip: OnceLock::new() })
+        Arc::new(Cached { record, identity_head, date_bytes, common_bytes, gzip: OnceLock::new() })
     }
 
     /// What the cache must account for: value, heads and type.
@@ -63,9 +65,32 @@ impl Cached {
         std::mem::size_of::<Cached>() + record + self.identity_head.len()
     }
 
+    /// When the record was modified, as far as that can be told now.
+    pub fn modified_s(&self) -> Option<u64> {
+        wire::told_s(self.record.modified_ms / 1000)
+    }
+
     /// The head lines of the identity form.
     pub fn identity_head(&self) -> Bytes {
-        self.identity_head.clone()
+        self.dated(self.identity_head.clone())
+    }
+
+    /// The head lines of a form, without the date where it cannot be told.
+    fn dated(&self, head: Bytes) -> Bytes {
+        if self.modified_s().is_some() { head } else { head.slice(self.date_bytes..) }
+    }
+
+    /// The head lines of the gzip form, which need not be made for them.
+    pub fn gzip_head(&self) -> Bytes {
+        let made = self.gzip.get().map(|made| made.head.clone());
+        self.dated(made.unwrap_or_else(|| self.make_gzip_head()))
+    }
+
+    fn make_gzip_head(&self) -> Bytes {
+        let mut head = self.identity_head[..self.common_bytes].to_vec();
+        line(&mut head, "Content-Encoding", b"gzip");
+        line(&mut head, "ETag", etag::write_gzip_etag(self.record.version).as_bytes());
+        head.into()
     }
 
     /// The gzip form, if it was made.
@@ -78,21 +103,13 @@ impl Cached {
         if let Some(made) = self.gzip.get() {
             return made.clone();
         }
-        let mut head = self.identity_head[..self.common_bytes].to_vec();
-        line(&mut head, "Content-Encoding", b"gzip");
-        line(&mut head, "ETag", etag::write_gzip_etag(self.record.version).as_bytes());
-        let made = Gzip { head: head.into(), body: encoding::gzip(&self.record.value).into() };
+        let made = Gzip { head: self.make_gzip_head(), body: encoding::gzip(&self.record.value).into() };
         if self.record.value.len() <= KEPT_GZIP_VALUE_BYTES_MAX && account(made.head.len() + made.body.len()) {
             // Two may have made it at once: they are the same bytes, and the second one's goes with its answer.
             let _ = self.gzip.set(made.clone());
         }
         made
     }
-}
-
-/// A wall time as an HTTP date; the fraction of its second is cut off.
-pub fn http_date(ms: u64) -> String {
-    httpdate::fmt_http_date(std::time::UNIX_EPOCH + std::time::Duration::from_secs(ms / 1000))
 }
 
 fn line(out: &mut Vec<u8>, name: &str, value: &[u8]) {

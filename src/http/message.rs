@@ -297,6 +297,12 @@ impl Response {
         }
     }
 
+    /// Has the answer to a HEAD announce no length: to know it, the body would have to be made (RFC 9110 §9.3.2).
+    pub fn without_length(mut self) -> Response {
+        self.body = Body::Pull { length: None, keeps: 0, patience: Duration::MAX, pull: Box::new(|_| Ok(false)) };
+        self
+    }
+
     /// An answer with a body of a given type.
     pub fn with_body(status: u16, content_type: &str, body: impl Into<Bytes>) -> Response {
         let mut response = Response::new(status).field("Content-Type", content_type);

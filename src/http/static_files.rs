@@ -262,9 +262,7 @@ fn opaque_tag(stat: &Stat, suffix: &str) -> String {
 
 /// `Last-Modified`, left out while the clock is not set and where it lies in the future (RFC 9110 §8.8.2.1).
 fn modified_s(stat: &Stat) -> Option<u64> {
-    let now_s = std::time::UNIX_EPOCH.elapsed().ok()?.as_secs();
-    let modified_s = u64::try_from(stat.st_mtime).ok()?;
-    (wire::clock_is_trusted() && modified_s <= now_s).then_some(modified_s)
+    wire::told_s(u64::try_from(stat.st_mtime).ok()?)
 }
 
 /// A 200, 206 or 416.
@@ -288,6 +286,8 @@ fn body_of(method: Method, form: Form, content_type: &str, wanted: RangeVerdict)
     }
     let reader = Reader { file: form.file.file, at: start, left: count };
     response.body = match (form.encode, method) {
+        // What no HEAD asks for is not packed for one.
+        (true, Method::Head) => return Ok(response.without_length()),
         (true, _) => Body::Pull {
             length: None,
             keeps: encoding::GZIP_KEEPS_BYTES,

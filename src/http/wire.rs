@@ -60,6 +60,8 @@ pub fn write_head(out: &mut Vec<u8>, response: &Response, context: HeadContext) 
     };
     let mut framing = match (length, context.http_1_0) {
         _ if bodiless => Framing::None,
+        // How GET would frame what was not made is not said.
+        (None, _) if context.method == Method::Head => Framing::None,
         (Some(length), _) => {
             out.extend_from_slice(b"Content-Length: ");
             push_decimal(out, length);
@@ -111,6 +113,18 @@ pub fn clock_is_trusted() -> bool {
     CLOCK_IS_SET.load(Ordering::Relaxed)
 }
 
+/// The wall clock as `Date` shows it: as of the last timer tick, which is near enough for seconds and is read without
+/// asking the hardware.
+fn now_s() -> u64 {
+    u64::try_from(rustix::time::clock_gettime(ClockId::RealtimeCoarse).tv_sec).unwrap_or(0)
+}
+
+/// A time of change as far as an answer may tell it and dates of others may be judged by it: not while the clock cannot be
+/// believed, and not where it lies behind the answer's own `Date` (RFC 9110 §8.8.2.1), as after a step back.
+pub fn told_s(modified_s: u64) -> Option<u64> {
+    (clock_is_trusted() && modified_s <= now_s()).then_some(modified_s)
+}
+
 thread_local! {
     static DATE: std::cell::RefCell<(u64, Vec<u8>)> = const { std::cell::RefCell::new((u64::MAX, Vec::new())) };
 }
@@ -119,9 +133,7 @@ fn push_date(out: &mut Vec<u8>) {
     if !clock_is_trusted() {
         return;
     }
-    // As of the last timer tick, which is near enough for seconds and is read without asking the hardware.
-    let now = rustix::time::clock_gettime(ClockId::RealtimeCoarse);
-    let second = u64::try_from(now.tv_sec).unwrap_or(0);
+    let second = now_s();
     DATE.with_borrow_mut(|(made_for, line)| {
         if *made_for != second {
             *made_for = second;
@@ -147,6 +159,16 @@ mod tests {
         let (text, framing) = head(&Response::with_body(200, "text/plain", "hello"), Method::Head, false);
         assert!(text.contains("Content-Length: 5\r\n"), "{text}");
         assert_eq!(framing, Framing::None);
+    }
+
+    #[test]
+    fn head_says_nothing_of_a_body_that_was_not_made() {
+        for http_1_0 in [false, true] {
+            let (text, framing) = head(&Response::new(200).without_length(), Method::Head, http_1_0);
+            assert!(!text.contains("Content-Length") && !text.contains("Transfer-Encoding"), "{text}");
+            assert!(!text.contains("Connection: close"), "{text}");
+            assert_eq!(framing, Framing::None);
+        }
     }
 
     #[test]

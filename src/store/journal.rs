@@ -40,6 +40,8 @@ const SEARCH_EFFORT_MIN_BYTES: u64 = 64 * 1024 * 1024;
 
 /// More sequence numbers than this between two batches are damage.
 const SEQNO_GAP_MAX: u64 = 1 << 32;
+/// Larger values than larder may be set to store (64 MiB, with what it writes around them) are none of a journal's.
+const VALUE_BYTES_MAX: usize = 256 * 1024 * 1024;
 /// No board lives to see this sequence number.
 const SEQNO_MAX: u64 = 1 << 56;
 
@@ -153,7 +155,7 @@ impl Batch {
     /// Whether this may be the next batch of a journal. Sequence numbers stand under no checksum, but they only grow,
     /// by one a commit and a few more for each flush and compaction.
     fn follows(&self, last_seqno: Option<u64>) -> bool {
-        let next = last_seqno.map_or(0, |last| last + 1);
+        let next = last_seqno.map_or(0, |last| last.saturating_add(1));
         (next..next.saturating_add(SEQNO_GAP_MAX)).contains(&self.seqno)
             || (last_seqno.is_none() && self.seqno < SEQNO_MAX)
     }
@@ -285,7 +287,9 @@ impl<'a> Reader<'a> {
     }
 
     fn copy(&mut self, mut at: u64, end: u64) -> io::Result<Bytes> {
-        let mut copied = Vec::with_capacity((end - at) as usize);
+        let bytes = usize::try_from(end - at).ok().filter(|bytes| *bytes <= VALUE_BYTES_MAX);
+        let bytes = bytes.ok_or_else(|| unknown("a value that is larger than any that larder writes"))?;
+        let mut copied = Vec::with_capacity(bytes);
         while at < end {
             let bytes = self.bytes_at(at)?;
             let count = (bytes.len() as u64).min(end - at) as usize;
@@ -344,7 +348,8 @@ impl<'a> Reader<'a> {
     ///
     /// A batch whose sequence number does not follow is no batch of this journal's: it is part of a value.
     fn search(&mut self, mut at: u64, until: u64, after_seqno: Option<u64>) -> io::Result<(u64, bool)> {
-        let effort_max = self.effort + SEARCH_EFFORT_MIN_BYTES.max(SEARCH_EFFORT * self.length);
+        let effort_max =
+            self.effort.saturating_add(SEARCH_EFFORT_MIN_BYTES.max(SEARCH_EFFORT.saturating_mul(self.length)));
         let mut found = 0;
         let mut last_seqno = after_seqno;
         while at <= until {
@@ -383,4 +388,97 @@ fn u32_at(bytes: &[u8], at: usize) -> u32 {
 
 fn u64_at(bytes: &[u8], at: usize) -> u64 {
     u64::from(u32_at(bytes, at)) | u64::from(u32_at(bytes, at + 4)) << 32
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::FileExt;
+
+    use super::*;
+
+    /// A batch with one item of this value, as fjall writes it.
+    fn batch(seqno: u64, value: &[u8]) -> Vec<u8> {
+        let mut items = vec![TAG_ITEM, 0, 0];
+        items.extend_from_slice(&1u64.to_le_bytes());
+        items.extend_from_slice(&1u16.to_le_bytes());
+        let length = u32::try_from(value.len()).unwrap().to_le_bytes();
+        items.extend_from_slice(&[length, length].concat());
+        items.push(b'k');
+        items.extend_from_slice(value);
+        let mut hasher = Xxh3::new();
+        hasher.update(&items);
+        let mut out = vec![TAG_START];
+        out.extend_from_slice(&1u32.to_le_bytes());
+        out.extend_from_slice(&seqno.to_le_bytes());
+        out.extend_from_slice(&items);
+        out.push(TAG_END);
+        out.extend_from_slice(&hasher.digest().to_le_bytes());
+        out.extend_from_slice(END_MAGIC);
+        out
+    }
+
+    /// A file that is sparse between its pieces.
+    fn file(pieces: &[(u64, &[u8])], length: u64) -> File {
+        let file = tempfile::tempfile().unwrap();
+        file.set_len(length).unwrap();
+        for (at, bytes) in pieces {
+            file.write_all_at(bytes, *at).unwrap();
+        }
+        file
+    }
+
+    #[test]
+    fn places_and_lengths_beyond_32_bits_are_no_shorter_ones() {
+        const FAR: u64 = 1 << 32;
+        let one = batch(7, b"value");
+        let good = one.len() as u64;
+        let whole =
+            Scan { good_bytes: good, first_seqno: Some(7), last_seqno: Some(7), ordered: true, rest: Rest::Empty };
+        // Where 2^32 is taken for 0, what follows is looked for in the wrong place, or for ever.
+        for length in [FAR, FAR + good, 3 * FAR] {
+            assert_eq!(scan(&file(&[(0, &one)], length)).unwrap(), whole, "{length}");
+        }
+        let far = file(&[(0, &one), (FAR + good, &one), (2 * FAR, b"end")], 2 * FAR + 3);
+        let mut reader = Reader::open(&far).unwrap();
+        for at in [0, FAR + good] {
+            assert_eq!(reader.batch(at).unwrap().map(|batch| batch.end), Some(at + good));
+        }
+        assert!(reader.batch(FAR).unwrap().is_none());
+        assert_eq!(reader.last_nonzero(FAR + 2 * good).unwrap(), Some(2 * FAR + 2));
+    }
+
+    #[test]
+    fn an_item_that_says_it_is_huge_ends_the_good_beginning() {
+        for (value_bytes, length) in
+            [(u32::MAX, 1 << 20), (u32::MAX, 1 << 31), (u32::MAX - 21, 1 << 20), (1 << 31, 1 << 20)]
+        {
+            let mut crafted = batch(8, b"value");
+            let lengths = 13 + 13;
+            for at in [lengths, lengths + 4] {
+                crafted[at..at + 4].copy_from_slice(&u32::to_le_bytes(value_bytes));
+            }
+            let one = batch(7, b"value");
+            let good = one.len() as u64;
+            let scan = scan(&file(&[(0, &one), (good, &crafted)], length)).unwrap();
+            assert_eq!((scan.good_bytes, scan.last_seqno), (good, Some(7)), "{value_bytes} {length}");
+            let mut batches = 0;
+            let each = |_| -> io::Result<()> {
+                batches += 1;
+                Ok(())
+            };
+            for_each_batch(&file(&[(0, &one), (good, &crafted)], length), each).unwrap();
+            assert_eq!(batches, 1, "{value_bytes} {length}");
+        }
+    }
+
+    #[test]
+    fn no_sequence_number_overflows_what_is_made_of_it() {
+        for seqno in [u64::MAX, u64::MAX - 1, SEQNO_MAX, 1 << 32] {
+            let bytes =
+                [batch(seqno, b"a"), batch(seqno.wrapping_add(1), b"b"), batch(3, b"c"), b"torn".to_vec()].concat();
+            let scan = scan(&file(&[(0, &bytes)], bytes.len() as u64)).unwrap();
+            assert_eq!(scan.first_seqno, Some(seqno));
+            assert!(!scan.ordered, "{seqno}");
+        }
+    }
 }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use crate::http::encoding::{self, Coding};
-use crate::http::{HeaderName, Problem, Request, Response, Trace, media};
+use crate::http::{HeaderName, Method, Problem, Request, Response, Trace, media};
 use crate::store::Database;
 
 use super::super::access::Grant;
@@ -79,6 +79,10 @@ pub fn json_answer(api: &Api, request: &Request, json: Vec<u8>) -> Result<Respon
     let worth_it = json.len() >= api.config.compress_threshold_bytes && may_compress(request);
     let response = match encoding::accept_encoding(&request.head).choose(worth_it)? {
         Coding::Identity => Response::with_body(200, "application/json", json),
+        Coding::Gzip if request.method == Method::Head => {
+            let response = Response::new(200).field("Content-Type", "application/json");
+            response.field("Content-Encoding", "gzip").without_length()
+        }
         Coding::Gzip => {
             Response::with_body(200, "application/json", encoding::gzip(&json)).field("Content-Encoding", "gzip")
         }

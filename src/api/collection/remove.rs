@@ -6,6 +6,8 @@
 //! damage hides cannot be removed, as nobody can name them: `"unreadable": n` counts the stretches in which there may be
 //! some.
 //!
+//! Of one token in one namespace one is under way at a time, see [`super::super::chores`].
+//!
 //! Invariant: at most one step is under way, and it holds at most 100 operations, for which about 1 MiB was read.
 
 use std::ops::Bound;
@@ -16,6 +18,7 @@ use bytes::Bytes;
 use crossbeam::channel::{RecvTimeoutError, bounded};
 use parking_lot::Mutex;
 
+use crate::http::budget::Client;
 use crate::http::query::Query;
 use crate::http::{Body, DrainSignal, Problem, Request, Responder, Response, Written};
 use crate::limits::{CHUNK_OPERATIONS, GROUP_BYTES_MAX};
@@ -25,6 +28,7 @@ use crate::store::{
     WriteOutcome, WriteRequest,
 };
 
+use super::super::chores::{Refused, Step as Progress, WAITING_MAX, Whose};
 use super::super::damage::{self, Found};
 use super::super::kv::write::promised;
 use super::super::listing::{ListQuery, walk};
@@ -41,7 +45,8 @@ pub fn remove(api: &Api, db: &Arc<Database>, request: &Request, mut responder: R
         Ok(asked) => asked,
         Err(problem) => return responder.send(problem.into()),
     };
-    let removal = Removal {
+    let whose = Whose { client: client_of(request, &mut responder), namespace: parameters[0].to_owned() };
+    let mut removal = Removal {
         db: db.clone(),
         drain: api.drain.clone(),
         range,
@@ -49,21 +54,43 @@ pub fn remove(api: &Api, db: &Arc<Database>, request: &Request, mut responder: R
         // A third of the time is left for the last step and the answer.
         stop_at: ready_at + timeout * 2 / 3,
         give_up_at: ready_at + timeout,
+        deleted: 0,
+        unreadable: 0,
+        done: Promise::Synced,
     };
     // A job that the queue does not take is dropped there: whoever comes first takes the responder out of the cell.
     let cell = Arc::new(Mutex::new(Some(responder)));
     let inside = cell.clone();
     let job = Box::new(move || {
-        let responder = inside.lock().take();
-        if let Some(responder) = responder {
-            responder.send(removal.run());
+        let Some(response) = removal.advance() else { return Progress::More };
+        if let Some(responder) = inside.lock().take() {
+            responder.send(response);
         }
+        Progress::Done
     });
-    if api.chores.submit(timeout, job).is_err()
+    if let Err(refused) = api.chores.submit(&whose, timeout, job)
         && let Some(responder) = cell.lock().take()
     {
-        responder.send(error::write_error(&WriteError::Overloaded));
+        responder.send(too_many(refused).into());
     }
+}
+
+/// On whose behalf it is done.
+fn client_of(request: &Request, responder: &mut Responder) -> Client {
+    responder.trace().client.unwrap_or_else(|| Client::of_peer(request.peer))
+}
+
+fn too_many(refused: Refused) -> Problem {
+    let message = match refused {
+        Refused::Own => format!(
+            "{WAITING_MAX} deletes of this token (or address) in this namespace wait already behind the one under way; \
+             they are done one at a time, so repeat this one when some of them have been answered"
+        ),
+        Refused::All => {
+            "too many deletes of collections and prefixes are waiting; repeat this one after a moment".into()
+        }
+    };
+    Problem::new(503, "OVERLOADED", message).written(Written::No).field("Retry-After", "1")
 }
 
 /// The range and the durability that a request asks for.
@@ -98,6 +125,12 @@ struct Removal {
     stop_at: Instant,
     /// No answer comes after this.
     give_up_at: Instant,
+    /// Records removed so far.
+    deleted: usize,
+    /// Stretches of keys that could not be read.
+    unreadable: u64,
+    /// What all steps so far can promise together.
+    done: Promise,
 }
 
 /// What goes to the committer at once.
@@ -110,32 +143,36 @@ struct Step {
 }
 
 impl Removal {
-    fn run(mut self) -> Response {
-        let (mut deleted, mut done, mut unreadable) = (0, Promise::Synced, 0);
-        while Instant::now() < self.stop_at && !self.drain.is_set() {
-            let step = match self.next_step() {
-                Ok(Some(step)) => step,
-                Ok(None) => return self.answer(deleted, true, unreadable, done),
-                Err(_) if deleted > 0 => break,
-                Err(failure) => return failed(error::read_error(&failure), deleted),
-            };
-            match self.submit(step.ops) {
-                Ok(outcome) => {
-                    deleted += outcome.results.iter().filter(|end| matches!(end, OpOutcome::Deleted { .. })).count();
-                    done = done.max(outcome.promise);
-                    unreadable += step.unreadable;
-                    match step.last {
-                        Some(last) => self.range.0 = Bound::Excluded(last),
-                        None => return self.answer(deleted, true, unreadable, done),
-                    }
-                }
-                Err(WriteError::Overloaded) => std::thread::sleep(BUSY_PAUSE),
-                // Some steps are done: the client hears of them, and of the trouble when it goes on.
-                Err(failure) if deleted > 0 && failure != WriteError::OutcomeUnknown => break,
-                Err(failure) => return failed(error::write_error(&failure), deleted),
-            }
+    /// Does one step. An answer if it was the last.
+    fn advance(&mut self) -> Option<Response> {
+        if Instant::now() >= self.stop_at || self.drain.is_set() {
+            return Some(self.answer(false));
         }
-        self.answer(deleted, false, unreadable, done)
+        let step = match self.next_step() {
+            Ok(Some(step)) => step,
+            Ok(None) => return Some(self.answer(true)),
+            Err(_) if self.deleted > 0 => return Some(self.answer(false)),
+            Err(failure) => return Some(failed(error::read_error(&failure), 0)),
+        };
+        match self.submit(step.ops) {
+            Ok(outcome) => {
+                self.deleted += outcome.results.iter().filter(|end| matches!(end, OpOutcome::Deleted { .. })).count();
+                self.done = self.done.max(outcome.promise);
+                self.unreadable += step.unreadable;
+                match step.last {
+                    Some(last) => self.range.0 = Bound::Excluded(last),
+                    None => return Some(self.answer(true)),
+                }
+                None
+            }
+            Err(WriteError::Overloaded) => {
+                std::thread::sleep(BUSY_PAUSE);
+                None
+            }
+            // Some steps are done: the client hears of them, and of the trouble when it goes on.
+            Err(failure) if self.deleted > 0 && failure != WriteError::OutcomeUnknown => Some(self.answer(false)),
+            Err(failure) => Some(failed(error::write_error(&failure), self.deleted)),
+        }
     }
 
     /// The next keys that are there, from a view of this moment; `None` behind the last.
@@ -189,10 +226,13 @@ impl Removal {
         }
     }
 
-    fn answer(&self, deleted: usize, complete: bool, unreadable: u64, done: Promise) -> Response {
-        let unreadable = if unreadable > 0 { format!(",\"unreadable\":{unreadable}") } else { String::new() };
-        let json = format!("{{\"deleted\":{deleted},\"complete\":{complete}{unreadable}}}");
-        Response::with_text(200, "application/json", json).field("Larder-Durability", &promised(done))
+    fn answer(&self, complete: bool) -> Response {
+        let unreadable = match self.unreadable {
+            0 => String::new(),
+            stretches => format!(",\"unreadable\":{stretches}"),
+        };
+        let json = format!("{{\"deleted\":{},\"complete\":{complete}{unreadable}}}", self.deleted);
+        Response::with_text(200, "application/json", json).field("Larder-Durability", &promised(self.done))
     }
 }
 
@@ -240,6 +280,18 @@ mod tests {
             durability: Durability::Sync,
             stop_at: now + time,
             give_up_at: now + Duration::from_secs(60),
+            deleted: 0,
+            unreadable: 0,
+            done: Promise::Synced,
+        }
+    }
+
+    /// All its steps.
+    fn run(mut removal: Removal) -> Response {
+        loop {
+            if let Some(response) = removal.advance() {
+                return response;
+            }
         }
     }
 
@@ -254,13 +306,13 @@ mod tests {
     fn a_removal_that_runs_out_of_time_says_so_and_goes_on_when_asked_again() {
         let db = database(1000);
         // Ten steps need ten syncs: they cannot fit into the time of three.
-        let (mut total, complete) = said(&removal(&db, 3 * SYNC).run());
+        let (mut total, complete) = said(&run(removal(&db, 3 * SYNC)));
         assert!(!complete && total < 1000, "{total}");
-        let (rest, complete) = said(&removal(&db, Duration::from_secs(60)).run());
+        let (rest, complete) = said(&run(removal(&db, Duration::from_secs(60))));
         total += rest;
         assert!(complete);
         assert_eq!(total, 1000);
-        assert_eq!(said(&removal(&db, Duration::from_secs(60)).run()), (0, true));
+        assert_eq!(said(&run(removal(&db, Duration::from_secs(60)))), (0, true));
         db.stop().unwrap();
     }
 
@@ -282,7 +334,7 @@ mod tests {
         let db = database(10);
         let removal = removal(&db, Duration::from_secs(60));
         removal.drain.start();
-        assert_eq!(said(&removal.run()), (0, false));
+        assert_eq!(said(&run(removal)), (0, false));
         db.stop().unwrap();
     }
 
@@ -290,7 +342,7 @@ mod tests {
     fn a_store_that_takes_no_writes_is_an_error_that_says_nothing_was_written() {
         let db = database(10);
         db.stop().unwrap();
-        let response = removal(&db, Duration::from_secs(60)).run();
+        let response = run(removal(&db, Duration::from_secs(60)));
         let Body::Problem(problem) = &response.body else { panic!("no error") };
         assert_eq!((problem.status, problem.code, problem.written), (503, "DRAINING", Some(Written::No)));
     }

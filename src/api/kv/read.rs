@@ -14,10 +14,10 @@ use crate::http::conditional::{self, Conditions, Current, Verdict};
 use crate::http::encoding::{self, Coding};
 use crate::http::etag::write_etag;
 use crate::http::range::{self, RangeTarget, RangeVerdict};
-use crate::http::{Body, HeaderName, Method, Problem, Request, Response, Trace, wire};
+use crate::http::{Body, HeaderName, Method, Problem, Request, Response, Trace};
 use crate::store::{Database, Record, StoreError};
 
-use super::super::cached::{Cached, SANDBOX, http_date};
+use super::super::cached::{Cached, SANDBOX};
 use super::super::target::ValueTarget;
 use super::super::{Api, error};
 
@@ -112,15 +112,20 @@ fn respond(
         Ok(form) => form,
         Err(problem) => return Some(problem.into()),
     };
-    let mut response = match answer_to_conditions(request, record, form) {
+    let mut response = match answer_to_conditions(request, cached, form) {
         Some(Ok(response)) => response,
         Some(Err(problem)) => return Some(problem.into()),
+        None if form == Coding::Gzip && request.method == Method::Head && cached.gzip_made().is_none() => {
+            let mut response = Response::new(200).without_length();
+            response.prepared = Some(cached.gzip_head());
+            response
+        }
         None if form == Coding::Gzip => {
             if work == Work::Refuse && cached.gzip_made().is_none() {
                 return None;
             }
             let gzip = cached.gzip(|bytes| api.cache.grow(target.bytes(), cached, bytes));
-            with_prepared(gzip.head, gzip.body)
+            with_prepared(cached.gzip_head(), gzip.body)
         }
         None => identity(request, cached),
     };
@@ -176,7 +181,7 @@ fn choose_form(api: &Api, request: &Request, record: &Record) -> Result<Coding, 
     encoding::accept_encoding(&request.head).choose(worth_it)
 }
 
-fn answer_to_conditions(request: &Request, record: &Record, form: Coding) -> Option<Result<Response, Problem>> {
+fn answer_to_conditions(request: &Request, cached: &Cached, form: Coding) -> Option<Result<Response, Problem>> {
     let conditions = match Conditions::parse(&request.head) {
         Ok(conditions) => conditions,
         Err(problem) => return Some(Err(problem)),
@@ -184,8 +189,7 @@ fn answer_to_conditions(request: &Request, record: &Record, form: Coding) -> Opt
     if conditions.is_empty() {
         return None;
     }
-    let modified_s = wire::clock_is_trusted().then_some(record.modified_ms / 1000);
-    let current = Current::version(record.version, form == Coding::Gzip, modified_s);
+    let current = Current::version(cached.record.version, form == Coding::Gzip, cached.modified_s());
     match conditional::evaluate_read(&conditions, Some(current)) {
         Verdict::Proceed => None,
         Verdict::NotModified { tag } => Some(Ok(Response::new(304).field("ETag", &tag))),
@@ -201,7 +205,7 @@ fn identity(request: &Request, cached: &Cached) -> Response {
     if request.method != Method::Get || !request.head.has(HeaderName::Range) {
         return whole();
     }
-    let modified_s = wire::clock_is_trusted().then_some(cached.record.modified_ms / 1000);
+    let modified_s = cached.modified_s();
     let tag = write_etag(cached.record.version);
     let length = value.len() as u64;
     match range::evaluate(&request.head, RangeTarget { etag: &tag, modified_s, length }) {
@@ -223,9 +227,4 @@ fn with_prepared(head: Bytes, body: Bytes) -> Response {
     response.prepared = Some(head);
     response.body = Body::Bytes(body);
     response
-}
-
-/// The date of a record for answers outside this file.
-pub fn last_modified(record: &Record) -> Option<String> {
-    wire::clock_is_trusted().then(|| http_date(record.modified_ms))
 }
