@@ -158,6 +158,58 @@ only = ["wrong"]
 }
 
 #[test]
+fn a_scenario_can_be_shortened_by_time_and_by_requests() {
+    let server = Server::builder().start();
+    let folder = tempfile::tempdir().expect("a folder for the test");
+    let file = scenario(
+        folder.path(),
+        r#"
+cleanup = ["/api/v1/kv/t/{run}"]
+
+[[request]]
+name = "fill"
+method = "PUT"
+path = "/api/v1/kv/t/{run}/k{n}"
+body = "x"
+
+[[request]]
+name = "health"
+path = "/health"
+
+[[phase]]
+name = "fill"
+connections = 1
+requests = 30
+only = ["fill"]
+measured = false
+
+[[phase]]
+name = "rate"
+rate = 20
+duration = "45m"
+only = ["health"]
+
+[[phase]]
+name = "crowd"
+connections = 2
+duration = "15m"
+requests = 1000000
+only = ["health"]
+"#,
+    );
+    let counts = |words: &[&str]| {
+        let report = measured(&server, &[&["--scenario", &file], words].concat());
+        let phases = report["phases"].as_array().expect("phases").clone();
+        phases.iter().map(|phase| phase["requests"].as_u64().expect("a number")).collect::<Vec<_>>()
+    };
+    assert_eq!(counts(&["-n", "10"]), [30, 10, 10]);
+    assert_eq!(counts(&["--requests", "1"]), [30, 1, 1]);
+    // Three quarters of 2 s at 20 a second; how many a crowd sends in the rest is its own affair.
+    assert_eq!(counts(&["-d", "2s"])[..2], [30, 30]);
+    assert_eq!(counts(&["--duration", "1h", "-n", "10"]), [30, 10, 10]);
+}
+
+#[test]
 fn a_missed_target_is_exit_1_and_says_which() {
     let server = Server::builder().start();
     let url = server.url();
@@ -213,9 +265,10 @@ fn figures_that_may_not_be_read_are_a_note_and_no_failure() {
 fn what_makes_no_sense_is_told_before_anything_is_sent() {
     let folder = tempfile::tempdir().expect("a folder for the test");
     let wrong = scenario(folder.path(), "[[request]]\npath = \"/\"\n\n[[phase]]\nrte = 5\n");
-    let cases: [(&[&str], i32, &str); 12] = [
+    let cases: [(&[&str], i32, &str); 13] = [
         (&["--scenario", &wrong], 1, "scenario.toml:5: `phase.rte` means nothing here; did you mean `rate`?"),
         (&["--scenario", "/none.toml"], 1, "cannot read the scenario /none.toml"),
+        (&["--scenario", &wrong, "-n", "0"], 1, "`phase.rte` means nothing here"),
         (&["--scenario", &wrong, "--rate", "5"], 2, "--rate and --scenario cannot go together"),
         (&["--rate", "0"], 2, "--rate: expected a number greater than 0"),
         (&["--rate", "5", "--requests", "5"], 2, "--requests goes without --rate"),

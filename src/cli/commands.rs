@@ -289,8 +289,14 @@ const BENCH: Command = leaf(
             ..opt("rate", "N", "So many requests a second (default: as fast as they are answered)")
         },
         opt("connections", "N", "Requests under way at once (default: 32; with --rate 48)"),
-        Opt { short: Some('d'), ..opt("duration", "DURATION", "For so long (default: 10s)") },
-        Opt { short: Some('n'), ..opt("requests", "N", "Stop after so many requests") },
+        Opt {
+            short: Some('d'),
+            ..opt("duration", "DURATION", "For so long (default: 10s); a scenario as a whole for no longer than that")
+        },
+        Opt {
+            short: Some('n'),
+            ..opt("requests", "N", "Stop after so many requests; with a scenario, each phase that is judged")
+        },
         opt("path", "PATH", "Only GET this path, such as /health"),
         opt("writes", "PERCENT", "The part of the requests that writes (default: 30)"),
         opt("keys", "N", "How many keys are read and written (default: 1000)"),

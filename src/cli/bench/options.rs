@@ -15,8 +15,7 @@ const KEYS: u64 = 1000;
 const VALUE_BYTES: u64 = 1024;
 const VALUE_BYTES_MAX: u64 = 64 << 20;
 /// Options that say what a scenario file says.
-const SAID_BY_A_SCENARIO: [&str; 9] =
-    ["rate", "connections", "duration", "requests", "path", "writes", "keys", "value-size", "think"];
+const SAID_BY_A_SCENARIO: [&str; 7] = ["rate", "connections", "path", "writes", "keys", "value-size", "think"];
 
 /// The plan of an invocation: the scenario file, or the options; then the targets and the seed.
 pub fn plan(invocation: &Invocation) -> Result<Plan, Failure> {
@@ -25,7 +24,10 @@ pub fn plan(invocation: &Invocation) -> Result<Plan, Failure> {
             if let Some(option) = SAID_BY_A_SCENARIO.iter().find(|option| invocation.has(option)) {
                 return Err(usage(invocation, format!("--{option} and --scenario cannot go together")));
             }
-            super::scenario::read(std::path::Path::new(file)).map_err(Failure::plain)?
+            let mut plan = super::scenario::read(std::path::Path::new(file)).map_err(Failure::plain)?;
+            let longest = read(invocation, "duration", parse_duration)?;
+            plan.shorten(longest, read(invocation, "requests", whole(1, u64::MAX))?);
+            plan
         }
         None => from_options(invocation)?,
     };

@@ -13,6 +13,8 @@ pub const TIMEOUT: Duration = Duration::from_secs(10);
 /// Requests under way at once in phases with a rate, where the plan does not say. With the connection that reads the
 /// figures, below the 64 that larder lets one address have.
 pub const CONNECTIONS_AT_A_RATE: usize = 48;
+/// No phase is shortened to less.
+const SHORTEST: Duration = Duration::from_millis(1);
 /// More threads than this say more about the generator than about the server.
 pub const CONNECTIONS_MAX: usize = 1024;
 
@@ -41,6 +43,24 @@ pub struct Plan {
     pub cleanup: Vec<Template>,
     /// Where the random numbers begin.
     pub seed: u64,
+}
+
+impl Plan {
+    /// Takes no longer than this in all, with the parts that phases have of the time, and sends no more requests than
+    /// this in any phase, but for those that fill a store: they are not judged, and end by their number alone.
+    pub fn shorten(&mut self, longest: Option<Duration>, requests_max: Option<u64>) {
+        if let Some(most) = requests_max {
+            for phase in self.phases.iter_mut().filter(|phase| phase.measured || phase.load.seconds() > 0.0) {
+                phase.load = phase.load.with_at_most(most, f64::from(self.requests_per_user));
+            }
+        }
+        let whole: f64 = self.phases.iter().map(|phase| phase.load.seconds()).sum();
+        if let Some(longest) = longest.map(|longest| longest.as_secs_f64()).filter(|longest| *longest < whole) {
+            for phase in &mut self.phases {
+                phase.load = phase.load.for_a_part(longest / whole);
+            }
+        }
+    }
 }
 
 /// A kind of request.
@@ -118,6 +138,43 @@ pub enum Load {
         /// How long each step is held.
         hold: Duration,
     },
+}
+
+impl Load {
+    /// How long it takes at most; 0 if it is a number of requests that ends it.
+    fn seconds(self) -> f64 {
+        match self {
+            Load::Rate { duration, .. } => duration.as_secs_f64(),
+            Load::Connections { duration, .. } => duration.unwrap_or_default().as_secs_f64(),
+            Load::Steps { from, to, step, hold } => (((to - from) / step).floor() + 1.0).max(1.0) * hold.as_secs_f64(),
+        }
+    }
+
+    fn for_a_part(self, part: f64) -> Load {
+        let shorter = |time: Duration| time.mul_f64(part).max(SHORTEST);
+        match self {
+            Load::Rate { from, to, duration } => Load::Rate { from, to, duration: shorter(duration) },
+            Load::Connections { count, duration, requests } => {
+                Load::Connections { count, duration: duration.map(shorter), requests }
+            }
+            Load::Steps { from, to, step, hold } => Load::Steps { from, to, step, hold: shorter(hold) },
+        }
+    }
+
+    fn with_at_most(self, requests_max: u64, requests_per_user: f64) -> Load {
+        let within = |time: Duration, users_per_second: f64| {
+            let most = requests_max as f64 / (users_per_second * requests_per_user);
+            time.min(Duration::try_from_secs_f64(most).unwrap_or(Duration::MAX)).max(SHORTEST)
+        };
+        match self {
+            Load::Rate { from, to, duration } => Load::Rate { from, to, duration: within(duration, (from + to) / 2.0) },
+            Load::Connections { count, duration, requests } => {
+                let requests = Some(requests.map_or(requests_max, |requests| requests.min(requests_max)));
+                Load::Connections { count, duration, requests }
+            }
+            Load::Steps { from, to, step, hold } => Load::Steps { from, to, step, hold: within(hold, to) },
+        }
+    }
 }
 
 /// A pause, by chance between two bounds.
@@ -210,6 +267,64 @@ fn parse_share(text: &str) -> Result<f64, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn plan(loads: &[(Load, bool)]) -> Plan {
+        let phase = |&(load, measured): &(Load, bool)| Phase {
+            name: "x".to_owned(),
+            load,
+            only: Vec::new(),
+            measured,
+            spike: false,
+        };
+        Plan {
+            name: "x".to_owned(),
+            requests: Vec::new(),
+            phases: loads.iter().map(phase).collect(),
+            think: None,
+            requests_per_user: 2,
+            timeout: TIMEOUT,
+            connections: 1,
+            targets: Targets::default(),
+            data: None,
+            cleanup: Vec::new(),
+            seed: 1,
+        }
+    }
+
+    #[test]
+    fn a_run_is_shortened_in_all_its_phases() {
+        let seconds = Duration::from_secs;
+        let rate = |from, to, time| Load::Rate { from, to, duration: seconds(time) };
+        let closed =
+            |time: Option<u64>, requests| Load::Connections { count: 8, duration: time.map(seconds), requests };
+        let steps = |hold| Load::Steps { from: 100.0, to: 300.0, step: 100.0, hold };
+        let fill = (closed(None, Some(1000)), false);
+        let whole = [fill, (rate(50.0, 150.0, 40), true), (closed(Some(30), None), true), (steps(seconds(10)), true)];
+        for (longest, requests_max, expected) in [
+            (None, None, whole),
+            (Some(seconds(100)), None, whole),
+            (Some(seconds(500)), None, whole),
+            (
+                Some(seconds(10)),
+                None,
+                [fill, (rate(50.0, 150.0, 4), true), (closed(Some(3), None), true), (steps(seconds(1)), true)],
+            ),
+            (
+                None,
+                Some(600),
+                [fill, (rate(50.0, 150.0, 3), true), (closed(Some(30), Some(600)), true), (steps(seconds(1)), true)],
+            ),
+        ] {
+            let mut shortened = plan(&whole);
+            shortened.shorten(longest, requests_max);
+            let loads: Vec<Load> = shortened.phases.iter().map(|phase| phase.load).collect();
+            assert_eq!(loads, expected.map(|(load, _)| load), "{longest:?} {requests_max:?}");
+        }
+        let mut least = plan(&[(rate(1.0, 1.0, 5), false), (closed(None, Some(9)), true)]);
+        least.shorten(Some(Duration::ZERO), Some(1));
+        assert_eq!(least.phases[0].load, Load::Rate { from: 1.0, to: 1.0, duration: SHORTEST });
+        assert_eq!(least.phases[1].load, closed(None, Some(1)));
+    }
 
     #[test]
     fn targets_are_set_by_name_and_can_be_switched_off() {
