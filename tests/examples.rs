@@ -41,6 +41,57 @@ fn the_curl_python_and_javascript_sessions_come_through() {
 }
 
 #[test]
+fn no_token_is_an_argument_of_the_session() {
+    let server = Server::builder().start();
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name);
+    let made = Command::new(env!("CARGO_BIN_EXE_larder"))
+        .args(["token", "add", "session", "--scope", "write"])
+        .env("LARDER_DATA_DIR", server.data())
+        .output()
+        .unwrap();
+    let token = String::from_utf8(made.stdout).unwrap().trim().to_owned();
+    support::eventually("the token is needed", || server.get("/api/v1/kv").status == 401);
+    // Stands before curl, and writes down what it is called with.
+    let spy = format!("#!/bin/sh\necho \"$@\" >>'{}'\nPATH=${{PATH#*:}} exec curl \"$@\"\n", path("called").display());
+    std::fs::write(path("curl"), spy).unwrap();
+    std::fs::set_permissions(path("curl"), std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    let search = format!("{}:{}", folder.path().display(), std::env::var("PATH").unwrap());
+    let session = |token: &str| {
+        let mut command = Command::new("sh");
+        command.args(["examples/clients/session.sh", &server.url()]).env("PATH", &search).env("TMPDIR", folder.path());
+        command.env("LARDER_TOKEN", token).output().unwrap()
+    };
+    let said = session(&token);
+    assert!(said.status.success(), "{}", String::from_utf8_lossy(&said.stderr));
+    assert!(!session("").status.success(), "without the token it is refused");
+    let called = std::fs::read_to_string(path("called")).unwrap();
+    assert!(called.contains("/greeting") && !called.contains(&token) && !called.contains("Bearer"), "{called}");
+    assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 2, "the file with the token is gone");
+}
+
+#[test]
+fn no_text_tells_anyone_to_make_a_token_an_argument() {
+    let mut files: Vec<std::path::PathBuf> = vec!["README.md".into(), "Makefile".into(), "src/cli/commands.rs".into()];
+    for folder in ["examples/clients", "examples/load", "examples/monitoring", "examples/proxy", "systemd"] {
+        files.extend(std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()));
+    }
+    for file in files {
+        let text = std::fs::read_to_string(&file).unwrap();
+        // ab and hey know no other way, and say so.
+        if text.contains("takes header fields as arguments only") {
+            assert!(text.contains("--expires 1h"), "{}", file.display());
+            continue;
+        }
+        for line in text.lines() {
+            let on_a_line = ["-H", "--header", "-u ", "-e LARDER_TOKEN"].iter().any(|option| line.contains(option));
+            let a_token = line.contains("Bearer") || line.contains("$LARDER_TOKEN") || line.contains("-e LARDER_TOKEN");
+            assert!(!on_a_line || !a_token || line.contains("-H @"), "{}: {line}", file.display());
+        }
+    }
+}
+
+#[test]
 fn the_sensor_delivers_each_reading_once_also_when_the_server_was_away() {
     let folder = tempfile::tempdir().unwrap();
     let first = Server::builder().data(folder.path()).start();

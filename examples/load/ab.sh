@@ -4,6 +4,8 @@
 #   examples/load/ab.sh users    100 connections for 30 s on one key
 #   examples/load/ab.sh write    10 000 writes by 32 connections of one key
 # LARDER_URL, LARDER_TOKEN; REQUESTS and SECONDS_MAX make it shorter.
+# ab takes header fields as arguments only, which everybody on the machine can read: use a token for this run alone,
+# `larder token add load --scope write --namespace load --expires 1h`.
 set -eu
 url="${LARDER_URL:-http://127.0.0.1:8080}"
 requests="${REQUESTS:-10000}"

@@ -6,6 +6,8 @@
 #   examples/load/hey.sh growing   100, 500 and 1 000 reads a second for 60, 120 and 180 s
 #   examples/load/hey.sh spike     100 a second for 20 s, 1 000 for 10 s, 100 for 30 s
 # LARDER_URL, LARDER_TOKEN; REQUESTS and SECONDS_MAX (of each step) make it shorter.
+# hey takes header fields as arguments only, which everybody on the machine can read: use a token for this run alone,
+# `larder token add load --scope write --namespace load --expires 1h`.
 set -eu
 url="${LARDER_URL:-http://127.0.0.1:8080}"
 requests="${REQUESTS:-10000}"

@@ -1,6 +1,6 @@
 // k6 (k6.io): every scenario of this folder, one at a time.
 //   k6 run -e SCENARIO=steady examples/load/k6.js
-// steady health users growing arrivals stress spike soak; LARDER_URL, LARDER_TOKEN in the environment or with -e.
+// steady health users growing arrivals stress spike soak; LARDER_URL, LARDER_TOKEN in the environment.
 
 import http from "k6/http";
 import { check, sleep } from "k6";
