@@ -3,6 +3,7 @@
 mod support;
 
 use std::io::Write;
+use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt, symlink};
 use std::process::{Command, Output, Stdio};
 
 use support::Server;
@@ -210,13 +211,24 @@ fn lists_show_every_name_once_whatever_the_pages() {
     let item: serde_json::Value =
         serde_json::from_str(&lines(&["ls", "big/other", "--json", "--values"])[0]).expect("JSON");
     assert_eq!((&item["key"], &item["value_base64"]), (&"a\nb".into(), &"MTIzNDU=".into()));
-    assert_eq!(lines(&["ls", "none"]), Vec::<String>::new());
     assert_eq!(at(&server, &["ls", "big", "--values"]).code, 2);
+    // No key begins so: that is an answer. No collection or namespace is none.
+    assert_eq!(lines(&["ls", "big/keys/z"]), Vec::<String>::new());
+    assert_eq!(lines(&["ls", "none", "--limit", "0"]), Vec::<String>::new());
+    for place in ["none", "none/keys", "big/none", "big/none/k", "big/key"] {
+        for more in [&[][..], &["--json"], &["-l"]] {
+            let ran = at(&server, &[&["ls", place][..], more].concat());
+            assert_eq!((ran.code, ran.text()), (3, ""), "{place}: {}", ran.err);
+            assert!(ran.err.contains("NOT_FOUND: there is no "), "{place}: {}", ran.err);
+        }
+    }
 
     let removed = at(&server, &["del", "big/keys", "--prefix", "k001", "--json"]).ok().json();
     assert_eq!(removed["deleted"], 100);
     at(&server, &["del", "big/keys", "--all"]).ok();
     assert_eq!(lines(&["ls", "big"]), ["other"]);
+    assert_eq!(at(&server, &["ls", "big/keys"]).code, 3, "it went with its last value");
+    assert_eq!(at(&Server::builder().start(), &["ls"]).ok().text(), "", "a store without anything");
 }
 
 #[test]
@@ -336,4 +348,167 @@ fn a_backup_since_a_version_from_before_a_restore_holds_everything_and_says_so()
     third.get("/api/v1/kv/n/c/8").expect(200);
     let everything = at(&new, &["export", "--since", "20"]).ok();
     assert!(everything.err.contains("this holds everything"), "{}", everything.err);
+}
+
+/// Runs a client command whose stdout is a device that takes nothing.
+fn into_full(server: &Server, words: &[&str]) -> (Option<i32>, String) {
+    let full = std::fs::OpenOptions::new().write(true).open("/dev/full").expect("a full device");
+    let mut command = Command::new(env!("CARGO_BIN_EXE_larder"));
+    command.args(words).env_clear().env("LARDER_URL", server.url()).stdin(Stdio::null());
+    let child = command.stdout(full).stderr(Stdio::piped()).spawn().expect("larder can be run");
+    let Output { status, stderr, .. } = child.wait_with_output().expect("larder ends");
+    (status.code(), String::from_utf8_lossy(&stderr).into_owned())
+}
+
+#[test]
+fn no_client_command_loses_output_in_silence() {
+    let server = Server::builder().start();
+    at(&server, &["put", "a/b/c", "1"]).ok();
+    let export = at(&server, &["export"]).ok();
+    let folder = tempfile::tempdir().expect("a folder for the test");
+    let path = |name: &str| folder.path().join(name).to_str().expect("text").to_owned();
+    let (lines, backup, other) = (path("lines"), path("backup"), path("other"));
+    std::fs::write(&lines, &export.out).expect("a file for the test");
+    at(&server, &["backup", &backup]).ok();
+    for words in [
+        &["get", "a/b/c"][..],
+        &["get", "a/b/c", "--json"],
+        &["get", "a/b/c", "-o", "/dev/full"],
+        &["get", "a/b/c", "-o", "/dev/stdout"],
+        &["put", "a/b/d", "1", "--json"],
+        &["put", "a/b/n", "1", "--json"],
+        &["incr", "a/b/n"],
+        &["incr", "a/b/n", "--json"],
+        &["del", "a/b/d", "--json"],
+        &["del", "a/none", "--all", "--json"],
+        &["ls"],
+        &["ls", "a/b", "-l"],
+        &["ls", "a/b", "--json", "--values"],
+        &["export"],
+        &["export", "-o", "/dev/full"],
+        &["export", "-o", &other, "--json"],
+        &["import", &lines, "--json"],
+        &["backup", "-"],
+        &["backup", "/dev/full"],
+        &["backup", &backup, "--force", "--json"],
+        &["restore", "--check", &backup, "--json"],
+        &["restore", "--merge", &backup, "--json"],
+        &["bench", "-n", "1", "--keys", "1", "--json"],
+        &["bench", "-n", "1", "--keys", "1"],
+        &["bench", "-n", "1", "--keys", "1", "--hdr", "/dev/full"],
+    ] {
+        let (code, err) = into_full(&server, words);
+        assert_eq!(code, Some(1), "{words:?}: {err}");
+        assert!(err.contains("cannot write: No space left"), "{words:?}: {err}");
+    }
+    assert!(std::fs::metadata("/dev/full").expect("the device").file_type().is_char_device());
+}
+
+#[test]
+fn devices_pipes_and_links_are_written_to_and_stay_what_they_are() {
+    let server = Server::builder().start();
+    at(&server, &["put", "a/b/c", "the value"]).ok();
+    let folder = tempfile::tempdir().expect("a folder for the test");
+    let at_path = |name: &str| folder.path().join(name);
+    let words = |command: &str, name: &str| -> Vec<String> {
+        let target = at_path(name).to_str().expect("text").to_owned();
+        match command {
+            "get" => vec!["get".into(), "a/b/c".into(), "-o".into(), target],
+            "export" => vec!["export".into(), "-o".into(), target],
+            _ => vec!["backup".into(), "--force".into(), target],
+        }
+    };
+    std::fs::write(at_path("file"), "old").expect("a file for the test");
+    std::fs::set_permissions(at_path("file"), std::fs::Permissions::from_mode(0o666)).expect("its mode");
+    symlink("file", at_path("link")).expect("a link");
+    symlink("/dev/null", at_path("null")).expect("a link");
+    let made = Command::new("mkfifo").arg(at_path("fifo")).status().expect("mkfifo");
+    assert!(made.success());
+    for command in ["get", "export", "backup"] {
+        let run = |name: &str| {
+            let words = words(command, name);
+            at(&server, &words.iter().map(String::as_str).collect::<Vec<_>>()).ok()
+        };
+        for name in ["link", "null", "file"] {
+            run(name);
+        }
+        let meta = std::fs::metadata(at_path("file")).expect("the file");
+        assert_eq!(meta.mode() & 0o777, 0o600, "{command}: whatever it was before");
+        let written = std::fs::read(at_path("file")).expect("the file");
+        let fifo = at_path("fifo");
+        let reader = std::thread::spawn(move || std::fs::read(fifo).expect("a pipe"));
+        run("fifo");
+        let piped = reader.join().expect("the reader");
+        // A backup says when it was made.
+        assert!(piped == written || command == "backup" && piped.len() == written.len(), "{command}");
+        assert!(std::fs::symlink_metadata(at_path("fifo")).expect("the pipe").file_type().is_fifo());
+        for name in ["link", "null"] {
+            assert!(std::fs::symlink_metadata(at_path(name)).expect("the link").is_symlink(), "{command} {name}");
+        }
+    }
+    assert_eq!(at(&server, &["get", "a/b/c", "-o", "/dev/stdout"]).ok().text(), "the value");
+    for name in ["", "none/x", ".", "new/"] {
+        let target = if name.is_empty() { String::new() } else { at_path(name).to_str().expect("text").to_owned() };
+        let ran = at(&server, &["get", "a/b/c", "-o", &target]);
+        assert!(ran.code == 1 && ran.err.contains("cannot write"), "{name}: {}", ran.err);
+    }
+    assert_eq!(std::fs::read_dir(folder.path()).expect("the folder").count(), 4);
+}
+
+#[test]
+fn a_token_file_is_read_as_editors_write_it_and_an_open_one_is_told_of() {
+    let server = Server::builder().start();
+    let folder = tempfile::tempdir().expect("a folder for the test");
+    let file = folder.path().join("token");
+    let name = file.to_str().expect("text");
+    at(&server, &["put", "a/b/c", "1"]).ok();
+    for (bytes, mode, code, part) in [
+        (&b"ldr_a_b\n"[..], 0o600, 0, ""),
+        (b"\xef\xbb\xbfldr_a_b\r\n", 0o600, 0, ""),
+        (b"\xff\xfel\0d\0r\0\n\0", 0o640, 0, ""),
+        (b"ldr_a_b", 0o644, 0, "has mode 0644, open to others"),
+        (b"ldr_a_b", 0o660, 0, "has mode 0660, open to others"),
+        (b"\xef\xbb\xbf\n", 0o600, 1, "holds no token: it is empty"),
+        (b"Bearer ldr_a_b", 0o600, 1, "more than one word"),
+    ] {
+        std::fs::write(&file, bytes).expect("a file for the test");
+        std::fs::set_permissions(&file, std::fs::Permissions::from_mode(mode)).expect("its mode");
+        for ran in [
+            at(&server, &["ls", "--token-file", name]),
+            run(&[("LARDER_URL", &server.url()), ("LARDER_TOKEN_FILE", name)], &["ls"], b""),
+        ] {
+            // No token is known here, and so whoever is on this machine is served: 401 would be a token that was sent.
+            let refused = ran.err.contains("UNAUTHORIZED");
+            assert!(ran.code == code || refused && code == 0, "{bytes:?} {mode:o}: {}", ran.err);
+            assert_eq!(ran.err.contains("note: the token file"), part.contains("open to"), "{mode:o}: {}", ran.err);
+            assert!(ran.err.contains(part), "{bytes:?}: {}", ran.err);
+        }
+    }
+}
+
+#[test]
+fn a_deep_value_costs_no_other_its_place_in_a_list() {
+    let server = Server::builder().start();
+    let deep = format!("{}1{}", "[".repeat(300), "]".repeat(300));
+    at(&server, &["put", "a/b/before", "{\"x\":1.50}"]).ok();
+    run(&[("LARDER_URL", &server.url())], &["put", "a/b/deep", "--type", "application/json"], deep.as_bytes()).ok();
+    at(&server, &["put", "a/b/later", "2"]).ok();
+    let listed = at(&server, &["ls", "a/b", "--json", "--values"]).ok();
+    let lines: Vec<serde_json::Value> =
+        listed.text().lines().map(|line| serde_json::from_str(line).expect("a line of JSON")).collect();
+    assert_eq!(
+        lines.iter().map(|line| line["key"].as_str()).collect::<Vec<_>>(),
+        [Some("before"), Some("deep"), Some("later")]
+    );
+    assert!(lines[1]["value_base64"].as_str().is_some_and(|text| text.starts_with("W1tb")), "{}", lines[1]);
+    assert_eq!(at(&server, &["get", "a/b/deep", "--json"]).ok().json(), lines[1]);
+    assert_eq!(at(&server, &["get", "a/b/deep"]).ok().text(), deep);
+    // As a whole it goes out and comes back.
+    let folder = tempfile::tempdir().expect("a folder for the test");
+    let path = folder.path().join("saved");
+    let path = path.to_str().expect("text");
+    at(&server, &["backup", path]).ok();
+    at(&server, &["restore", "--check", path]).ok();
+    at(&server, &["restore", "--merge", path]).ok();
+    assert_eq!(at(&server, &["get", "a/b/deep"]).ok().text(), deep);
 }

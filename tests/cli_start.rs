@@ -1,7 +1,7 @@
 //! The binary before it serves: help, usage errors, `larder check`, tokens, and the exit codes that scripts rely on.
 
 use std::path::Path;
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
 
 struct Ran {
     code: i32,
@@ -36,11 +36,68 @@ fn help_and_version_go_to_stdout_and_succeed() {
         (&["--version"], "fjall 3.1.13)"),
         (&["-V"], concat!("larder ", env!("CARGO_PKG_VERSION"), " (")),
         (&["version"], "fjall 3.1.13)"),
+        (&["help"], "Usage: larder [OPTIONS] COMMAND"),
+        (&["help", "serve"], "--listen ADDR"),
+        (&["help", "token", "add"], "--scope SCOPE"),
+        (&["token", "help", "rm"], "Usage: larder token rm"),
+        (&["help", "help"], "Usage: larder help"),
     ] {
         let ran = larder(words);
         assert_eq!((ran.code, ran.err.as_str()), (0, ""), "{words:?}");
         assert!(ran.out.contains(part), "{words:?}: {}", ran.out);
     }
+}
+
+#[test]
+fn output_that_does_not_arrive_is_a_failure() {
+    let folder = tempfile::tempdir().expect("a folder for the test");
+    for words in [
+        &["--help"][..],
+        &["help", "token", "add"],
+        &["--version"],
+        &["version"],
+        &["man"],
+        &["completions", "bash"],
+        &["completions", "zsh"],
+        &["completions", "fish"],
+        &["check"],
+        &["token", "add", "x", "--scope", "read"],
+        &["token", "add", "x", "--scope", "read", "--json"],
+        &["token", "ls"],
+        &["token", "ls", "--json"],
+    ] {
+        let (reader, writer) = std::io::pipe().expect("a pipe");
+        drop(reader);
+        let full = std::fs::OpenOptions::new().write(true).open("/dev/full").expect("a full device");
+        for (stdout, part) in [(Stdio::from(full), "No space left"), (Stdio::from(writer), "Broken pipe")] {
+            let mut command = Command::new(env!("CARGO_BIN_EXE_larder"));
+            command.args(words).current_dir(folder.path()).env_clear().env("LARDER_DATA_DIR", folder.path());
+            let output = command.stdout(stdout).stderr(Stdio::piped()).spawn().expect("larder can be run");
+            let output = output.wait_with_output().expect("larder ends");
+            let err = String::from_utf8_lossy(&output.stderr);
+            assert_eq!(output.status.code(), Some(1), "{words:?} {part}: {err}");
+            assert!(err.contains("cannot write: ") && err.contains(part), "{words:?}: {err}");
+        }
+    }
+    let environment = [("LARDER_DATA_DIR", folder.path().to_str().expect("text"))];
+    assert_eq!(
+        larder_in(folder.path(), &environment, &["token", "ls", "--json"]).out,
+        "[]\n",
+        "no token that nobody has"
+    );
+    // A closed stdout is the null device by the time larder runs.
+    for redirection in [">&-", ">/dev/null"] {
+        let line = format!("exec '{}' token add x --scope read {redirection}", env!("CARGO_BIN_EXE_larder"));
+        let mut command = Command::new("/bin/sh");
+        let output = command.args(["-c", &line]).current_dir(folder.path()).envs(environment).output();
+        let output = output.expect("a shell");
+        let err = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.code() == Some(1) && err.contains("no token was made"), "{redirection}: {err}");
+    }
+    let made = larder_in(folder.path(), &environment, &["token", "add", "x", "--scope", "read"]);
+    assert!(made.code == 0 && made.out.starts_with("ldr_"), "{}", made.err);
+    let removed = larder_in(folder.path(), &environment, &["token", "rm", "x", "--json"]);
+    assert!(!removed.out.contains("\"token\""), "{}", removed.out);
 }
 
 #[test]
@@ -54,6 +111,8 @@ fn usage_errors_end_with_2_and_say_what_was_meant() {
         (&["serve", "here"], "one operand too many"),
         (&["serve", "--data", ""], "--data is empty"),
         (&["check", "--workers", "1", "--workers", "2"], "stands twice"),
+        (&["help", "srve"], "did you mean `serve`?"),
+        (&["hepl"], "did you mean `help`?"),
         (&["token"], "Usage: larder token"),
         (&["token", "add"], "needs NAME"),
         (&["token", "add", "x"], "--scope read|write|admin"),

@@ -1,7 +1,6 @@
 //! `larder backup` and `restore`: the whole store in a file that proves itself.
 
-use std::fs::File;
-use std::io::{self, BufReader, Read};
+use std::io::{self, Read};
 use std::process::ExitCode;
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -10,17 +9,18 @@ use serde_json::{Value, json};
 use super::client::Client;
 use super::exit::{FAILED, Failure};
 use super::frames::{Damaged, End, FORMAT, Frame, FrameReader, FrameWriter, Header};
-use super::output::{Output, open_input};
+use super::output::{Output, open_input, wrote};
 use super::parse::Invocation;
 use super::path::with_query;
 use super::progress::Progress;
 use super::transfer::{Counted, ExportLine, ExportLines, report_import, send_import};
-use super::{complain, say};
+use super::{complain, proof, say_json};
 
 /// Saves the store.
 pub fn backup(invocation: &Invocation) -> Result<ExitCode, Failure> {
     let name = invocation.operand(0)?.unwrap_or("-");
     let client = Client::new(invocation)?;
+    let output = Output::open_or_replace(name, invocation.has("force"))?;
     let mut lines = ExportLines::request(&client, invocation, false)?;
     let header = Header {
         format: FORMAT,
@@ -29,8 +29,7 @@ pub fn backup(invocation: &Invocation) -> Result<ExitCode, Failure> {
         since: lines.since,
         namespace: invocation.text("namespace")?.map(str::to_owned),
     };
-    let wrote = |error: io::Error| Failure::plain(format!("cannot write the backup: {error}"));
-    let mut writer = FrameWriter::new(Output::open(name)?, &header).map_err(wrote)?;
+    let mut writer = FrameWriter::new(output, &header).map_err(wrote)?;
     let mut progress = Progress::new("backup");
     let last = loop {
         match lines.next_line()? {
@@ -45,11 +44,11 @@ pub fn backup(invocation: &Invocation) -> Result<ExitCode, Failure> {
     output.finish()?;
     drop(progress);
     last.complain_of_views();
+    last.complain_of_nothing(invocation)?;
     if name != "-" && invocation.has("json") {
-        say(&format!(
-            "{}\n",
-            json!({"items": end.items, "version": end.version, "views": last.views, "since": header.since, "bytes": bytes})
-        ));
+        say_json(
+            &json!({"items": end.items, "version": end.version, "views": last.views, "since": header.since, "bytes": bytes}),
+        )?;
     } else {
         complain(&format!(
             "saved {} values, {bytes} bytes; the next may begin here: --since {}",
@@ -64,7 +63,7 @@ pub fn restore(invocation: &Invocation) -> Result<ExitCode, Failure> {
     let name = invocation.operand(0)?.unwrap_or("-");
     if invocation.has("check") {
         let (header, end) = prove(name, open_input(name)?)?;
-        return Ok(report_proof(invocation, &header, &end));
+        return report_proof(invocation, &header, &end);
     }
     let merge = invocation.has("merge");
     let client = Client::new(invocation)?;
@@ -80,15 +79,11 @@ pub fn restore(invocation: &Invocation) -> Result<ExitCode, Failure> {
         refuse_full(&client)?;
     }
     let lines = match name {
-        "-" => RestoredLines::new(open_input("-")?, merge),
-        file => RestoredLines::new(Box::new(BufReader::new(open_file(file)?)), merge),
+        "-" => RestoredLines::new(FrameReader::proving_ahead(open_input("-")?), merge),
+        file => RestoredLines::new(FrameReader::new(open_input(file)?), merge),
     };
     let answer = send_import(&client, Counted::new(lines, "restore"), false)?;
     report_import(invocation, &answer)
-}
-
-fn open_file(name: &str) -> Result<File, Failure> {
-    File::open(name).map_err(|error| Failure::plain(format!("cannot read {name}: {error}")))
 }
 
 /// Reads a file from its first byte to its last.
@@ -100,9 +95,9 @@ fn prove(name: &str, input: impl Read) -> Result<(Header, End), Failure> {
     while let Some(frame) = reader.next_frame().map_err(damaged)? {
         match frame {
             Frame::Header(found) => header = Some(found),
-            Frame::Data(lines) => {
-                let items = check_lines(&lines).map_err(|what| Failure::plain(format!("{name}: {what}")))?;
-                progress.add(items, lines.len() as u64);
+            Frame::Data => {
+                let checked = proof::check_lines(&mut reader, |bytes| progress.add(0, bytes));
+                checked.map_err(|what| Failure::plain(format!("{name}: {what}")))?;
             }
             Frame::End(found) => end = Some(found),
         }
@@ -110,25 +105,11 @@ fn prove(name: &str, input: impl Read) -> Result<(Header, End), Failure> {
     header.zip(end).ok_or_else(|| Failure::plain(format!("{name}: the file is empty")))
 }
 
-/// The checksums say that the bytes are those that were saved; this says that they are values.
-fn check_lines(lines: &[u8]) -> Result<u64, String> {
-    let mut items = 0;
-    for line in lines.split(|&byte| byte == b'\n').filter(|line| !line.is_empty()) {
-        serde_json::from_slice::<serde::de::IgnoredAny>(line)
-            .map_err(|error| format!("a line that is no JSON: {error}"))?;
-        items += 1;
-    }
-    Ok(items)
-}
-
-fn report_proof(invocation: &Invocation, header: &Header, end: &End) -> ExitCode {
+fn report_proof(invocation: &Invocation, header: &Header, end: &End) -> Result<ExitCode, Failure> {
     if invocation.has("json") {
         let (items, version) = (end.items, end.version);
-        say(&format!(
-            "{}\n",
-            json!({"ok": true, "items": items, "version": version, "since": header.since,
-            "namespace": header.namespace, "created": header.created, "larder": header.larder})
-        ));
+        say_json(&json!({"ok": true, "items": items, "version": version, "since": header.since,
+            "namespace": header.namespace, "created": header.created, "larder": header.larder}))?;
     } else {
         let part = match header.since {
             0 => String::new(),
@@ -136,7 +117,7 @@ fn report_proof(invocation: &Invocation, header: &Header, end: &End) -> ExitCode
         };
         complain(&format!("the file is whole: {} values at version {}{part}", end.items, end.version));
     }
-    ExitCode::SUCCESS
+    Ok(ExitCode::SUCCESS)
 }
 
 /// A backup of a part, restored alone, would look like the whole.
@@ -153,20 +134,16 @@ fn refuse_part(header: &Header, merge: bool) -> Result<(), Failure> {
 fn refuse_full(client: &Client) -> Result<(), Failure> {
     let mut cursor: Option<String> = None;
     loop {
-        let mut answer = client.document(&with_query("/api/v1/kv", &[("cursor", cursor)]))?;
-        match answer["items"].as_array().map(Vec::is_empty) {
-            Some(true) => {}
-            Some(false) => {
-                return Err(Failure::plain(
-                    "the store is not empty; --merge restores over what is there (the backup's values win, all others stay)",
-                ));
-            }
-            None => return Err(Failure::plain("the server's list of namespaces is not understood")),
+        let page = client.page(&with_query("/api/v1/kv", &[("cursor", cursor)]))?;
+        if !page.items.is_empty() {
+            return Err(Failure::plain(
+                "the store is not empty; --merge restores over what is there (the backup's values win, all others stay)",
+            ));
         }
         // A page may be empty and not the last: what has expired lies there until it is swept.
-        match answer["next"].take() {
-            Value::String(next) => cursor = Some(next),
-            _ => return Ok(()),
+        cursor = page.next;
+        if cursor.is_none() {
+            return Ok(());
         }
     }
 }
@@ -175,29 +152,35 @@ fn refuse_full(client: &Client) -> Result<(), Failure> {
 struct RestoredLines {
     frames: FrameReader<Box<dyn Read>>,
     merge: bool,
-    ready: io::Cursor<Vec<u8>>,
+    /// Whether the lines of a frame are being read.
+    inside: bool,
     /// What is held back until nothing is found behind the end frame.
     end: Option<Vec<u8>>,
+    /// The same when it is its turn.
+    last: io::Cursor<Vec<u8>>,
+}
+
+fn wrong(what: String) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, what)
 }
 
 impl RestoredLines {
-    fn new(input: Box<dyn Read>, merge: bool) -> RestoredLines {
-        RestoredLines { frames: FrameReader::new(input), merge, ready: io::Cursor::default(), end: None }
+    fn new(frames: FrameReader<Box<dyn Read>>, merge: bool) -> RestoredLines {
+        RestoredLines { frames, merge, inside: false, last: io::Cursor::default(), end: None }
     }
 
     fn refill(&mut self) -> io::Result<bool> {
-        let wrong = |what: String| io::Error::new(io::ErrorKind::InvalidData, what);
         match self.frames.next_frame().map_err(|error| wrong(error.to_string()))? {
             Some(Frame::Header(header)) => {
                 refuse_part(&header, self.merge).map_err(|failure| wrong(failure.message))?;
             }
-            Some(Frame::Data(lines)) => self.ready = io::Cursor::new(lines),
+            Some(Frame::Data) => self.inside = true,
             Some(Frame::End(end)) => {
                 let line: Value = json!({"end": true, "items": end.items, "version": end.version});
                 self.end = Some(format!("{line}\n").into_bytes());
             }
             None => match self.end.take() {
-                Some(line) => self.ready = io::Cursor::new(line),
+                Some(line) => self.last = io::Cursor::new(line),
                 None => return Ok(false),
             },
         }
@@ -208,7 +191,11 @@ impl RestoredLines {
 impl Read for RestoredLines {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         loop {
-            let count = self.ready.read(buffer)?;
+            let count = match self.inside {
+                true => self.frames.read_lines(buffer).map_err(|error| wrong(error.to_string()))?,
+                false => self.last.read(buffer)?,
+            };
+            self.inside &= count > 0;
             if count > 0 || buffer.is_empty() || !self.refill()? {
                 return Ok(count);
             }
@@ -231,7 +218,8 @@ mod tests {
 
     fn restored(file: Vec<u8>, merge: bool) -> io::Result<String> {
         let mut text = String::new();
-        RestoredLines::new(Box::new(io::Cursor::new(file)), merge).read_to_string(&mut text)?;
+        let frames = FrameReader::new(Box::new(io::Cursor::new(file)) as Box<dyn Read>);
+        RestoredLines::new(frames, merge).read_to_string(&mut text)?;
         Ok(text)
     }
 

@@ -4,13 +4,18 @@
 
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use serde_json::Value;
 use ureq::http;
 
+use super::clean;
 use super::exit::{FAILED, Failure, NOT_FOUND, PRECONDITION, UNREACHABLE, USAGE};
+use super::output::wrote;
+use super::page::Page;
 use super::parse::{Invocation, usage};
+use super::secret::find_token;
 use super::unix::UnixConnector;
 
 const DEFAULT_URL: &str = "http://127.0.0.1:8080";
@@ -127,18 +132,26 @@ impl Client {
         let sent = match payload {
             Payload::None => self.agent.run(builder.body(()).map_err(wrong)?),
             Payload::Bytes(bytes) => self.agent.run(builder.body(bytes).map_err(wrong)?),
-            Payload::Stream(reader) => {
+            Payload::Stream(input) => {
+                let failed = Arc::new(OnceLock::new());
+                let input = Noting { input, failed: failed.clone() };
                 // NOTE: no `Expect: 100-continue`: tiny_http's 100 carries fields, which this client takes for an error.
-                self.agent.run(builder.body(ureq::SendBody::from_owned_reader(reader)).map_err(wrong)?)
+                let sent = self.agent.run(builder.body(ureq::SendBody::from_owned_reader(input)).map_err(wrong)?);
+                // What could not be read could not be sent: that is not the server's silence.
+                if let Some(reason) = failed.get() {
+                    return Err(Failure::plain(format!("cannot read what is to be sent: {reason}")));
+                }
+                sent
             }
         };
         let reply = Reply { response: sent.map_err(|error| self.unreachable(&error))? };
         if (200..300).contains(&reply.status()) { Ok(reply) } else { Err(reply.into_failure()) }
     }
 
-    /// GET of a JSON document.
-    pub fn document(&self, target: &str) -> Result<Value, Failure> {
-        self.send(http::Method::GET, target, &[("Accept", "application/json")], Payload::None)?.into_json()
+    /// GET of a page of a list.
+    pub fn page(&self, target: &str) -> Result<Page, Failure> {
+        let reply = self.send(http::Method::GET, target, &[("Accept", "application/json")], Payload::None)?;
+        Page::parse(&reply.into_bytes()?).map_err(Failure::plain)
     }
 
     /// Whether anything answers there, whatever it says.
@@ -148,7 +161,8 @@ impl Client {
     }
 
     fn unreachable(&self, error: &ureq::Error) -> Failure {
-        Failure::new(UNREACHABLE, format!("no answer from {}: {error}", self.address))
+        let error = error.to_string();
+        Failure::new(UNREACHABLE, format!("no answer from {}: {}", self.address, clean::line(&error)))
     }
 }
 
@@ -175,9 +189,13 @@ impl Reply {
 
     /// The body as JSON.
     pub fn into_json(self) -> Result<Value, Failure> {
-        let body = self.response.into_body().into_with_config().limit(DOCUMENT_BYTES_MAX).read_to_vec();
-        let body = body.map_err(|error| Failure::new(UNREACHABLE, format!("the answer was cut: {error}")))?;
+        let body = self.into_bytes()?;
         serde_json::from_slice(&body).map_err(|error| Failure::plain(format!("the answer is no JSON: {error}")))
+    }
+
+    fn into_bytes(self) -> Result<Vec<u8>, Failure> {
+        let body = self.response.into_body().into_with_config().limit(DOCUMENT_BYTES_MAX).read_to_vec();
+        body.map_err(|error| Failure::new(UNREACHABLE, format!("the answer was cut: {error}")))
     }
 
     fn into_failure(self) -> Failure {
@@ -194,10 +212,26 @@ impl Reply {
         Failure::new(
             code,
             match (part("code"), part("message")) {
-                (Some(code), Some(message)) => format!("{code}: {message}"),
+                (Some(code), Some(message)) => clean::line(&format!("{code}: {message}")).into_owned(),
                 _ => format!("the server answered {status}, and it does not seem to be larder"),
             },
         )
+    }
+}
+
+/// A reader that keeps why it failed.
+struct Noting {
+    input: Box<dyn Read>,
+    failed: Arc<OnceLock<String>>,
+}
+
+impl Read for Noting {
+    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+        self.input.read(buffer).inspect_err(|error| {
+            if error.kind() != std::io::ErrorKind::Interrupted {
+                let _ = self.failed.set(error.to_string());
+            }
+        })
     }
 }
 
@@ -221,28 +255,6 @@ fn check_url(url: &str) -> Result<Address, String> {
     Ok(Address::Http(url.trim_end_matches('/').to_owned()))
 }
 
-fn find_token(invocation: &Invocation) -> Result<Option<String>, Failure> {
-    let variable = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty());
-    if invocation.text("token-file")?.is_none()
-        && let Some(token) = variable("LARDER_TOKEN")
-    {
-        return checked_token(token.to_string_lossy().trim(), "LARDER_TOKEN").map(Some);
-    }
-    let file = invocation.text("token-file")?.map(Into::into).or_else(|| variable("LARDER_TOKEN_FILE"));
-    let Some(file) = file else { return Ok(None) };
-    let shown = std::path::Path::new(&file).display();
-    let text = std::fs::read_to_string(&file)
-        .map_err(|error| Failure::plain(format!("cannot read the token file {shown}: {error}")))?;
-    checked_token(text.trim(), &shown.to_string()).map(Some)
-}
-
-fn checked_token(token: &str, source: &str) -> Result<String, Failure> {
-    if token.is_empty() || !token.bytes().all(|byte| byte.is_ascii_graphic()) {
-        return Err(Failure::plain(format!("{source} holds no token")));
-    }
-    Ok(token.to_owned())
-}
-
 /// Copies a body to where it goes; an error says which side it was.
 pub fn copy(from: &mut impl Read, to: &mut impl Write, mut each: impl FnMut(usize)) -> Result<(), Failure> {
     let mut buffer = vec![0; 64 * 1024];
@@ -253,7 +265,7 @@ pub fn copy(from: &mut impl Read, to: &mut impl Write, mut each: impl FnMut(usiz
             Err(error) if error.kind() == std::io::ErrorKind::Interrupted => continue,
             Err(error) => return Err(Failure::new(UNREACHABLE, format!("the answer was cut: {error}"))),
         };
-        to.write_all(&buffer[..count]).map_err(|error| Failure::plain(format!("cannot write: {error}")))?;
+        to.write_all(&buffer[..count]).map_err(wrote)?;
         each(count);
     }
 }
@@ -282,12 +294,5 @@ mod tests {
             assert_eq!(check_url(url).unwrap(), Address::Unix(path.into()));
         }
         assert!(check_url("unix:").is_err() && check_url("unix://").is_err());
-    }
-
-    #[test]
-    fn a_token_is_one_word() {
-        assert!(checked_token("ldr_a_b", "x").is_ok());
-        assert!(checked_token("", "x").is_err());
-        assert!(checked_token("a\r\nHost: b", "x").is_err());
     }
 }

@@ -111,6 +111,7 @@ const URL: Opt = Opt {
 };
 const TOKEN_FILE: Opt =
     opt("token-file", "FILE", "Read the token from this file (default: $LARDER_TOKEN, $LARDER_TOKEN_FILE)");
+const FORCE: Opt = switch("force", "Replace a file that is there");
 const TTL: Opt = opt("ttl", "DURATION", "The value expires after so long, such as 30s or 7d");
 const DURABILITY: Opt = Opt {
     choices: &["sync", "relaxed"],
@@ -118,7 +119,10 @@ const DURABILITY: Opt = Opt {
 };
 const IF_VERSION: Opt =
     opt("if-version", "N", "Only if the value is at this version; 0: only if there is none. Else exit 4");
-const OUTPUT: Opt = Opt { short: Some('o'), ..opt("output", "FILE", "Write to this file; - is stdout") };
+const OUTPUT: Opt = Opt {
+    short: Some('o'),
+    ..opt("output", "FILE", "Write to this file, which is replaced when all is there; - is stdout")
+};
 const NAMESPACE: Opt = opt("namespace", "NS", "Only this namespace");
 const COLLECTION: Opt = opt("collection", "COL", "Only this collection of the namespace");
 const SINCE: Opt = opt("since", "VERSION", "Only what was written after this version");
@@ -137,8 +141,8 @@ const GET: Command = takes(
         "get",
         "Read a value",
         "Writes the bytes as they are stored. With --json: what `larder ls --json --values` writes of it, that is key, \
-         version, size, content_type, modified and expires (RFC 3339, or null), and either value, if it is JSON, or \
-         value_base64.",
+         version, size, content_type, modified and expires (RFC 3339, or null), and either value, if it is JSON no deeper \
+         than 64 levels, or value_base64.",
         &[OUTPUT, JSON, URL, TOKEN_FILE],
     ),
 );
@@ -192,9 +196,10 @@ const LS: Command = takes(
     leaf(
         "ls",
         "List namespaces, collections or keys",
-        "One name a line; keys that hold a line break are written as JSON strings. With --json one object a line: key, \
+        "One name a line. With --json one object a line: key, \
          version, size (bytes), content_type, modified and expires (RFC 3339, or null), with --values also value, if it \
-         is JSON, or value_base64.",
+         is JSON no deeper than 64 levels, or value_base64. Names that hold other characters than text are written as JSON \
+         strings. Exit 3 if there is no such namespace or collection, which is there as long as it holds a value.",
         &[
             Opt { short: Some('l'), ..switch("long", "Also show version, size, time of change and type") },
             Opt { short: Some('n'), ..opt("limit", "N", "At most so many") },
@@ -246,12 +251,13 @@ const BACKUP: Command = takes(
     leaf(
         "backup",
         "Save the whole store to a file with checksums",
-        "The file appears under its name only when it is complete and on the disk. With --since it holds what was \
+        "The file appears under its name only when it is complete and on the disk, with mode 0600; a link is followed, a \
+         device or a pipe written to. A file that is there is kept without --force, unless it is empty. With --since it holds what was \
          written after that version (the last backup names it), and everything if the store was restored or imported \
          into meanwhile. Removals are not in it: a chain of such files brings back what was removed between two of them, \
          or during one that took so long under writes that its values are of several moments, as a note then says. If \
          the server cuts it, its reason is told and the exit code is 1; 5 if the connection broke.",
-        &[SINCE, NAMESPACE, JSON, URL, TOKEN_FILE],
+        &[SINCE, NAMESPACE, FORCE, JSON, URL, TOKEN_FILE],
     ),
 );
 
@@ -376,6 +382,7 @@ pub static LARDER: Command = Command {
         RESTORE,
         BENCH,
         COMPLETIONS,
+        takes("[COMMAND]", 0, usize::MAX, leaf("help", "Print the help of a command", "", &[])),
         leaf("man", "Print the manual page", "For example: larder man > larder.1", &[]),
         leaf("version", "Print the version", "", &[]),
     ],

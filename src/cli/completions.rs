@@ -11,9 +11,9 @@ use crate::config::suggest;
 /// Prints the completions of one shell.
 pub fn print(invocation: &Invocation) -> Result<ExitCode, Failure> {
     match invocation.operand(0)?.unwrap_or_default() {
-        "bash" => Ok(print_text(&bash())),
-        "zsh" => Ok(print_text(&zsh())),
-        "fish" => Ok(print_text(&fish())),
+        "bash" => print_text(&bash()),
+        "zsh" => print_text(&zsh()),
+        "fish" => print_text(&fish()),
         other => {
             let hint = suggest::hint(other, ["bash", "zsh", "fish"]);
             Err(usage(invocation, format!("there are completions for bash, zsh and fish, not for `{other}`{hint}")))

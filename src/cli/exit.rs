@@ -6,7 +6,7 @@ pub const OK: u8 = 0;
 pub const FAILED: u8 = 1;
 /// The command line makes no sense.
 pub const USAGE: u8 = 2;
-/// There is no such value.
+/// There is no such value, namespace or collection.
 pub const NOT_FOUND: u8 = 3;
 /// The value is not, or no longer, at the version that was asked for.
 pub const PRECONDITION: u8 = 4;

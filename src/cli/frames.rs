@@ -9,13 +9,14 @@
 //! whole and deflated to `length` bytes from `plain`, `E` JSON (how many values, at which version). A file without its
 //! end was cut. Each data frame stands for itself: what follows a damaged one can still be read.
 //!
-//! Not here: HTTP. Invariant: memory is bounded by one frame; no length is believed before its bytes have arrived.
+//! Not here: HTTP. Invariant: memory does not follow what a file says or unpacks to: lines are unpacked in pieces, and no
+//! length is believed before its bytes have arrived.
 
 use std::fmt;
 use std::io::{self, Read, Write};
 
-use flate2::Compression;
-use flate2::read::{DeflateDecoder, DeflateEncoder};
+use flate2::read::DeflateEncoder;
+use flate2::{Compression, Decompress, FlushDecompress, Status};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use crate::http::json;
@@ -27,6 +28,11 @@ pub const FORMAT: u32 = 1;
 const FRAME_BYTES: usize = 256 * 1024;
 /// One line holds at most one value, in base64 and with its names: a frame cannot be larger.
 const FRAME_BYTES_MAX: u64 = 192 * 1024 * 1024;
+/// A header and an end are a line each.
+const DOCUMENT_BYTES_MAX: u64 = 64 * 1024;
+const PIECE_BYTES: u64 = 64 * 1024;
+const CUT: &str = "the file ends inside a frame: it was cut";
+const NO_LINES: &str = "the data does not unpack to whole lines";
 
 /// What was saved.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -57,8 +63,8 @@ pub struct End {
 pub enum Frame {
     /// The first.
     Header(Header),
-    /// Lines, each with its line break.
-    Data(Vec<u8>),
+    /// Lines, which are read by [`FrameReader::read_lines`].
+    Data,
     /// The last.
     End(End),
 }
@@ -152,22 +158,62 @@ impl<W: Write> FrameWriter<W> {
 /// Reads a backup and believes nothing.
 pub struct FrameReader<R> {
     input: R,
+    /// Whether a frame is proven before any of its lines are given out.
+    ahead: bool,
     number: u32,
     offset: u64,
     items: u64,
     ended: bool,
+    open: Option<Open>,
+}
+
+/// A frame whose payload is being read.
+struct Open {
+    /// Bytes of the payload.
+    length: u64,
+    /// Those that are still in the file.
+    left: u64,
+    crc: crc32fast::Hasher,
+    /// Whether the checksum was seen to be right.
+    proven: bool,
+    inflate: Decompress,
+    unpacked: bool,
+    /// Lines that are still to come, in bytes.
+    plain_left: u64,
+    last: u8,
+    /// What was read of the payload; it begins at `used`.
+    piece: Vec<u8>,
+    used: usize,
 }
 
 impl<R: Read> FrameReader<R> {
-    /// Reads from the first byte of a file.
+    /// Reads from the first byte of a file, and gives out lines before their frame is proven: it ends with an error then.
     pub fn new(input: R) -> FrameReader<R> {
-        FrameReader { input, number: 0, offset: 0, items: 0, ended: false }
+        FrameReader { input, ahead: false, number: 0, offset: 0, items: 0, ended: false, open: None }
     }
 
-    /// The next frame; `None` after the end.
+    /// The same, proving each frame before its lines: a frame of the file is held in memory.
+    pub fn proving_ahead(input: R) -> FrameReader<R> {
+        FrameReader { ahead: true, ..FrameReader::new(input) }
+    }
+
+    /// The next frame; `None` after the end. What was not read of the last one's lines is read first.
     pub fn next_frame(&mut self) -> Result<Option<Frame>, Damaged> {
+        while self.open.is_some() {
+            self.read_lines(&mut [0; 4096])?;
+        }
         let result = self.read_frame();
-        result.map_err(|what| Damaged { frame: self.number, offset: self.offset, what })
+        result.map_err(|what| self.damaged(what))
+    }
+
+    /// The next bytes of the lines of a data frame; none after its last, when it is proven.
+    pub fn read_lines(&mut self, into: &mut [u8]) -> Result<usize, Damaged> {
+        let result = self.unpack(into);
+        result.map_err(|what| self.damaged(what))
+    }
+
+    fn damaged(&self, what: String) -> Damaged {
+        Damaged { frame: self.number, offset: self.offset, what }
     }
 
     fn read_frame(&mut self) -> Result<Option<Frame>, String> {
@@ -184,32 +230,48 @@ impl<R: Read> FrameReader<R> {
             return Err("this is no backup of larder".to_owned());
         }
         if head.len() < 17 {
-            return Err("the file ends inside a frame: it was cut".to_owned());
+            return Err(CUT.to_owned());
         }
         let word = |at: usize| u32::from_le_bytes([head[at], head[at + 1], head[at + 2], head[at + 3]]);
         let (kind, number, plain, length) = (head[4], word(5), u64::from(word(9)), u64::from(word(13)));
         if !head.starts_with(MAGIC) || plain.max(length) > FRAME_BYTES_MAX {
             return Err("damaged: no frame begins here".to_owned());
         }
-        let mut payload = Vec::new();
-        self.read_up_to(length + 4, &mut payload)?;
-        if (payload.len() as u64) < length + 4 {
-            return Err("the file ends inside a frame: it was cut".to_owned());
+        let mut open = Open::new(length, plain);
+        open.crc.update(&head[4..]);
+        let wrong = match (kind, self.number) {
+            _ if number != self.number => Some(format!("a frame is missing: this one says it is number {number}")),
+            (b'H', 1..) | (b'D' | b'E', 0) => Some("the header is not at the beginning".to_owned()),
+            (b'H' | b'E', _) if length > DOCUMENT_BYTES_MAX => {
+                Some("a frame is not what it should be: too long".to_owned())
+            }
+            (b'H' | b'D' | b'E', _) => None,
+            (kind, _) => Some(format!("frames of kind {kind} are not known to this larder")),
+        };
+        if let Some(what) = wrong {
+            return Err(self.blame(open, what));
         }
-        let sum = payload.split_off(length as usize);
-        let mut crc = crc32fast::Hasher::new();
-        crc.update(&head[4..]);
-        crc.update(&payload);
-        if crc.finalize().to_le_bytes().as_slice() != sum {
-            return Err("damaged: the checksum differs".to_owned());
+        if kind != b'D' || self.ahead {
+            self.read_up_to(length, &mut open.piece)?;
+            open.crc.update(&open.piece);
+            open.left -= open.piece.len() as u64;
+            self.check_sum(&mut open)?;
         }
-        if number != self.number {
-            return Err(format!("a frame is missing: this one says it is number {number}"));
-        }
-        let frame = self.decode(kind, &payload, plain)?;
-        self.number += 1;
-        self.offset += 17 + length + 4;
+        let frame = match kind {
+            b'D' => {
+                self.open = Some(open);
+                return Ok(Some(Frame::Data));
+            }
+            b'H' => header(&open.piece)?,
+            _ => self.end(&open.piece)?,
+        };
+        self.close(&open);
         Ok(Some(frame))
+    }
+
+    fn close(&mut self, open: &Open) {
+        self.number += 1;
+        self.offset += 17 + open.length + 4;
     }
 
     /// Reads as many bytes as there are, up to `count`.
@@ -218,37 +280,112 @@ impl<R: Read> FrameReader<R> {
         Ok(())
     }
 
-    fn decode(&mut self, kind: u8, payload: &[u8], plain: u64) -> Result<Frame, String> {
-        match (kind, self.number) {
-            (b'H', 0) => {
-                let header: Header = document(payload)?;
-                if header.format != FORMAT {
-                    return Err(format!("format {} is not known to this larder; use a newer one", header.format));
-                }
-                Ok(Frame::Header(header))
+    /// What is wrong, if it is not that the bytes themselves are damaged.
+    fn blame(&mut self, mut open: Open, what: String) -> String {
+        while open.left > 0 {
+            if let Err(cut) = self.read_piece(&mut open) {
+                return cut;
             }
-            (b'H', _) | (_, 0) => Err("the header is not at the beginning".to_owned()),
-            (b'D', _) => {
-                let mut lines = Vec::new();
-                let inflated = DeflateDecoder::new(payload).take(plain + 1).read_to_end(&mut lines);
-                inflated.map_err(|error| format!("the data cannot be unpacked: {error}"))?;
-                if lines.len() as u64 != plain || lines.last() != Some(&b'\n') {
-                    return Err("the data does not unpack to whole lines".to_owned());
-                }
-                self.items += lines.iter().filter(|&&byte| byte == b'\n').count() as u64;
-                Ok(Frame::Data(lines))
+        }
+        self.check_sum(&mut open).err().unwrap_or(what)
+    }
+
+    fn read_piece(&mut self, open: &mut Open) -> Result<(), String> {
+        open.piece.clear();
+        open.used = 0;
+        self.read_up_to(open.left.min(PIECE_BYTES), &mut open.piece)?;
+        open.crc.update(&open.piece);
+        open.left -= open.piece.len() as u64;
+        if open.piece.is_empty() { Err(CUT.to_owned()) } else { Ok(()) }
+    }
+
+    /// Reads the checksum behind a payload that was read, and compares.
+    fn check_sum(&mut self, open: &mut Open) -> Result<(), String> {
+        if open.proven {
+            return Ok(());
+        }
+        let mut sum = Vec::new();
+        self.read_up_to(4, &mut sum)?;
+        if open.left > 0 || sum.len() < 4 {
+            return Err(CUT.to_owned());
+        }
+        open.proven = open.crc.clone().finalize().to_le_bytes().as_slice() == sum;
+        if open.proven { Ok(()) } else { Err("damaged: the checksum differs".to_owned()) }
+    }
+
+    fn unpack(&mut self, into: &mut [u8]) -> Result<usize, String> {
+        let Some(mut open) = self.open.take() else { return Ok(0) };
+        while !open.unpacked {
+            if open.used == open.piece.len() && open.left > 0 {
+                self.read_piece(&mut open)?;
             }
-            (b'E', _) => {
-                let end: End = document(payload)?;
-                if end.items != self.items {
-                    return Err(format!("the end speaks of {} values, and there are {}", end.items, self.items));
-                }
-                self.ended = true;
-                Ok(Frame::End(end))
+            let count = match open.inflate_piece(into) {
+                Ok(count) => count,
+                Err(what) => return Err(self.blame(open, what)),
+            };
+            if count > 0 {
+                self.items += memchr::memchr_iter(b'\n', &into[..count]).count() as u64;
+                self.open = Some(open);
+                return Ok(count);
             }
-            (kind, _) => Err(format!("frames of kind {kind} are not known to this larder")),
+        }
+        if open.used < open.piece.len() || open.left > 0 || open.plain_left > 0 || open.last != b'\n' {
+            return Err(self.blame(open, NO_LINES.to_owned()));
+        }
+        self.check_sum(&mut open)?;
+        self.close(&open);
+        Ok(0)
+    }
+
+    fn end(&mut self, payload: &[u8]) -> Result<Frame, String> {
+        let end: End = document(payload)?;
+        if end.items != self.items {
+            return Err(format!("the end speaks of {} values, and there are {}", end.items, self.items));
+        }
+        self.ended = true;
+        Ok(Frame::End(end))
+    }
+}
+
+impl Open {
+    fn new(length: u64, plain: u64) -> Open {
+        Open {
+            length,
+            left: length,
+            crc: crc32fast::Hasher::new(),
+            proven: false,
+            inflate: Decompress::new(false),
+            unpacked: false,
+            plain_left: plain,
+            last: 0,
+            piece: Vec::new(),
+            used: 0,
         }
     }
+
+    /// Unpacks what there is, as far as there is room.
+    fn inflate_piece(&mut self, into: &mut [u8]) -> Result<usize, String> {
+        let before = (self.inflate.total_in(), self.inflate.total_out());
+        let input = &self.piece[self.used..];
+        let status = self.inflate.decompress(input, into, FlushDecompress::None);
+        let status = status.map_err(|error| format!("the data cannot be unpacked: {error}"))?;
+        let taken = (self.inflate.total_in() - before.0) as usize;
+        let count = (self.inflate.total_out() - before.1) as usize;
+        self.used += taken;
+        self.unpacked = status == Status::StreamEnd;
+        self.plain_left = self.plain_left.checked_sub(count as u64).ok_or_else(|| NO_LINES.to_owned())?;
+        self.last = into[..count].last().copied().unwrap_or(self.last);
+        let stuck = taken == 0 && count == 0 && !self.unpacked && !into.is_empty();
+        if stuck { Err("the data cannot be unpacked: it stops".to_owned()) } else { Ok(count) }
+    }
+}
+
+fn header(payload: &[u8]) -> Result<Frame, String> {
+    let header: Header = document(payload)?;
+    if header.format != FORMAT {
+        return Err(format!("format {} is not known to this larder; use a newer one", header.format));
+    }
+    Ok(Frame::Header(header))
 }
 
 fn document<T: DeserializeOwned>(payload: &[u8]) -> Result<T, String> {
@@ -256,113 +393,5 @@ fn document<T: DeserializeOwned>(payload: &[u8]) -> Result<T, String> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn header() -> Header {
-        Header { format: FORMAT, larder: "0.1.0".into(), created: 7, since: 0, namespace: None }
-    }
-
-    fn backup(lines: &[Vec<u8>]) -> Vec<u8> {
-        let mut writer = FrameWriter::new(Vec::new(), &header()).unwrap();
-        for line in lines {
-            writer.line(line).unwrap();
-        }
-        writer.finish(42).unwrap().0
-    }
-
-    fn read(file: &[u8]) -> Result<(Vec<u8>, End), Damaged> {
-        let mut reader = FrameReader::new(file);
-        assert!(matches!(reader.next_frame()?, Some(Frame::Header(found)) if found == header()));
-        let mut lines = Vec::new();
-        let mut last = None;
-        while let Some(frame) = reader.next_frame()? {
-            match frame {
-                Frame::Header(_) => unreachable!("a second header is refused"),
-                Frame::Data(data) => lines.extend_from_slice(&data),
-                Frame::End(end) => last = Some(end),
-            }
-        }
-        Ok((lines, last.expect("the reader insists on an end")))
-    }
-
-    fn many_lines() -> Vec<Vec<u8>> {
-        (0..3000u32)
-            .map(|n| format!("{{\"key\":\"{n}\",\"value\":\"{}\"}}", "x".repeat(n as usize % 900)).into_bytes())
-            .collect()
-    }
-
-    #[test]
-    fn what_is_written_reads_back() {
-        for lines in [Vec::new(), vec![b"{}".to_vec()], many_lines()] {
-            let (read, end) = read(&backup(&lines)).unwrap();
-            let expected: Vec<u8> = lines.iter().flat_map(|line| [line.as_slice(), b"\n"].concat()).collect();
-            assert!(read == expected);
-            assert_eq!(end, End { items: lines.len() as u64, version: 42 });
-        }
-    }
-
-    #[test]
-    fn no_flipped_bit_goes_unnoticed() {
-        let file = backup(&[b"{\"a\":1}".to_vec(), b"{\"b\":2}".to_vec()]);
-        for at in 0..file.len() {
-            for bit in 0..8 {
-                let mut damaged = file.clone();
-                damaged[at] ^= 1 << bit;
-                assert!(read(&damaged).is_err(), "byte {at}, bit {bit}");
-            }
-        }
-    }
-
-    #[test]
-    fn no_cut_goes_unnoticed() {
-        let file = backup(&many_lines());
-        let step = file.len() / 60 + 1;
-        for length in (0..file.len()).step_by(step).chain([file.len() - 1]) {
-            let mut reader = FrameReader::new(&file[..length]);
-            let error = loop {
-                match reader.next_frame() {
-                    Ok(Some(_)) => {}
-                    Ok(None) => panic!("{length} of {} bytes pass for a whole file", file.len()),
-                    Err(error) => break error,
-                }
-            };
-            assert!(error.to_string().contains("cut") || length < 4, "{length}: {error}");
-        }
-    }
-
-    #[test]
-    fn frames_that_are_missing_twice_or_appended_are_noticed() {
-        let file = backup(&many_lines());
-        let mut starts: Vec<usize> = (0..file.len() - 4).filter(|&at| &file[at..at + 4] == MAGIC).collect();
-        starts.push(file.len());
-        assert!(starts.len() > 5, "several data frames");
-        let frame = |n: usize| &file[starts[n]..starts[n + 1]];
-        let all: Vec<usize> = (0..starts.len() - 1).collect();
-        let mut without = all.clone();
-        without.remove(2);
-        let mut twice = all.clone();
-        twice.insert(2, 2);
-        let mut swapped = all.clone();
-        swapped.swap(1, 2);
-        let mut appended = all.clone();
-        appended.push(1);
-        assert!(read(&all.iter().flat_map(|&n| frame(n).to_vec()).collect::<Vec<u8>>()).is_ok());
-        for order in [without, twice, swapped, appended] {
-            let rebuilt: Vec<u8> = order.iter().flat_map(|&n| frame(n).to_vec()).collect();
-            assert!(read(&rebuilt).is_err(), "{order:?}");
-        }
-    }
-
-    #[test]
-    fn a_length_that_lies_costs_no_memory() {
-        let mut file = backup(&[]);
-        file[13..17].copy_from_slice(&(FRAME_BYTES_MAX as u32).to_le_bytes());
-        assert!(FrameReader::new(file.as_slice()).next_frame().unwrap_err().what.contains("cut"));
-        file[13..17].copy_from_slice(&u32::MAX.to_le_bytes());
-        assert!(FrameReader::new(file.as_slice()).next_frame().unwrap_err().what.contains("no frame"));
-        assert!(
-            FrameReader::new(&b"PK\x03\x04 something else"[..]).next_frame().unwrap_err().what.contains("no backup")
-        );
-    }
-}
+#[path = "frames_tests.rs"]
+mod tests;

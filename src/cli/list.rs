@@ -5,8 +5,10 @@ use std::process::ExitCode;
 
 use serde_json::Value;
 
+use super::clean;
 use super::client::Client;
-use super::exit::Failure;
+use super::exit::{Failure, NOT_FOUND};
+use super::output::wrote;
 use super::parse::{Invocation, usage};
 use super::path::{Place, with_query};
 
@@ -21,14 +23,36 @@ pub fn ls(invocation: &Invocation) -> Result<ExitCode, Failure> {
         return Err(usage(invocation, "--values goes with --json".to_owned()));
     }
     let client = Client::new(invocation)?;
-    let mut lines = Lines { out: BufWriter::new(std::io::stdout().lock()), left: limit.unwrap_or(u64::MAX) };
+    let limit = limit.unwrap_or(u64::MAX);
+    let mut lines = Lines { out: BufWriter::new(std::io::stdout().lock()), left: limit };
     if place.collection.is_some() {
         list_keys(invocation, &client, &place, &mut lines)?;
     } else {
         list_names(invocation, &client, &place, &mut lines)?;
     }
-    lines.out.flush().map_err(|error| Failure::plain(format!("cannot write: {error}")))?;
+    lines.out.flush().map_err(wrote)?;
+    // Nothing at all may be a word that was mistyped.
+    if limit > 0 && lines.left == limit {
+        refuse_unknown(&client, &place)?
+    }
     Ok(ExitCode::SUCCESS)
+}
+
+/// A namespace or collection is there as long as it holds a value. That no key begins with a prefix is an answer.
+fn refuse_unknown(client: &Client, place: &Place<'_>) -> Result<(), Failure> {
+    let shown = match (place.namespace, place.collection) {
+        (None, _) => return Ok(()),
+        (Some(namespace), None) => format!("namespace `{namespace}`"),
+        (Some(namespace), Some(collection)) => format!("collection `{namespace}/{collection}`"),
+    };
+    let mut beside = Lines { out: std::io::sink(), left: 1 };
+    if place.key.is_some() {
+        list_pages(client, place, &[], &mut beside, |_| String::new())?;
+    }
+    match beside.left {
+        0 => Ok(()),
+        _ => Err(Failure::new(NOT_FOUND, format!("NOT_FOUND: there is no {shown}, or nothing in it"))),
+    }
 }
 
 /// What is written, and how much may still be.
@@ -44,7 +68,7 @@ impl<W: Write> Lines<W> {
             return Ok(false);
         }
         self.left -= 1;
-        writeln!(self.out, "{line}").map_err(|error| Failure::plain(format!("cannot write: {error}")))?;
+        writeln!(self.out, "{line}").map_err(wrote)?;
         Ok(self.left > 0)
     }
 }
@@ -59,7 +83,7 @@ fn list_names<W: Write>(
     let json = invocation.has("json");
     list_pages(client, place, &[], lines, |name| {
         let name = name.as_str().unwrap_or_default();
-        if json { Value::from(name).to_string() } else { name.to_owned() }
+        if json { json_line(&name.into()) } else { clean::name(name).into_owned() }
     })
 }
 
@@ -71,10 +95,14 @@ fn list_keys<W: Write>(
 ) -> Result<(), Failure> {
     let parameters = [("prefix", place.key.map(str::to_owned)), ("values", Some(invocation.has("values").to_string()))];
     list_pages(client, place, &parameters, lines, |item| match (invocation.has("json"), invocation.has("long")) {
-        (true, _) => item.to_string(),
+        (true, _) => json_line(item),
         (false, true) => long_line(item),
-        (false, false) => plain(item["key"].as_str().unwrap_or_default()),
+        (false, false) => clean::name(item["key"].as_str().unwrap_or_default()).into_owned(),
     })
+}
+
+fn json_line(item: &Value) -> String {
+    clean::json(&item.to_string()).into_owned()
 }
 
 /// Asks for page after page and writes each item.
@@ -90,14 +118,13 @@ fn list_pages<W: Write>(
         let mut parameters = parameters.to_vec();
         parameters.push(("limit", Some(PAGE_ITEMS.min(lines.left).to_string())));
         parameters.push(("cursor", cursor));
-        let mut page = client.document(&with_query(&place.collection_target(), &parameters))?;
-        let items = page["items"].as_array().ok_or_else(|| Failure::plain("the answer is no list"))?;
-        for item in items {
+        let page = client.page(&with_query(&place.collection_target(), &parameters))?;
+        for item in &page.items {
             lines.push(&line(item))?;
         }
-        match page["next"].take() {
-            Value::String(next) => cursor = Some(next),
-            _ => break,
+        cursor = page.next;
+        if cursor.is_none() {
+            break;
         }
     }
     Ok(())
@@ -109,24 +136,14 @@ fn long_line(item: &Value) -> String {
         Value::Null => "-".to_owned(),
         other => other.to_string(),
     };
-    let key = plain(item["key"].as_str().unwrap_or_default());
+    let text = |name: &str| clean::line(&text(name)).into_owned();
+    let key = clean::name(item["key"].as_str().unwrap_or_default());
     format!("{:>12} {:>9}  {}  {:<24}  {key}", text("version"), text("size"), text("modified"), text("content_type"))
-}
-
-/// A key as one line: with control characters in it, as a JSON string.
-fn plain(key: &str) -> String {
-    if key.chars().any(char::is_control) { Value::from(key).to_string() } else { key.to_owned() }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_key_is_one_line_whatever_it_holds() {
-        assert_eq!(plain("a b"), "a b");
-        assert_eq!(plain("a\nb\x1b"), "\"a\\nb\\u001b\"");
-    }
 
     #[test]
     fn no_more_lines_than_asked_for() {

@@ -23,9 +23,9 @@ const EXITS: &[(&str, &str)] = &[
     ("0", "Done."),
     ("1", "It did not work; the message on stderr says why."),
     ("2", "The command line makes no sense."),
-    ("3", "There is no such value."),
+    ("3", "There is no such value, or, with ls, no such namespace or collection."),
     ("4", "The value is not, or no longer, at the version that was asked for."),
-    ("5", "No larder answers there."),
+    ("5", "No larder answers there, or its answer was cut."),
     ("75", "The server ended to be started anew."),
     ("78", "The configuration makes no sense."),
 ];

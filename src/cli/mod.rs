@@ -4,6 +4,7 @@
 
 pub mod backup;
 pub mod bench;
+pub mod clean;
 pub mod client;
 pub mod commands;
 pub mod completions;
@@ -13,12 +14,16 @@ pub mod help;
 pub mod list;
 pub mod man;
 pub mod output;
+pub mod page;
 pub mod parse;
 pub mod path;
 pub mod progress;
+pub mod proof;
+pub mod secret;
 pub mod server;
 pub mod token;
 pub mod transfer;
+pub mod unfinished;
 pub mod unix;
 pub mod values;
 
@@ -47,8 +52,7 @@ pub fn run(words: impl IntoIterator<Item = OsString>) -> ExitCode {
 
 fn dispatch(invocation: &Invocation) -> Result<ExitCode, Failure> {
     if invocation.help {
-        say(&help::render(&invocation.path));
-        return Ok(ExitCode::SUCCESS);
+        return print(&help::render(&invocation.path));
     }
     match invocation.name().as_str() {
         "larder serve" => server::serve(invocation),
@@ -67,9 +71,9 @@ fn dispatch(invocation: &Invocation) -> Result<ExitCode, Failure> {
         "larder restore" => backup::restore(invocation),
         "larder bench" => bench::bench(invocation),
         "larder completions" => completions::print(invocation),
-        "larder man" => Ok(print(&man::render())),
-        "larder version" => Ok(version()),
-        "larder" if invocation.has("version") => Ok(version()),
+        "larder man" => print(&man::render()),
+        "larder version" => version(),
+        "larder" if invocation.has("version") => version(),
         _ => Ok(ask_for_more(invocation)),
     }
 }
@@ -89,23 +93,33 @@ pub fn target() -> String {
     format!("{}-unknown-{}-{libc}", std::env::consts::ARCH, std::env::consts::OS)
 }
 
-fn version() -> ExitCode {
+fn version() -> Result<ExitCode, Failure> {
     let commit = crate::board::process::COMMIT;
     let comma = if commit.is_empty() { "" } else { ", " };
     print(&format!("larder {} ({commit}{comma}{}, fjall {FJALL})\n", env!("CARGO_PKG_VERSION"), target()))
 }
 
-fn print(text: &str) -> ExitCode {
-    say(text);
-    ExitCode::SUCCESS
+fn print(text: &str) -> Result<ExitCode, Failure> {
+    say(text)?;
+    Ok(ExitCode::SUCCESS)
 }
 
-/// Writes to stdout. A reader that went away is no failure of ours.
-pub fn say(text: &str) {
-    let _ = std::io::stdout().lock().write_all(text.as_bytes());
+/// Writes text for people to stdout, to the last byte: what did not arrive there is a failure, whoever was to read it.
+pub fn say(text: &str) -> Result<(), Failure> {
+    write_out(&clean::text(text))
+}
+
+/// Writes one JSON document as a line to stdout.
+pub fn say_json(document: &serde_json::Value) -> Result<(), Failure> {
+    write_out(&format!("{}\n", clean::json(&document.to_string())))
+}
+
+fn write_out(text: &str) -> Result<(), Failure> {
+    let mut out = std::io::stdout().lock();
+    out.write_all(text.as_bytes()).and_then(|()| out.flush()).map_err(output::wrote)
 }
 
 /// Writes a line to stderr, which may be gone.
 pub fn complain(line: &str) {
-    let _ = writeln!(std::io::stderr().lock(), "larder: {line}");
+    let _ = writeln!(std::io::stderr().lock(), "larder: {}", clean::line(line));
 }

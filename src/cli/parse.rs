@@ -88,6 +88,10 @@ pub fn parse(words: impl IntoIterator<Item = OsString>) -> Result<Invocation, Fa
                 let option = find_option(&invocation, long)?;
                 take(&mut invocation, &mut parser, option)?;
             }
+            // `larder help token add` is `larder token add --help`.
+            Arg::Value(word) if !invocation.help && word == "help" && !invocation.command().subcommands.is_empty() => {
+                invocation.help = true;
+            }
             Arg::Value(word) if !invocation.command().subcommands.is_empty() => {
                 let next = find_command(&invocation, &word)?;
                 invocation.path.push(next);
@@ -213,5 +217,19 @@ mod tests {
         assert!(words("serve --help").unwrap().help);
         assert!(words("--help").unwrap().help);
         assert_eq!(words("-h serve").unwrap().name(), "larder serve");
+        for (line, name) in [
+            ("help", "larder"),
+            ("help serve", "larder serve"),
+            ("help token add", "larder token add"),
+            ("token help", "larder token"),
+            ("token help add", "larder token add"),
+            ("help help", "larder help"),
+            ("help --help", "larder"),
+        ] {
+            let parsed = words(line).unwrap();
+            assert_eq!((parsed.help, parsed.name().as_str()), (true, name), "{line}");
+        }
+        assert!(words("help srve").unwrap_err().message.contains("did you mean `serve`?"));
+        assert!(!words("put a/b/c help").unwrap().help);
     }
 }

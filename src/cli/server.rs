@@ -40,7 +40,7 @@ pub fn serve(invocation: &Invocation) -> Result<ExitCode, Failure> {
 pub fn check(invocation: &Invocation) -> Result<ExitCode, Failure> {
     let loaded = load_for_serving(invocation)?;
     preflight::files(&loaded.config).map_err(Failure::plain)?;
-    say(&describe(&loaded));
+    say(&describe(&loaded))?;
     Ok(ExitCode::SUCCESS)
 }
 

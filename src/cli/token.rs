@@ -2,16 +2,19 @@
 //!
 //! SECURITY: a secret is printed once, to stdout, and is never an argument: arguments show in the process list.
 
+use std::fs;
+use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use rustix::fs::FileType;
 use serde_json::{Value, json};
 
 use super::exit::{Failure, NOT_FOUND};
 use super::parse::{Invocation, usage};
 use super::server::{failure, inputs};
-use super::{complain, say};
+use super::{complain, say, say_json};
 use crate::api::access::{Scope, Token, file};
 use crate::config::{AuthMode, load, units};
 use crate::store::clock::PLAUSIBLE_MS;
@@ -34,23 +37,37 @@ pub fn add(invocation: &Invocation) -> Result<ExitCode, Failure> {
     }
     let (mut token, text) = Token::generate(name, scope, namespaces, created).map_err(Failure::plain)?;
     token.expires = lifetime.map(|lifetime| created.saturating_add(lifetime.as_secs()));
-    let shown = describe(&token);
+    let json = invocation.has("json");
+    let mut shown = describe(&token);
+    shown["token"] = text.as_str().into();
     let change = |tokens: &mut Vec<Token>| {
         file::check(&token, tokens)?;
+        // IMPORTANT: shown before it is kept: no token is in force whose secret nobody has.
+        refuse_nowhere()?;
+        let said = if json { say_json(&shown) } else { say(&format!("{text}\n")) };
+        said.map_err(|failure| format!("{}; no token was made", failure.message))?;
         tokens.push(token.clone());
         Ok(())
     };
     file::change(&path, change).map_err(Failure::plain)?;
-    if invocation.has("json") {
-        let mut shown = shown;
-        shown["token"] = text.into();
-        say(&format!("{shown}\n"));
-    } else {
-        say(&format!("{text}\n"));
+    if !json {
         complain("this is the only time the token is shown; a running larder takes it up within seconds");
         complain(&format!("it is kept, as a hash, in {}", path.display()));
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// What is written to the null device is seen by nobody; it also stands where stdout was closed.
+fn refuse_nowhere() -> Result<(), String> {
+    let null = fs::metadata("/dev/null").map(|meta| meta.rdev());
+    let is_nowhere = rustix::fs::fstat(std::io::stdout()).is_ok_and(|stat| {
+        FileType::from_raw_mode(stat.st_mode) == FileType::CharacterDevice
+            && null.is_ok_and(|null| null == stat.st_rdev)
+    });
+    match is_nowhere {
+        true => Err("stdout leads nowhere, and the token is shown only once; no token was made".to_owned()),
+        false => Ok(()),
+    }
 }
 
 /// Lists the tokens.
@@ -58,7 +75,7 @@ pub fn list(invocation: &Invocation) -> Result<ExitCode, Failure> {
     let tokens = file::read(&tokens_path(invocation)?).map_err(|error| Failure::plain(error.to_string()))?;
     let tokens = tokens.unwrap_or_default();
     if invocation.has("json") {
-        say(&format!("{}\n", Value::Array(tokens.iter().map(describe).collect())));
+        say_json(&Value::Array(tokens.iter().map(describe).collect()))?;
         return Ok(ExitCode::SUCCESS);
     }
     let mut rows = vec![["NAME", "ID", "SCOPE", "NAMESPACES", "CREATED", "EXPIRES"].map(str::to_owned)];
@@ -68,7 +85,7 @@ pub fn list(invocation: &Invocation) -> Result<ExitCode, Failure> {
         let (name, id) = (token.name.clone(), token.id.clone());
         rows.push([name, id, token.scope.to_string(), namespaces, date(token.created), expires]);
     }
-    say(&columns(&rows));
+    say(&columns(&rows))?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -86,7 +103,7 @@ pub fn remove(invocation: &Invocation) -> Result<ExitCode, Failure> {
         return Err(Failure::new(NOT_FOUND, format!("there is no token `{wanted}`; `larder token ls` lists them")));
     };
     if invocation.has("json") {
-        say(&format!("{}\n", describe(&token)));
+        say_json(&describe(&token))?;
     } else {
         complain(&format!("removed {} ({}); a running larder refuses it within seconds", token.name, token.id));
     }

@@ -7,13 +7,14 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use ureq::http::Method;
 
+use super::clean;
 use super::client::{Client, Payload};
 use super::exit::{FAILED, Failure, UNREACHABLE};
-use super::output::{Output, open_input};
+use super::output::{Output, open_input, wrote};
 use super::parse::{Invocation, usage};
 use super::path::with_query;
 use super::progress::Progress;
-use super::{complain, say};
+use super::{complain, say_json};
 use crate::http::json;
 
 /// Failed lines that are told one by one.
@@ -61,6 +62,14 @@ impl EndLine {
                 self.views, self.version
             ));
         }
+    }
+
+    /// That there is nothing in what was asked for, which may be a word that was mistyped.
+    pub fn complain_of_nothing(&self, invocation: &Invocation) -> Result<(), Failure> {
+        if let Some(namespace) = invocation.text("namespace")?.filter(|_| self.items == 0) {
+            complain(&format!("note: nothing that was asked for is in namespace `{namespace}`"));
+        }
+        Ok(())
     }
 
     /// The exit code: what was damaged in the store is missing in the file, which whoever made it must hear of.
@@ -139,7 +148,8 @@ impl ExportLines {
         if self.line.starts_with(b"{\"status\":")
             && let Ok(CutLine { code, message }) = json::object(&self.line)
         {
-            return Err(cut(format!("after {} values the server says: {message} ({code})", self.items)));
+            let said = format!("{message} ({code})");
+            return Err(cut(format!("after {} values the server says: {}", self.items, clean::line(&said))));
         }
         if !self.line.starts_with(b"{\"end\":true") {
             self.items += 1;
@@ -160,7 +170,6 @@ pub fn export(invocation: &Invocation) -> Result<ExitCode, Failure> {
     let name = invocation.text("output")?.unwrap_or("-");
     let mut output = Output::open(name)?;
     let mut progress = Progress::new("export");
-    let wrote = |error: std::io::Error| Failure::plain(format!("cannot write: {error}"));
     let end = loop {
         match lines.next_line()? {
             ExportLine::Item(line) => {
@@ -176,9 +185,10 @@ pub fn export(invocation: &Invocation) -> Result<ExitCode, Failure> {
     output.finish()?;
     drop(progress);
     end.complain_of_views();
+    end.complain_of_nothing(invocation)?;
     // Stdout is the data itself: a summary there would spoil it.
     if name != "-" && invocation.has("json") {
-        say(&format!("{}\n", json!({"items": end.items, "version": end.version, "views": end.views})));
+        say_json(&json!({"items": end.items, "version": end.version, "views": end.views}))?;
     } else if name != "-" {
         complain(&format!("{} values at version {}", end.items, end.version));
     }
@@ -206,7 +216,7 @@ pub fn report_import(invocation: &Invocation, answer: &Value) -> Result<ExitCode
     let none = Vec::new();
     let failed = answer["failed"].as_array().unwrap_or(&none);
     if invocation.has("json") {
-        say(&format!("{answer}\n"));
+        say_json(answer)?;
     } else {
         for line in failed.iter().take(FAILURES_SHOWN) {
             let text = |name: &str| line[name].as_str().unwrap_or_default().to_owned();

@@ -1,6 +1,6 @@
 //! `larder get`, `put`, `del`, `incr`: one value.
 
-use std::io::{Read, Write};
+use std::io::Read;
 use std::process::ExitCode;
 
 use serde_json::{Value, json};
@@ -11,7 +11,7 @@ use super::exit::{Failure, NOT_FOUND};
 use super::output::{Output, open_input};
 use super::parse::{Invocation, usage};
 use super::path::{Place, value_target, with_query};
-use super::{complain, say};
+use super::{complain, say_json};
 use crate::config::units::parse_duration;
 
 /// Reads a value.
@@ -19,7 +19,7 @@ pub fn get(invocation: &Invocation) -> Result<ExitCode, Failure> {
     let target = value_target(invocation)?;
     let client = Client::new(invocation)?;
     if invocation.has("json") {
-        say(&format!("{}\n", described(invocation, &client)?));
+        say_json(&described(invocation, &client)?)?;
         return Ok(ExitCode::SUCCESS);
     }
     let reply = client.send(Method::GET, &target, &[], Payload::None)?;
@@ -35,8 +35,8 @@ fn described(invocation: &Invocation, client: &Client) -> Result<Value, Failure>
     let text = |text: &str| Some(text.to_owned());
     // Of all keys that begin with this one, it is the first itself.
     let parameters = [("prefix", place.key.map(str::to_owned)), ("limit", text("1")), ("values", text("true"))];
-    let mut page = client.document(&with_query(&place.collection_target(), &parameters))?;
-    let item = page["items"].get_mut(0).map(Value::take).filter(|item| item["key"].as_str() == place.key);
+    let page = client.page(&with_query(&place.collection_target(), &parameters))?;
+    let item = page.items.into_iter().next().filter(|item| item["key"].as_str() == place.key);
     item.ok_or_else(|| Failure::new(NOT_FOUND, "NOT_FOUND: there is no value under this key"))
 }
 
@@ -52,7 +52,7 @@ pub fn put(invocation: &Invocation) -> Result<ExitCode, Failure> {
     if invocation.has("json") {
         let created = reply.status() == 201;
         let durability = reply.field("Larder-Durability");
-        say(&format!("{}\n", json!({"created": created, "version": reply.version(), "durability": durability})));
+        say_json(&json!({"created": created, "version": reply.version(), "durability": durability}))?;
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -123,7 +123,7 @@ pub fn del(invocation: &Invocation) -> Result<ExitCode, Failure> {
     let target = with_query(&place.collection_target(), &parameters);
     let answer = Client::new(invocation)?.send(Method::DELETE, &target, &[], Payload::None)?.into_json()?;
     if invocation.has("json") {
-        say(&format!("{answer}\n"));
+        say_json(&answer)?;
     } else {
         complain(&format!("removed {} values", answer["deleted"]));
     }
@@ -138,7 +138,7 @@ fn del_one(invocation: &Invocation) -> Result<ExitCode, Failure> {
     let reply = Client::new(invocation)?.send(Method::DELETE, &target, &fields, Payload::None)?;
     if invocation.has("json") {
         let version = reply.field("Larder-Version").and_then(|version| version.parse::<u64>().ok());
-        say(&format!("{}\n", json!({"deleted": 1, "version": version})));
+        say_json(&json!({"deleted": 1, "version": version}))?;
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -152,7 +152,6 @@ pub fn incr(invocation: &Invocation) -> Result<ExitCode, Failure> {
     let body = Payload::Bytes(json!({"by": by}).to_string().into_bytes());
     let fields = [("Content-Type", "application/json")];
     let answer = Client::new(invocation)?.send(Method::POST, &target, &fields, body)?.into_json()?;
-    let text = if invocation.has("json") { answer.to_string() } else { answer["value"].to_string() };
-    writeln!(std::io::stdout().lock(), "{text}").map_err(|error| Failure::plain(format!("cannot write: {error}")))?;
+    say_json(if invocation.has("json") { &answer } else { &answer["value"] })?;
     Ok(ExitCode::SUCCESS)
 }

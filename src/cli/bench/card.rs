@@ -21,7 +21,8 @@ use super::verdict::show_time;
 use crate::board;
 use crate::cli::exit::Failure;
 use crate::cli::parse::Invocation;
-use crate::cli::{complain, say};
+use crate::cli::unfinished::Unfinished;
+use crate::cli::{complain, say, say_json};
 use crate::config::Config;
 use crate::metrics::Registry;
 use crate::store::fjall::{FjallOptions, FjallStore};
@@ -70,8 +71,9 @@ pub fn card(invocation: &Invocation, below: &Path) -> Result<ExitCode, Failure> 
         return Err(Failure::plain(format!("{} has only {free_mib} MiB free; 512 MiB are needed", below.display())));
     }
     let folder = TemporaryFolder::make(below)?;
+    let unfinished = Unfinished::make(folder.path().to_owned(), |_| Ok(()));
     let measured = measure(folder.path())?;
-    drop(folder);
+    drop((folder, unfinished));
     let ram_bytes = board::memory::ram_bytes();
     let machine = Machine {
         ram_bytes,
@@ -85,8 +87,8 @@ pub fn card(invocation: &Invocation, below: &Path) -> Result<ExitCode, Failure> 
     };
     let advice = advise(&machine);
     match invocation.has("json") {
-        true => say(&format!("{}\n", document(below, &measured, &advice))),
-        false => say(&text(below, &measured, &advice)),
+        true => say_json(&document(below, &measured, &advice))?,
+        false => say(&text(below, &measured, &advice))?,
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -23,6 +23,7 @@ mod template;
 mod verdict;
 mod worker;
 
+use std::io::Write;
 use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -31,7 +32,9 @@ use std::time::{Duration, UNIX_EPOCH};
 
 use super::client::{Address, Client};
 use super::exit::{FAILED, Failure};
+use super::output::{Output, wrote};
 use super::parse::{Invocation, usage};
+use super::unfinished::is_ignored;
 use client::Target;
 use plan::Plan;
 use report::Report;
@@ -90,12 +93,13 @@ fn load(
     if let Some(file) = invocation.text("hdr")? {
         let mut total = stats::Stats::default();
         result.phases.iter().filter(|phase| phase.measured).for_each(|phase| total.add(&phase.total()));
-        let written = std::fs::write(file, total.distribution());
-        written.map_err(|error| Failure::plain(format!("cannot write {file}: {error}")))?;
+        let mut output = Output::open(file)?;
+        output.write_all(total.distribution().as_bytes()).map_err(wrote)?;
+        output.finish()?;
     }
     match invocation.has("json") {
-        true => super::say(&format!("{}\n", report.json())),
-        false => super::say(&report.text()),
+        true => super::say_json(&report.json())?,
+        false => super::say(&report.text())?,
     }
     Ok(if report.passes() { ExitCode::SUCCESS } else { ExitCode::from(FAILED) })
 }
@@ -103,7 +107,8 @@ fn load(
 /// The first signal ends the run early and in order: what was measured is shown, what was made is removed.
 fn stop_on_signals() -> Result<Arc<AtomicBool>, Failure> {
     let stop = Arc::new(AtomicBool::new(false));
-    for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM] {
+    let signals = [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM, signal_hook::consts::SIGHUP];
+    for signal in signals.into_iter().filter(|signal| !is_ignored(*signal)) {
         let flagged = signal_hook::flag::register_conditional_default(signal, stop.clone())
             .and_then(|_| signal_hook::flag::register(signal, stop.clone()));
         flagged.map_err(|error| Failure::plain(format!("the signals cannot be caught: {error}")))?;
