@@ -357,7 +357,8 @@ pub static LARDER: Command = Command {
             "check",
             "Check the configuration and show what is in force",
             "Takes what `larder serve` takes, starts and makes nothing, looks at the data folder and at www.dir, and prints \
-             each setting with where it came from. Exit 0 if `larder serve` would start with it, else as that would end: \
+             each setting with where it came from. Where systemd has a larder.service, its environment and flags count \
+             too, unless --config, $LARDER_CONFIG or --data says otherwise. Exit 0 if `larder serve` would start with it, else as that would end: \
              78, or 1 if www.dir cannot be opened.",
             SERVER_OPTIONS,
         ),

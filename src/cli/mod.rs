@@ -24,6 +24,7 @@ pub mod server;
 pub mod token;
 pub mod transfer;
 pub mod unfinished;
+pub mod unit;
 pub mod unix;
 pub mod values;
 

@@ -1,18 +1,19 @@
 //! `larder serve` and `larder check`: from flags to a configuration, and what is done with it.
 
+use std::ffi::OsString;
 use std::process::ExitCode;
 
 use rustix::fs::Mode;
 
 use super::exit::{CONFIG, Failure};
-use super::parse::{Invocation, usage};
-use super::say;
+use super::parse::{Invocation, parse, usage};
+use super::{say, unit};
 use crate::api::access::Access;
 use crate::app::{Given, preflight};
 use crate::config::load::DEFAULT_FILE;
 use crate::config::raw;
 use crate::config::settings::SETTINGS;
-use crate::config::{Board, ConfigError, EngineKind, Inputs, Loaded, load, rules};
+use crate::config::{Board, ConfigError, EngineKind, Inputs, Loaded, env, load, rules};
 use crate::metrics::Registry;
 
 /// Flags and the settings they set.
@@ -32,21 +33,21 @@ pub fn serve(invocation: &Invocation) -> Result<ExitCode, Failure> {
     // SECURITY: what clients store is for larder's own user. Files and folders made from here on are closed to others;
     // those that are there already stay as they are, and a Unix socket gets its mode by itself.
     rustix::process::umask(Mode::RWXG | Mode::RWXO);
-    let loaded = load_for_serving(invocation)?;
+    let loaded = load_for_serving(inputs(invocation)?)?;
     Ok(crate::app::run(loaded.config, taken))
 }
 
 /// Shows what is in force, or why it cannot be.
 pub fn check(invocation: &Invocation) -> Result<ExitCode, Failure> {
-    let loaded = load_for_serving(invocation)?;
+    let loaded = load_for_serving(inputs_with_unit(invocation)?)?;
     preflight::files(&loaded.config).map_err(Failure::plain)?;
     say(&describe(&loaded))?;
     Ok(ExitCode::SUCCESS)
 }
 
 /// The configuration of an invocation, checked to the end.
-fn load_for_serving(invocation: &Invocation) -> Result<Loaded, Failure> {
-    let loaded = load(&inputs(invocation)?).map_err(failure)?;
+fn load_for_serving(inputs: Inputs) -> Result<Loaded, Failure> {
+    let loaded = load(&inputs).map_err(failure)?;
     // Before the tokens, which are kept in the data folder: what is wrong with the folder explains more.
     if let Some(reason) = preflight::refusal(&loaded.config) {
         return Err(failure(vec![ConfigError::at(loaded.sources.of("store", "dir"), reason)]));
@@ -82,7 +83,26 @@ pub fn inputs(invocation: &Invocation) -> Result<Inputs, Failure> {
         default_file: Some(DEFAULT_FILE.into()),
         environment: std::env::vars_os().collect(),
         flags,
+        unit: None,
     })
+}
+
+/// The same with what systemd gives the service, for the commands that an owner types beside it. What is said here is
+/// stronger, and who names a configuration file or a data folder means that one alone.
+pub fn inputs_with_unit(invocation: &Invocation) -> Result<Inputs, Failure> {
+    let mut here = inputs(invocation)?;
+    if here.file.is_some() || invocation.has("data") || std::env::var_os(env::CONFIG).is_some() {
+        return Ok(here);
+    }
+    let Some(unit) = unit::read() else { return Ok(here) };
+    let words = std::iter::once(OsString::from("serve")).chain(unit.words);
+    let Ok(there) = parse(words).and_then(|invocation| inputs(&invocation)) else { return Ok(here) };
+    here.file = there.file;
+    here.flags.splice(0..0, there.flags);
+    let new = |name: &OsString| std::env::var_os(name).is_none();
+    here.environment.extend(unit.environment.into_iter().filter(|(name, _)| new(name)));
+    here.unit = Some(unit::NAME);
+    Ok(here)
 }
 
 /// All errors of a configuration as one message.
@@ -125,6 +145,9 @@ fn describe(loaded: &Loaded) -> String {
         Some(path) => format!("file: {}\n\n", path.display()),
         None => "file: none\n\n".to_owned(),
     };
+    if let Some(unit) = config.inputs.unit {
+        text = format!("unit: {unit}, whose environment and flags count too\n{text}");
+    }
     for (name, value, source) in rows {
         text.push_str(&format!("{name:first$}  {value:second$}  {source}\n"));
     }

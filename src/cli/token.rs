@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 
 use super::exit::{Failure, NOT_FOUND};
 use super::parse::{Invocation, usage};
-use super::server::{failure, inputs};
+use super::server::{failure, inputs_with_unit};
 use super::{complain, say, say_json};
 use crate::api::access::{Scope, Token, file};
 use crate::config::{AuthMode, load, units};
@@ -118,7 +118,7 @@ pub fn remove(invocation: &Invocation) -> Result<ExitCode, Failure> {
 
 /// Where the tokens are, by the same configuration that the server reads.
 fn tokens_path(invocation: &Invocation) -> Result<PathBuf, Failure> {
-    let config = load(&inputs(invocation)?).map_err(failure)?.config;
+    let config = load(&inputs_with_unit(invocation)?).map_err(failure)?.config;
     if config.auth_mode == AuthMode::Open {
         complain("note: auth.mode is \"open\": larder asks nobody for a token");
     }

@@ -45,6 +45,8 @@ pub struct Inputs {
     pub environment: Vec<(OsString, OsString)>,
     /// Flags of the command line: the setting (`section.key`), the flag's name, its value.
     pub flags: Vec<(&'static str, String, Given)>,
+    /// The unit of systemd from which some of the environment and the flags are, for `larder check`.
+    pub unit: Option<&'static str>,
 }
 
 /// A configuration, and where each setting came from.
