@@ -59,11 +59,11 @@ torture: ## kill -9, power cuts and failures of the card by the thousand with a 
 	FAULT_RUNS=all $(CARGO) test --locked --profile fast --test campaign -- --nocapture no_failure
 	FRESH_ROTATIONS=50 $(CARGO) test --locked --profile fast --test release -- --nocapture nothing_stale
 
-deploy: ## put larder on a board: HOST=user@board [PORT=22] [ENGINE=tiny_http|epoll] [TUNE=1] [BIN=path]
-	@HOST='$(HOST)' PORT='$(PORT)' ENGINE='$(ENGINE)' TUNE='$(TUNE)' BIN='$(BIN)' systemd/deploy.sh deploy
+deploy: ## put larder on a board: HOST=user@board [PORT=22] [ENGINE=tiny_http|epoll] [TUNE=1] [WAIT=120] [BIN=path]
+	@HOST='$(HOST)' PORT='$(PORT)' ENGINE='$(ENGINE)' TUNE='$(TUNE)' WAIT='$(WAIT)' BIN='$(BIN)' systemd/deploy.sh deploy
 
-rollback: ## put back what ran on the board before the last deploy: HOST=user@board [PORT=22]
-	@HOST='$(HOST)' PORT='$(PORT)' systemd/deploy.sh rollback
+rollback: ## put back what ran on the board before the last deploy: HOST=user@board [PORT=22] [WAIT=120]
+	@HOST='$(HOST)' PORT='$(PORT)' WAIT='$(WAIT)' systemd/deploy.sh rollback
 
 test-board: ## deploy to a container that is like a board, and look (root, mmdebstrap, systemd-container; minutes)
 	@BIN='$(BIN)' tests/board/run.sh

@@ -34,6 +34,13 @@ check_says() {
 deploy() {
     HOST=${2:-root}@$address SSH_OPTIONS=$ssh_options BIN=$1 "$top/systemd/deploy.sh" deploy
 }
+# deploy_said TEXT: the last deploy said so too.
+deploy_said() {
+    grep -qF -- "$1" "$run/said"
+}
+deploy_did_not_say() {
+    ! grep -F -- "$1" "$run/said"
+}
 rollback() {
     HOST=root@$address SSH_OPTIONS=$ssh_options "$top/systemd/deploy.sh" rollback
 }
@@ -60,7 +67,9 @@ patiently() {
 }
 
 first_deploy() {
-    check "the first deploy succeeds" deploy "$BIN"
+    check_says "the first deploy succeeds, and says what to do next" "systemctl restart larder" deploy "$BIN"
+    check "it tells an address to try from elsewhere" deploy_said "http://$address:8080/"
+    check "it offers no way back where there is none" deploy_did_not_say rollback
     check_board "the service is active, enabled, and said that it is ready" \
         'systemctl is-active larder; systemctl is-enabled larder; systemctl show -p StatusText larder | grep -q http://127.0.0.1:8080'
     check_board "/health is 200 on the board" 'curl -sf http://127.0.0.1:8080/health | grep -q "\"status\":\"ok\""'
@@ -124,7 +133,10 @@ second_deploy() {
     before=$(property MainPID)
     check_says "the same deploy again has nothing to do" "nothing to do" deploy "$BIN"
     check "and does not restart" [ "$(property MainPID)" = "$before" ]
-    check "a deploy by a user with sudo succeeds" deploy "$(changed_binary new)" pi
+    check "and offers no way back" deploy_did_not_say rollback
+    check_says "a deploy by a user with sudo succeeds, and offers the way back" "make rollback HOST=pi@$address" \
+        deploy "$(changed_binary new)" pi
+    check "the whole said so" deploy_said "kept as /usr/local/bin/larder.previous"
     check "it keeps the data" holds first one
     check_board "it keeps the configuration" 'tail -n 1 /etc/larder/larder.toml | grep -q "# kept"'
     check_board "it leaves nothing behind" \
@@ -157,14 +169,103 @@ broken_binaries_are_refused() {
     on_board 'cp /root/larder.toml /etc/larder/larder.toml'
     printf '#!/bin/sh\n[ "$1" != serve ] || exit 1\n' >"$run/crashing"
     printf '#!/bin/sh\n[ "$1" != serve ] || exec sleep 1000\n' >"$run/hanging"
+    on_board 'logger -t larder-test mark; systemctl restart larder'
     check_says "a binary that ends at once is refused" "is back and answers" refused "$run/crashing"
+    check "with the log of its own start" deploy_said "Main process exited, code=exited, status=1"
+    check "and of no other" deploy_did_not_say "listening on"
+    check_board "the way back leaves no copies behind" \
+        '! find /etc/systemd/system /usr/local -name "*.old" -o -name "*.new" | grep .'
     WAIT=8
     export WAIT
     check_says "a binary that never answers is refused" "is back and answers" refused "$run/hanging"
     unset WAIT
+    on_board 'systemctl stop larder'
+    check_says "where larder was stopped, the way back leaves it so" "stopped as it was before" refused "$run/crashing"
+    check "it is" [ "$(property ActiveState)" = inactive ]
+    on_board 'systemctl start larder'
+    on_board 'mount -t tmpfs -o size=1m small /tmp'
+    check_says "a full /tmp stops a deploy" "nothing was changed" refused "$(changed_binary newer)"
+    check_board "and nothing of it stays there" '! ls -d /tmp/larder-deploy.* 2>/dev/null; umount /tmp'
+    on_board 'cd /etc/systemd/system; mv larder.service /root/; ln -s /dev/null larder.service; systemctl daemon-reload'
+    check_says "a masked unit stops a deploy" "systemctl unmask" refused "$run/newer"
+    on_board 'mv -f /root/larder.service /etc/systemd/system/; systemctl daemon-reload; systemctl restart larder'
     check "the binary before is back" installed_is /usr/local/bin/larder "$run/new"
     check "the one before that is still the way back" installed_is /usr/local/bin/larder.previous "$BIN"
     check "a refused binary costs no data" holds first one
+}
+
+# What the board's owner has put in force counts, wherever it stands.
+owner_settings_count() {
+    on_board 'printf "[Service]\nEnvironment=LARDER_SERVER_ENGINE=epoll\n" >/etc/systemd/system/larder.service.d/mine.conf
+        sed -i "s|^#*listen = .*|listen = \"unix:/run/larder/larder.sock\"|" /etc/larder/larder.toml
+        systemctl daemon-reload; systemctl restart larder'
+    check_board "larder check sees the engine of a drop-in" 'larder check | grep -q "^server.engine *\"*epoll"'
+    check_says "an engine by drop-in and a Unix socket are deployed to" "unix:/run/larder/larder.sock, /health 200" \
+        deploy "$(changed_binary socket)"
+    check "only this board can reach that" deploy_said "only this board can reach it"
+    on_board 'rm /etc/systemd/system/larder.service.d/mine.conf
+        sed -i "s|^listen = .*|listen = \"0.0.0.0:8080\"|" /etc/larder/larder.toml
+        systemctl daemon-reload; larder token add owner --scope admin >/root/token 2>/dev/null; systemctl restart larder'
+    check_says "an open address is told as one" "curl http://$address:8080/health" deploy "$(changed_binary open)"
+    check "and not as this board's alone" deploy_did_not_say "only this board"
+    check "it is one" curl -sf "http://$address:8080/health"
+    on_board 'systemctl disable -q larder'
+    check_says "an engine can be deployed" "its engine is epoll" eval 'ENGINE=epoll deploy "$BIN"'
+    check_says "a later deploy names the engine that stays" "its engine is epoll" deploy "$run/open"
+    check "and whether larder starts with the board is left to its owner" deploy_said "is not enabled"
+    on_board 'systemctl enable -q larder; echo "Environment=LARDER_LOG=warn" >>/etc/systemd/system/larder.service.d/10-engine.conf'
+    check_says "an engine file with lines of the owner is not replaced" "has lines of yours" \
+        eval '! ENGINE=tiny_http deploy "$BIN"'
+    on_board 'rm /etc/systemd/system/larder.service.d/10-engine.conf; larder token rm owner
+        sed -i "s|^listen = .*|listen = \"127.0.0.1:8080\"|" /etc/larder/larder.toml
+        systemctl daemon-reload; systemctl restart larder'
+}
+
+# A unit that the owner edited in place stays, whatever systemd has read of it, and so does a socket that systemd holds.
+owner_units_stay() {
+    unit=/etc/systemd/system/larder.socket
+    on_board 'sed -i "s|^#*listen = .*|listen = \"fd://\"|" /etc/larder/larder.toml
+        systemctl stop larder; systemctl enable -q --now larder.socket; systemctl start larder'
+    at() { check_board "$1" "curl -sf http://127.0.0.1:$2/health; grep -q :$2 $unit; systemctl is-active larder larder.socket"; }
+    check "a deploy to a socket of systemd succeeds" deploy "$(changed_binary port)"
+    on_board "sed -i s/:8080/:9090/ $unit; systemctl daemon-reload
+        systemctl stop larder; systemctl restart larder.socket; systemctl start larder"
+    check_says "an edited socket stays" "$unit was changed" deploy "$BIN"
+    at "and is served" 9090
+    on_board "sed -i s/:9090/:9091/ $unit"
+    check "a socket that was edited and not read yet is opened" deploy "$run/port"
+    at "and is served" 9091
+    on_board "sed -i s/:9091/:9092/ $unit; systemctl daemon-reload"
+    check "one that was edited and read, but not restarted, is opened too" deploy "$BIN"
+    at "and is served" 9092
+    on_board "sed -i s/:9092/:9093/ $unit; systemctl daemon-reload"
+    check_says "the way back opens it" "is back and answers" refused "$run/crashing"
+    at "and it is served" 9093
+    check "a rollback leaves it" rollback
+    at "and it is served" 9093
+    on_board 'echo "# mine" >>/etc/systemd/system/larder.service'
+    check_says "an edited service stays" "larder.service was changed" deploy "$(changed_binary again)"
+    check_board "what would have been installed lies beside" 'diff -q /usr/local/lib/larder/larder.socket{.latest,}'
+    on_board "rm $unit; cp /usr/local/lib/larder/larder.service.latest /etc/systemd/system/larder.service"
+    check_says "what the owner took back is replaced again" "/health 200" deploy "$run/port"
+    at "and is served" 8080
+    check "and not called changed" deploy_did_not_say "was changed"
+    on_board 'echo "# mine" >/etc/sysctl.d/60-larder.conf'
+    check_says "settings of the kernel that are the owner's stay" "60-larder.conf was changed" \
+        eval 'TUNE=1 deploy "$run/port"'
+    on_board 'rm /etc/sysctl.d/60-larder.conf'
+}
+
+# A board that was deployed to before copies of what was installed were kept.
+old_boards_are_known() {
+    on_board 'rm -r /usr/local/lib/larder; sed -i s/^RestartSec=1$/RestartSec=2/ /etc/systemd/system/larder.service'
+    git -C "$top" show "$(git -C "$top" log --format=%H -- systemd/larder.socket | tail -n 1):systemd/larder.socket" |
+        on_board 'cat >/etc/systemd/system/larder.socket'
+    check_says "without a copy, an edited unit is told from one that was shipped" "larder.service was changed" \
+        deploy "$(changed_binary older)"
+    check "that one is replaced" deploy_did_not_say "larder.socket was changed"
+    on_board 'rm /etc/systemd/system/larder.service'
+    check "a unit that is gone comes back" deploy "$run/port"
 }
 
 # Clients that open a connection for each request, while systemd holds the socket and larder restarts three times.

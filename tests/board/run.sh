@@ -25,6 +25,9 @@ watchdog_bites
 second_deploy
 rollback_and_forward
 broken_binaries_are_refused
+owner_settings_count
+owner_units_stay
+old_boards_are_known
 for engine in ${ENGINES:-tiny_http epoll}; do
     restart_under_load "$engine"
 done
