@@ -341,7 +341,8 @@ stage() {
     if [ -n "$engine" ]; then
         mkdir -p "${dropin%/*}"
         printf '# make deploy ENGINE=%s; stronger than server.engine in %s.\n[Service]\n%s\n' \
-            "$engine" "$config" "Environment=LARDER_SERVER_ENGINE=$engine" >"$dropin.new" || die "cannot write $dropin; nothing was changed"
+            "$engine" "$config" "Environment=LARDER_SERVER_ENGINE=$engine" >"$dropin.new" ||
+            die "cannot write $dropin; nothing was changed"
     fi
     # A file that was half written when the power went must not be what the board boots.
     sync
