@@ -5,10 +5,10 @@ DATA ?= ./larder-data
 LISTEN ?= 127.0.0.1:8080
 
 .PHONY: docs figures help run build test need fmt-check clippy test-rust test-release test-contract trial torture fuzz bench bench-peers \
-        size budget budget-write deploy rollback test-board test-arm clean-data
+        size budget budget-write deploy rollback test-board test-arm test-32 clean-data
 
 help: ## list the targets
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{ printf "  %-16s %s\n", $$1, $$2 }'
+	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{ printf "  %-16s %s\n", $$1, $$2 }'
 
 run: build ## build the release and serve ./larder-data on 127.0.0.1:8080
 	./target/release/larder serve --listen $(LISTEN) --data $(DATA)
@@ -70,6 +70,9 @@ test-board: ## deploy to a container that is like a board, and look (root, mmdeb
 
 test-arm: ## boot a 512 MB ARM board in QEMU and run larder there: a kill, a power cut (qemu-system-arm; minutes)
 	@BIN='$(BIN)' tests/board/arm.sh
+
+test-32: ## all tests as a 32-bit program (i686, on this machine; a second build of everything); TEST_ARGS="--lib store"
+	@CARGO='$(CARGO)' TEST_ARGS='$(TEST_ARGS)' tests/tools/test-32.sh
 
 size: build ## the size of the release binary
 	@stat -c 'larder: %s bytes' target/release/larder

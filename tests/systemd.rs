@@ -63,11 +63,17 @@ fn the_service_exposes_little() {
 
 #[test]
 fn the_scripts_are_good_shell() {
-    let scripts =
-        ["systemd/build-for.sh", "systemd/deploy.sh", "systemd/board.sh", "tests/board/run.sh", "tests/board/arm.sh"];
+    let scripts = [
+        "systemd/build-for.sh",
+        "systemd/deploy.sh",
+        "systemd/board.sh",
+        "tests/tools/test-32.sh",
+        "tests/board/run.sh",
+        "tests/board/arm.sh",
+    ];
     for script in scripts {
         let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(script);
-        let shell = if script.starts_with("systemd") { "sh" } else { "bash" };
+        let shell = if script.starts_with("tests/board") { "bash" } else { "sh" };
         let output = run(shell, &["-n", path.to_str().unwrap()]).unwrap();
         assert!(output.status.success(), "{script}: {}", text(&output));
         assert!(
@@ -255,4 +261,49 @@ fn check_and_token_see_what_systemd_gives_the_service() {
     assert!(ran(&[], &["token", "rm", "phone"]).contains("phone"));
     ran(&[], &["token", "add", "phone", "--scope", "read", "--data", other.to_str().unwrap()]);
     assert!(other.join("tokens.jsonl").exists());
+}
+
+/// The units that the README shows, by name.
+fn units_of_the_readme() -> Vec<(String, String)> {
+    let readme = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/README.md")).unwrap();
+    let blocks = readme.split("```ini\n# /etc/systemd/system/").skip(1).map(|rest| rest.split("```").next().unwrap());
+    blocks.map(|block| block.split_once('\n').unwrap()).map(|(name, unit)| (name.to_owned(), unit.to_owned())).collect()
+}
+
+#[test]
+fn the_timer_of_the_readme_makes_backups_that_can_be_restored() {
+    let folder = tempfile::tempdir().unwrap();
+    let units = units_of_the_readme();
+    assert_eq!(
+        units.iter().map(|(name, _)| name.as_str()).collect::<Vec<_>>(),
+        ["larder-backup.service", "larder-backup.timer"]
+    );
+    let paths: Vec<PathBuf> = units.iter().map(|(name, _)| folder.path().join(name)).collect();
+    for ((_, unit), path) in units.iter().zip(&paths) {
+        std::fs::write(path, unit).unwrap();
+    }
+    let arguments = ["verify", "--man=no", paths[0].to_str().unwrap(), paths[1].to_str().unwrap()];
+    if let Some(output) = run("systemd-analyze", &arguments) {
+        let said: Vec<String> =
+            text(&output).lines().filter(|line| line.contains("larder")).map(str::to_owned).collect();
+        assert_eq!(said, Vec::<String>::new());
+    }
+    // The line itself, as systemd would hand it to the shell; twice, since a week later the file is there.
+    let line = units[0].1.lines().find_map(|line| line.strip_prefix("ExecStart=/bin/sh -c '")).unwrap();
+    let line = line.trim_end_matches('\'').replace("$$", "$").replace("%%", "%");
+    let line = line.replace("/mnt/stick", folder.path().to_str().unwrap());
+    let program = env!("CARGO_BIN_EXE_larder");
+    let line = line.replace("larder backup", &format!("{program} backup"));
+    let server = support::Server::builder().start();
+    server.put("/api/v1/kv/home/notes/first", b"saved");
+    for _ in 0..2 {
+        let output = run("env", &[&format!("LARDER_URL={}", server.url()), "sh", "-c", &line]).unwrap();
+        assert!(output.status.success(), "{}", text(&output));
+    }
+    let files: Vec<PathBuf> = std::fs::read_dir(folder.path()).unwrap().map(|entry| entry.unwrap().path()).collect();
+    let backups: Vec<&PathBuf> =
+        files.iter().filter(|path| path.extension().is_some_and(|end| end == "backup")).collect();
+    assert_eq!(backups.len(), 1, "{files:?}");
+    let output = run(program, &["restore", "--check", backups[0].to_str().unwrap()]).unwrap();
+    assert!(output.status.success() && text(&output).contains('1'), "{}", text(&output));
 }

@@ -36,7 +36,11 @@ pub fn look(pair: Result<Pair, StoreError>) -> Result<Found, StoreError> {
     let (key, form) = match pair {
         Ok((key, form)) => (FullKey::from_stored(key), form),
         Err(StoreError::Unreadable(what)) => {
-            log_limited!(MET, log::Level::Error, "keys cannot be read: {what}");
+            log_limited!(
+                MET,
+                log::Level::Error,
+                "keys cannot be read: {what}; larder backup saves the others, do it soon"
+            );
             return Ok(Found::Damaged(None));
         }
         Err(failure) => return Err(failure),

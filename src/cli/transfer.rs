@@ -82,6 +82,9 @@ impl EndLine {
             complain(&format!("damaged in the store, and not in the file: {place}"));
         }
         complain(&format!("{places} places in the store are damaged: what stood there is missing in the file"));
+        complain(
+            "keep this file, and restore it into a new data folder soon: the store may fail at its next merge of tables",
+        );
         ExitCode::from(FAILED)
     }
 }
