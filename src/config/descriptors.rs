@@ -75,7 +75,7 @@ pub fn cut(config: &Config) -> Option<String> {
 
 /// The most connections that fit, with those that may be beside them, among so many.
 fn places(all: usize) -> usize {
-    (all * 4 / 5).max(all.saturating_sub(beside_max(usize::MAX))).min(all.saturating_sub(beside_max(0)))
+    (all - all.div_ceil(5)).max(all.saturating_sub(beside_max(usize::MAX))).min(all.saturating_sub(beside_max(0)))
 }
 
 #[cfg(test)]
