@@ -5,7 +5,7 @@ mod support;
 
 use std::time::Duration;
 
-use support::{Connection, Server, engines, on_every_engine};
+use support::{Connection, Server, engines, eventually, on_every_engine};
 
 /// A value that tells where a byte of it is missing.
 fn value(n: usize, bytes: usize) -> Vec<u8> {
@@ -151,4 +151,46 @@ fn the_clocks_of_every_body_run_from_its_head_whoever_else_is_slow() {
         let answer = import.read(false);
         assert!(matches!(answer.status, 400 | 408), "{engine}: {}", answer.status);
     }
+}
+
+fn descriptors(server: &Server) -> usize {
+    std::fs::read_dir(format!("/proc/{}/fd", server.pid())).unwrap().count()
+}
+
+#[test]
+fn clients_that_reset_within_a_body_take_nothing_with_them() {
+    let put = "PUT /api/v1/kv/n/c/reset HTTP/1.1\r\nHost: localhost\r\n";
+    let import = "POST /api/v1/import?partial=true HTTP/1.1\r\nHost: localhost\r\n";
+    let get = "GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n";
+    let begun = [
+        format!("{put}Content-Length: 5000\r\n\r\n"),
+        format!("{put}Content-Length: 5000\r\n\r\n{}", "z".repeat(100)),
+        format!("{put}Content-Length: 900000\r\n\r\n{}", "z".repeat(100_000)),
+        format!("{put}Content-Length: 5\r\nExpect: 100-continue\r\n\r\n"),
+        format!("{put}Content-Length: 5000000\r\n\r\n"),
+        format!("{put}Content-Length: 70000000\r\n\r\nx"),
+        format!("{put}Transfer-Encoding: chunked\r\n\r\n5\r\nx"),
+        format!("{import}Content-Length: 5000\r\n\r\n\n\n"),
+        format!("{import}Content-Length: 70000000\r\n\r\n\n\n"),
+        format!("{}{put}Content-Length: 5000\r\n\r\nz", get.repeat(5)),
+        format!("{}{put}Transfer-Encoding: chunked\r\n\r\n1", get.repeat(5)),
+    ];
+    on_every_engine(|server| {
+        server.put("/api/v1/kv/n/c/k", b"kept").expect(201);
+        let before = descriptors(server);
+        for round in 0..8 {
+            for wire in &begun {
+                let mut connection = server.connect();
+                connection.write(wire.as_bytes());
+                if round % 2 == 0 {
+                    // So that its request is at work: it has been taken if another, which came later, is answered.
+                    server.get("/api/v1/kv/n/c/k").expect(200);
+                }
+                rustix::net::sockopt::set_socket_linger(connection.stream(), Some(Duration::ZERO)).unwrap();
+            }
+        }
+        eventually("all is given back", || descriptors(server) <= before + 2);
+        assert_eq!(server.metric("larder_tiny_http_leaked_threads"), 0.0);
+        assert_eq!(server.get("/api/v1/kv/n/c/k").expect(200).text(), "kept");
+    });
 }

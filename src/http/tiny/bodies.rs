@@ -91,7 +91,7 @@ impl BodyJob {
         let way = match &self.way {
             Some(way) => way,
             None => {
-                let way = Way::find(&self.connection, &shared.porch).map_err(|_| BodyError::Broken)?;
+                let way = Way::find(&self.connection, &shared.porch).map_err(BodyError::of_search)?;
                 way.meter.set_own_limit(self.bytes_max);
                 self.way.insert(way)
             }
@@ -194,6 +194,10 @@ fn read_what_came(shared: &Arc<Shared>, mut job: Box<BodyJob>) -> Option<Box<Sta
                 wait_for_more(shared, job);
                 return None;
             }
+            Err(BodyError::OutOfReach) => {
+                refuse(shared, *job);
+                return None;
+            }
             Err(error) => return unreadable(shared, *job, error),
         }
     }
@@ -269,6 +273,8 @@ fn problem(error: BodyError, bytes_max: u64, value: bool) -> Problem {
             Problem::new(413, "BODY_TOO_LARGE", format!("this body may hold at most {bytes_max} bytes"))
         }
         (BodyError::TooSlow, _) => Problem::new(408, "REQUEST_TIMEOUT", "the body came too slowly"),
-        (BodyError::Broken, _) => Problem::new(400, "BAD_REQUEST", "the body is not valid, or ended early"),
+        (BodyError::Broken | BodyError::OutOfReach, _) => {
+            Problem::new(400, "BAD_REQUEST", "the body is not valid, or ended early")
+        }
     }
 }

@@ -1,10 +1,9 @@
 //! Reading request bodies, from tiny_http or past it, and getting rid of those that nobody wants.
 //!
-//! IMPORTANT: tiny_http reads what is left of a counted body when its reader is dropped, into one buffer of the whole
-//! remaining length. So a reader with something left is dropped only after its socket stopped reading, and if that cannot
-//! be found not at all: it is forgotten, and with it one thread and two descriptors leak, counted. Of longer bodies than
-//! [`super::meter::hide::TOLD_BYTES_MAX`] it does not know: larder reads these itself, as it does bodies in chunks, which
-//! tiny_http would take for whole where a client died in a chunk.
+//! IMPORTANT: tiny_http reads what is left of a counted body when its reader is dropped. So a reader with something left is
+//! dropped only after its socket stopped reading, or its meter gives nothing more ([`super::shared::Shared::give_up`]). Of
+//! longer bodies than [`super::meter::hide::TOLD_BYTES_MAX`] it does not know: larder reads these itself, as it does bodies
+//! in chunks, which tiny_http would take for whole where a client died in a chunk.
 
 use std::io::{self, Read};
 use std::os::fd::OwnedFd;
@@ -34,14 +33,6 @@ pub struct RawRequest {
     at_end: bool,
 }
 
-/// What dropping a request came to.
-pub enum Writer {
-    /// The way to the client.
-    Ready(Box<dyn io::Write + Send>),
-    /// The request had to be forgotten; an answer can only go past tiny_http.
-    Forgotten,
-}
-
 /// Why a body could not be read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum BodyError {
@@ -51,6 +42,15 @@ pub enum BodyError {
     Broken,
     /// The guard found it too slow.
     TooSlow,
+    /// There is no descriptor to read it by, which is no fault of its client.
+    OutOfReach,
+}
+
+impl BodyError {
+    /// What it means that a way was not found.
+    pub fn of_search(error: io::Error) -> BodyError {
+        if error.kind() == io::ErrorKind::NotConnected { BodyError::Broken } else { BodyError::OutOfReach }
+    }
 }
 
 /// Where larder reads a body itself.
@@ -170,25 +170,9 @@ impl RawRequest {
         self.remaining()
     }
 
-    /// Gives up the request for its writer. If some of the body is left, `socket` must be the connection's, so that
-    /// nothing more is read; the connection has to end after the answer.
-    pub fn into_writer(self, socket: Option<&OwnedFd>) -> Writer {
-        if !self.has_rest() {
-            return Writer::Ready(self.raw.into_writer());
-        }
-        let counted = matches!(self.kind, BodyKind::Counted(_));
-        match socket {
-            Some(socket) => {
-                socket::stop_reading(socket);
-                Writer::Ready(self.raw.into_writer())
-            }
-            // Nothing is read of what larder reads itself.
-            None if !counted => Writer::Ready(self.raw.into_writer()),
-            None => {
-                std::mem::forget(self.raw);
-                Writer::Forgotten
-            }
-        }
+    /// Gives up the request for its writer, after [`super::shared::Shared::give_up`] has seen to what is left of its body.
+    pub fn into_writer(self) -> Box<dyn io::Write + Send> {
+        self.raw.into_writer()
     }
 }
 

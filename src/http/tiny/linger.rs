@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use parking_lot::{Condvar, Mutex};
 use rustix::net::RecvFlags;
 
-use super::body::{RawRequest, Writer};
+use super::body::RawRequest;
 use super::connection::Connection;
 use super::shared::Shared;
 use super::{socket, sys};
@@ -34,7 +34,7 @@ const READS_PER_TURN: usize = 32;
 pub struct Leftover {
     /// The connection's socket.
     pub socket: OwnedFd,
-    /// The request, unless it had to be forgotten. As long as it lives tiny_http reads nothing.
+    /// The request. As long as it lives tiny_http reads nothing.
     pub request: Option<Box<RawRequest>>,
 }
 
@@ -45,10 +45,8 @@ impl Leftover {
         // of the bytes that follow.
         socket::cut(&self.socket);
         connection.note_cut();
-        if let Some(request) = self.request
-            && matches!(request.into_writer(Some(&self.socket)), Writer::Forgotten)
-        {
-            shared.forgot();
+        if let Some(request) = self.request {
+            drop(shared.give_up(*request, connection, Some(&self.socket)));
         }
     }
 }

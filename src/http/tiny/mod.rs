@@ -129,7 +129,6 @@ fn build(
         early_until: Instant::now() + options.limits.get().idle_timeout + EARLY_SLACK,
         imports: AtomicUsize::new(0),
         lingering: linger::Lingering::default(),
-        forgotten: AtomicUsize::new(0),
         watchdog: options.watchdog.clone(),
         draining: AtomicBool::new(false),
         stopping: AtomicBool::new(false),

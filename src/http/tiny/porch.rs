@@ -383,9 +383,22 @@ impl Porch {
         glimpse.body.as_ref()?.paid_until(&self.limits.get())?.checked_add(HEAD_TIME)
     }
 
-    /// Gives back the seats of those whose socket this process has no more, after a look that began at `began`.
+    /// Gives nothing more to read of a connection of which the socket cannot be had.
+    pub fn close(&self, key: &Key) {
+        for guest in self.guests.lock().values().filter(|guest| guest.key == *key) {
+            guest.meter.close(&self.heads);
+        }
+        self.ahead.wake(key);
+    }
+
+    /// Gives back the seats of those whose socket this process has no more, after a look that began at `began`, and ends
+    /// the waiting of threads whose client has gone.
     pub fn looked(&self, scan: &Scan, began: Instant) {
         let mut guests = self.guests.lock();
+        for guest in scan.dead.iter().filter_map(|inode| guests.get(inode)) {
+            guest.meter.close(&self.heads);
+            self.ahead.wake(&guest.key);
+        }
         if scan.is_whole {
             let open: std::collections::HashSet<u64> =
                 scan.seen.iter().map(|seen| seen.inode).chain(scan.dead.iter().copied()).collect();

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
-use super::body::{RawRequest, Writer};
+use super::body::RawRequest;
 use super::connection::Connection;
 use super::exchange::Exchange;
 use super::figures::Reason;
@@ -211,11 +211,11 @@ fn prepare(shared: &Arc<Shared>, exchange: Exchange, response: Response, mut tra
     let patience = if let Body::Pull { patience, .. } = &response.body { *patience } else { Duration::MAX };
     let rest = if framing == Framing::None { Rest::None } else { rest_of(response.body, framing) };
 
-    let socket = if linger { socket::find(&connection.key, &connection.fd_hint).ok().flatten() } else { None };
-    let (writer, leftover) = take_writer(shared, request, socket);
+    let socket = if linger { shared.find(&connection) } else { None };
+    let (writer, leftover) = take_writer(shared, &connection, request, socket);
     let mut answer = Answer {
         connection,
-        writer,
+        writer: Some(writer),
         trace,
         status: response.status,
         pending,
@@ -243,20 +243,15 @@ fn prepare(shared: &Arc<Shared>, exchange: Exchange, response: Response, mut tra
 /// take what the client sends later for requests.
 fn take_writer(
     shared: &Shared,
+    connection: &Connection,
     request: RawRequest,
     socket: Option<OwnedFd>,
-) -> (Option<Box<dyn Write + Send>>, Option<Leftover>) {
+) -> (Box<dyn Write + Send>, Option<Leftover>) {
     let past = socket.as_ref().and_then(|socket| linger::writer(socket).ok());
-    let (Some(socket), Some(writer)) = (socket, past) else {
-        return match request.into_writer(None) {
-            Writer::Ready(writer) => (Some(writer), None),
-            Writer::Forgotten => {
-                shared.forgot();
-                (None, None)
-            }
-        };
-    };
-    (Some(writer), Some(Leftover { socket, request: Some(Box::new(request)) }))
+    match (socket, past) {
+        (Some(socket), Some(writer)) => (writer, Some(Leftover { socket, request: Some(Box::new(request)) })),
+        (socket, _) => (shared.give_up(request, connection, socket.as_ref()), None),
+    }
 }
 
 fn rest_of(body: Body, framing: Framing) -> Rest {

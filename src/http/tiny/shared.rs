@@ -1,5 +1,7 @@
 //! What all threads of the engine share, and the ends of a connection.
 
+use std::io;
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Instant;
@@ -7,7 +9,7 @@ use std::time::Instant;
 use crossbeam::channel::Sender;
 
 use super::bodies::BodyJob;
-use super::body::{RawRequest, Writer};
+use super::body::RawRequest;
 use super::connection::{Connection, Connections, Incoming, Key, Place};
 use super::crew::{Crew, Job};
 use super::exchange::Reply;
@@ -58,8 +60,6 @@ pub struct Shared {
     pub imports: AtomicUsize,
     /// Answered connections whose client may still be sending.
     pub lingering: Lingering,
-    /// Requests that had to be forgotten, each with a thread of tiny_http.
-    pub forgotten: AtomicUsize,
     pub watchdog: Watchdog,
     pub draining: AtomicBool,
     pub stopping: AtomicBool,
@@ -199,18 +199,30 @@ impl Shared {
     pub fn discard(&self, connection: &Arc<Connection>, incoming: Incoming) {
         let kind = BodyKind::of(&incoming.raw);
         let request = RawRequest::new(incoming.raw, kind);
-        let socket =
-            if request.has_rest() { socket::find(&connection.key, &connection.fd_hint).ok().flatten() } else { None };
-        if matches!(request.into_writer(socket.as_ref()), Writer::Forgotten) {
-            self.forgot();
-        }
+        let socket = if request.has_rest() { self.find(connection) } else { None };
+        drop(self.give_up(request, connection, socket.as_ref()));
     }
 
-    /// Counts a request that had to be forgotten.
-    pub fn forgot(&self) {
-        self.forgotten.fetch_add(1, Ordering::Relaxed);
-        log::warn!("a request announced a body too long to refuse cleanly: one thread of tiny_http is lost");
-        self.nudge.now();
+    /// The socket of a connection, if there is one and it can be had.
+    pub fn find(&self, connection: &Connection) -> Option<OwnedFd> {
+        socket::find(&connection.key, &connection.fd_hint).ok().flatten()
+    }
+
+    /// Gives up a request for its writer. If some of its body is left, nothing more is read of its connection, which has to
+    /// end after the answer.
+    pub fn give_up(
+        &self,
+        request: RawRequest,
+        connection: &Connection,
+        socket: Option<&OwnedFd>,
+    ) -> Box<dyn io::Write + Send> {
+        match socket {
+            _ if !request.has_rest() => {}
+            Some(socket) => socket::stop_reading(socket),
+            // It has no peer any more, or there is no descriptor to hold it by.
+            None => self.porch.close(&connection.key),
+        }
+        request.into_writer()
     }
 
     /// How many requests are in the engine's or the handler's hands.

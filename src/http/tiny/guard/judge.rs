@@ -67,7 +67,13 @@ pub enum Verdict {
     End(Reason),
 }
 
-/// Judges one connection. `glimpse` is what the engine knows of it: nothing if it has sent no request yet.
+/// Whether requests were taken of a connection, or bodies read, of which the last look did not know. What was seen of its
+/// bytes before that was asked may be too little.
+pub fn is_news(glimpse: &Glimpse, memory: Option<&Memory>) -> bool {
+    memory.is_none_or(|memory| (memory.taken, memory.bodies_read) != (glimpse.taken, glimpse.bodies_read))
+}
+
+/// Judges one connection. What was seen of it is younger than `glimpse` if that [`is_news`]. `glimpse` is what the engine knows of it: nothing if it has sent no request yet.
 pub fn judge(
     seen: &Seen,
     glimpse: Option<&Glimpse>,
@@ -128,13 +134,17 @@ fn judge_busy(seen: &Seen, glimpse: &Glimpse, memory: &mut Memory, limits: &Limi
     }
     let elapsed = body.elapsed(now);
     let bytes = body.bytes.load(std::sync::atomic::Ordering::Relaxed);
-    let late = body.timeout.is_some_and(|timeout| now.saturating_duration_since(began_at) > timeout);
+    let late = body.timeout.is_some_and(|timeout| elapsed > timeout);
     let slow = elapsed > limits.body_grace && (bytes as f64) < elapsed.as_secs_f64() * limits.body_rate_min as f64;
     // What was read of the wire must show in the body: a byte in a chunk of its own is six. Else it is a line without end.
     let read_bytes = seen.info.bytes_received.saturating_sub(seen.unread_bytes).saturating_sub(mark);
     let long = read_bytes > bytes.saturating_mul(8).saturating_add(HEAD_SLACK_BYTES);
     // A handler that reads its own body may pause for the disk: only a client that sends nothing is slow.
-    let client_waits = body.timeout.is_none() && seen.unread_bytes > 0;
+    let client_waits = body.timeout.is_none() && (seen.unread_bytes > 0 || seen.is_kept);
+    // However much of it has come: it holds one of few places.
+    let stalled = body.timeout.is_none()
+        && u128::from(seen.info.last_data_received_ms) > 2 * limits.body_grace.as_millis()
+        && elapsed > 2 * limits.body_grace;
     if let Some(since) = memory.slow_since {
         let has_had_time = now.saturating_duration_since(since) >= SLOW_ANSWER_TIME;
         return if has_had_time && body.timeout.is_some() { Verdict::End(Reason::Body) } else { Verdict::Near };
@@ -142,7 +152,7 @@ fn judge_busy(seen: &Seen, glimpse: &Glimpse, memory: &mut Memory, limits: &Limi
     if long {
         return Verdict::End(Reason::Body);
     }
-    if late || (slow && !client_waits) {
+    if late || ((slow || stalled) && !client_waits) {
         memory.slow_since = Some(now);
         return Verdict::TooSlow;
     }
@@ -214,7 +224,7 @@ mod tests {
             bytes_received,
         };
         let key = Key { port: 80, peer: ([10, 0, 0, 1], 9).into() };
-        Seen { key, number: 3, inode: 7, info, unread_bytes, has_thread: true }
+        Seen { key, number: 3, inode: 7, info, unread_bytes, has_thread: true, is_kept: false }
     }
 
     fn pace(began_at: Instant, bytes: u64) -> BodyPace {

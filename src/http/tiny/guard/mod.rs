@@ -166,13 +166,24 @@ impl Guard {
     /// A look at every connection. What came between requests counts as nothing.
     fn scan(&self) -> std::io::Result<Scan> {
         let mut scan = scan::scan(&self.shared.sources)?;
-        for seen in &mut scan.seen {
-            if let Some(meter) = self.shared.porch.meter(seen.inode) {
-                seen.info.bytes_received = seen.info.bytes_received.saturating_sub(meter.skipped_bytes());
-                seen.has_thread = meter.has_thread();
-            }
-        }
+        scan.seen.iter_mut().for_each(|seen| self.complete(seen));
         Ok(scan)
+    }
+
+    fn complete(&self, seen: &mut Seen) {
+        if let Some(meter) = self.shared.porch.meter(seen.inode) {
+            seen.info.bytes_received = seen.info.bytes_received.saturating_sub(meter.skipped_bytes());
+            seen.has_thread = meter.has_thread();
+            seen.is_kept = meter.has_kept();
+        }
+    }
+
+    /// Looks at a connection once more, of which something was taken since: what came of that is nothing new.
+    fn look_again(&self, seen: &mut Seen) {
+        if let Some(again) = scan::again(seen) {
+            *seen = again;
+            self.complete(seen);
+        }
     }
 
     /// Looks at every connection and acts. Returns how many live connections there are.
@@ -184,7 +195,7 @@ impl Guard {
         self.resident_bytes = 0;
         self.memory_grew();
         let began = Instant::now();
-        let scan = match self.scan() {
+        let mut scan = match self.scan() {
             Ok(scan) => scan,
             Err(error) => {
                 log::warn!("the guard cannot see its sockets: {error}");
@@ -194,9 +205,12 @@ impl Guard {
         };
         let (limits, mut kicks) = (self.shared.limits.get(), HashMap::<u16, usize>::new());
         let (mut untended, mut urgent, mut near, mut filling) = (false, false, false, false);
-        for seen in &scan.seen {
+        for seen in &mut scan.seen {
             let connection = self.shared.connections.get(&seen.key);
             let glimpse = connection.as_ref().map(|connection| connection.glimpse());
+            if glimpse.as_ref().is_some_and(|glimpse| judge::is_news(glimpse, self.memories.get(&seen.key))) {
+                self.look_again(seen);
+            }
             let memory = self.memories.entry(seen.key).or_default();
             // While a body comes that larder reads itself, tiny_http's thread waits too, but not the client.
             let has_body = glimpse.as_ref().is_some_and(|glimpse| glimpse.body.is_some());
@@ -261,9 +275,9 @@ impl Guard {
 
     /// Counts sockets that nobody will ever close: each has a thread of tiny_http that waits for ever.
     ///
-    /// NOTE: a body too long to be refused comes to this, and would a head that says `HTTP/2.0` or `HTTP/3.0`, which the
-    /// meter keeps from tiny_http: its thread answers 505 itself, and for that waits, on a channel, until the writer before
-    /// is dropped, that of the very request which the same thread still holds.
+    /// NOTE: a head that says `HTTP/2.0` or `HTTP/3.0` would come to this, which the meter keeps from tiny_http: its thread
+    /// answers 505 itself, and for that waits, on a channel, until the writer before is dropped, that of the very request
+    /// which the same thread still holds.
     fn count_leaks(&mut self, scan: &Scan, now: Instant) {
         let cut = scan.seen.iter().filter(|seen| self.memories.get(&seen.key).is_some_and(|memory| memory.cut));
         let busy: Vec<u64> = self
@@ -279,7 +293,7 @@ impl Guard {
         }
         let old =
             self.dead_since.values().filter(|since| now.saturating_duration_since(**since) >= LEAKED_AFTER).count();
-        self.leaked = old.max(self.shared.forgotten.load(Ordering::Relaxed));
+        self.leaked = old;
         self.shared.figures.leaked_threads.set(self.leaked as u64);
     }
 

@@ -27,6 +27,8 @@ pub struct Seen {
     pub unread_bytes: u64,
     /// A thread of tiny_http has begun to read it.
     pub has_thread: bool,
+    /// Something of it was read that nobody has had yet, or nothing is missing of the body that is being read.
+    pub is_kept: bool,
 }
 
 /// What a scan found.
@@ -86,7 +88,13 @@ fn look(number: RawFd, key: Key, is_whole: &mut bool) -> Option<Seen> {
         info: sys::tcp_info(&socket).ok()?,
         unread_bytes: rustix::io::ioctl_fionread(&socket).unwrap_or(0),
         has_thread: true,
+        is_kept: false,
     })
+}
+
+/// Looks once more at a connection that was seen, if it is still there.
+pub fn again(seen: &Seen) -> Option<Seen> {
+    look(seen.number, seen.key, &mut true).filter(|again| again.inode == seen.inode)
 }
 
 fn dead_inode(number: RawFd, port: u16, is_whole: &mut bool) -> Option<u64> {

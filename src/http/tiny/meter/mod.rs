@@ -178,6 +178,12 @@ impl Meter {
         !self.state.lock().held.is_empty()
     }
 
+    /// Whether the client need send nothing now: what it sent was not had yet, or no body of it is incomplete.
+    pub fn has_kept(&self) -> bool {
+        let state = self.state.lock();
+        !state.held.is_empty() || state.tracker.body_left() == 0
+    }
+
     /// Whether a thread of tiny_http has begun to read the connection.
     pub fn has_thread(&self) -> bool {
         self.state.lock().has_thread
