@@ -47,7 +47,6 @@ const COMMON: &[(&str, Thread)] = &[
 const TINY_HTTP: &[(&str, Thread)] = &[
     ("larder-worker", Needed),
     ("larder-replier", Needed),
-    ("larder-chunked", Needed),
     ("larder-answer", Needed),
     ("larder-body", Needed),
     ("larder-body-wai", Needed),

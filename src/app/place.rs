@@ -3,6 +3,7 @@
 //! Files that are open go on taking what is written though their names are gone: removed, hidden by another mount, or on a
 //! file system that somebody has unmounted lazily. What was acknowledged as synced then is lost at the next start.
 
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use crate::board::folder::{Obstacle, check_writable};
@@ -33,8 +34,7 @@ impl Place {
 
     /// Looks again.
     pub fn loss(&self) -> Option<Loss> {
-        let is_other = |(path, was): &&(PathBuf, Option<Identity>)| was.is_none() || identity(path) != *was;
-        if let Some((path, _)) = self.held.iter().find(is_other) {
+        if let Some((path, _)) = self.held.iter().find(|(path, was)| is_other(path, *was)) {
             let reason = "the data folder, or a part of it, was removed or replaced while larder ran";
             return Some(Loss { reason, detail: format!("{} is not what was opened", path.display()) });
         }
@@ -53,6 +53,17 @@ impl Place {
     }
 }
 
+/// Whether a path certainly does not lead any more to what it led to. A process that is short of descriptors or memory may
+/// be told nothing.
+fn is_other(path: &Path, was: Option<Identity>) -> bool {
+    const GONE: [i32; 6] = [libc::ENOENT, libc::ENOTDIR, libc::ELOOP, libc::EACCES, libc::EPERM, libc::ESTALE];
+    match (std::fs::metadata(path), was) {
+        (Ok(now), Some(was)) => (now.dev(), now.ino()) != was,
+        (Ok(_), None) => false,
+        (Err(error), _) => error.raw_os_error().is_some_and(|code| GONE.contains(&code)),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::fs;
@@ -62,7 +73,8 @@ mod tests {
 
     #[test]
     fn a_folder_that_is_removed_moved_or_replaced_is_lost_at_every_level() {
-        let remove = |path: &Path| fs::remove_dir_all(path).or_else(|_| fs::remove_file(path)).unwrap();
+        // The store may make files there meanwhile.
+        let remove = |path: &Path| while fs::remove_dir_all(path).or_else(|_| fs::remove_file(path)).is_err() {};
         let copy = |path: &Path| {
             let aside = path.with_file_name("aside");
             fs::rename(path, &aside).unwrap();

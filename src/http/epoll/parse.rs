@@ -101,7 +101,7 @@ impl HeadScan {
             let is_empty = line_feed - 1 == self.line_start;
             self.at = line_feed + 1;
             if is_empty && self.line_start != self.start {
-                return self.complete(line_feed + 1, limits).map(Some);
+                return self.complete(&input[..=line_feed], limits).map(Some);
             }
             if is_empty && self.start != 0 {
                 return Err(Refusal::bad("more than one empty line before the request"));
@@ -113,13 +113,8 @@ impl HeadScan {
         }
         self.at = input.len();
         // Whoever speaks another protocol waits for an answer, and sends no line.
-        let is_wrong = match &input[self.start..] {
-            [b'\r', rest @ ..] => !rest.is_empty(),
-            [first, ..] => !is_token_byte(*first),
-            [] => false,
-        };
-        if is_wrong {
-            return Err(Refusal::bad("the request line does not begin with a method"));
+        if !matches!(&input[self.start..], [] | [b'\r']) {
+            self.check_start(input)?;
         }
         if input.len() - self.start >= limits.head_bytes_max {
             return Err(if self.line_start == self.start { TARGET_TOO_LONG } else { HEAD_TOO_LARGE });
@@ -127,7 +122,16 @@ impl HeadScan {
         Ok(None)
     }
 
-    fn complete(&self, end: usize, limits: &Limits) -> Result<(usize, usize), Refusal> {
+    fn check_start(&self, input: &[u8]) -> Result<(), Refusal> {
+        match is_token_byte(input[self.start]) {
+            true => Ok(()),
+            false => Err(Refusal::bad("the request line does not begin with a method")),
+        }
+    }
+
+    fn complete(&self, input: &[u8], limits: &Limits) -> Result<(usize, usize), Refusal> {
+        self.check_start(input)?;
+        let end = input.len();
         if end - self.start > limits.head_bytes_max { Err(HEAD_TOO_LARGE) } else { Ok((self.start, end)) }
     }
 }

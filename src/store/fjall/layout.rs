@@ -48,10 +48,14 @@ pub fn held(dir: &Path) -> Vec<PathBuf> {
     held
 }
 
-/// Whether there is any journal. A new one is there before an old one goes.
+/// Whether there may be any journal. A new one is there before an old one goes; where the folder cannot be looked through,
+/// as without descriptors, there may.
 pub fn has_journal(dir: &Path) -> bool {
-    let mut entries = std::fs::read_dir(dir.join(DATABASE_DIR)).into_iter().flatten().flatten();
-    entries.any(|entry| entry.path().extension().is_some_and(|extension| extension == "jnl"))
+    let is_journal = |entry: std::fs::DirEntry| entry.path().extension().is_some_and(|extension| extension == "jnl");
+    match std::fs::read_dir(dir.join(DATABASE_DIR)) {
+        Ok(mut entries) => entries.any(|entry| entry.map_or(true, is_journal)),
+        Err(error) => !matches!(error.kind(), std::io::ErrorKind::NotFound | std::io::ErrorKind::NotADirectory),
+    }
 }
 
 /// Folders lie no deeper in the database; what leads deeper leads in circles.
