@@ -414,7 +414,7 @@ fn a_single_page_answers_whoever_takes_a_page_and_nobody_else() {
     assert_eq!(page.status, 200);
     assert_eq!(page.get("Content-Type"), Some("text/html; charset=utf-8"));
     assert_eq!(page.get("Cache-Control"), Some("no-cache"));
-    assert_eq!(page.get("Vary"), Some("Accept-Encoding, Accept"));
+    assert_eq!(page.get("Vary"), Some("Accept-Encoding, Accept, Sec-Fetch-Dest"));
     assert_eq!(text(page), "app");
     assert_eq!(text(site.get("/real.html", &[BROWSER])), "real");
     for (target, accept, status) in [

@@ -315,7 +315,7 @@ fn an_aborted_batch_shows_its_results_however_deep_a_value_nests() {
 fn a_batch_of_which_nothing_was_written_names_no_durability() {
     for engine in support::engines() {
         // All that the card has, of which some is taken: the store takes no writes from the start.
-        let card = rustix::fs::statvfs(&std::env::temp_dir()).unwrap();
+        let card = rustix::fs::statvfs(std::env::temp_dir()).unwrap();
         let reserve = format!("[store]\nreserve = {}", card.f_blocks * card.f_frsize - 1024 * 1024);
         let server = Server::builder().engine(&engine).config(&reserve).start();
         let operation = json!({"op": "set", "key": "k", "value": 1});

@@ -120,7 +120,7 @@ fn a_file_is_kept_for_as_long_as_its_name_allows() {
         ("log.20240115a.txt", DAY, "text/plain; charset=utf-8"),
         ("index-BxY3kQ9z.js", DAY, "text/javascript; charset=utf-8"),
         ("app.js", DAY, "text/javascript; charset=utf-8"),
-        ("live.m3u8", DAY, "application/vnd.apple.mpegurl"),
+        ("live.m3u8", "no-cache", "application/vnd.apple.mpegurl"),
         ("live.ts", DAY, "video/mp2t"),
         ("a.vtt", DAY, "text/vtt; charset=utf-8"),
         ("larder.log", DAY, "text/plain; charset=utf-8"),
@@ -340,4 +340,32 @@ fn a_folder_that_is_not_there_stops_the_start() {
     let outcome = Server::builder().config("[www]\ndir = \"/nonexistent/folder\"\n").try_start();
     let reason = outcome.err().expect("larder must not start");
     assert!(reason.contains("www.dir"), "{reason}");
+}
+
+#[test]
+fn a_page_that_makes_its_own_routes_answers_neither_probes_nor_what_browsers_ask_for_else() {
+    let fill = |root: &Path| fs::write(root.join("index.html"), "<p>app").unwrap();
+    on_every_engine("public = true\nspa = true\n", fill, |server| {
+        for (path, place, status) in [
+            ("/users/42", None, 200),
+            ("/users/42", Some("document"), 200),
+            ("/users/42", Some("iframe"), 200),
+            ("/users/42", Some("empty"), 200),
+            ("/users/42", Some("script"), 404),
+            ("/users/42", Some("style"), 404),
+            ("/users/42", Some("image"), 404),
+            ("/users/42", Some("manifest"), 404),
+            ("/users/42", Some("serviceworker"), 404),
+            ("/healthy", None, 200),
+            ("/health/ready", None, 404),
+            ("/healthz", None, 404),
+            ("/readyz", None, 404),
+            ("/livez", None, 404),
+            ("/api/v2/x", None, 404),
+        ] {
+            let fields: Vec<(&str, &str)> = place.map(|place| ("Sec-Fetch-Dest", place)).into_iter().collect();
+            let answer = server.send("GET", path, &[&[("Accept", "*/*")], &fields[..]].concat(), b"");
+            assert_eq!(answer.status, status, "{path} {place:?}");
+        }
+    });
 }

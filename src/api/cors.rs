@@ -8,7 +8,7 @@ use crate::http::{Head, HeaderName, Response, Trace};
 /// What a page may read of an answer, besides what every page may (Fetch §3.3.5).
 const EXPOSED: &str = "ETag, Location, Retry-After, Content-Range, Accept-Ranges, Accept-Encoding, Accept-Patch, Allow, Larder-Version, Larder-Durability, Larder-Ttl, Larder-Since, X-Request-Id, traceparent, WWW-Authenticate";
 /// What a page may send: what larder reads, and what libraries add to all they send.
-const ALLOWED_FIELDS: &str = "Authorization, Content-Type, Content-Encoding, Content-Digest, Repr-Digest, Digest, Accept, Cache-Control, Range, If-Match, If-None-Match, If-Modified-Since, If-Unmodified-Since, If-Range, Last-Event-ID, X-Request-Id, X-No-Compression, X-Requested-With, traceparent, tracestate, baggage";
+const ALLOWED_FIELDS: &str = "Authorization, Content-Type, Content-Encoding, Content-Digest, Repr-Digest, Digest, Accept, Cache-Control, Range, If-Match, If-None-Match, If-Modified-Since, If-Unmodified-Since, If-Range, Last-Event-ID, X-Request-Id, X-No-Compression, X-Requested-With, Idempotency-Key, Accept-Language, Pragma, Expires, traceparent, tracestate, baggage, sentry-trace";
 /// How long a browser may remember a preflight, in seconds.
 const MAX_AGE: &str = "3600";
 

@@ -35,7 +35,7 @@ pub fn write_problem(error: &WriteError) -> Problem {
         WriteError::ReadOnly => (
             503,
             "READ_ONLY",
-            "the store takes no writes since its card failed; /health says why, reads still work",
+            "the store takes no writes since its card failed or its folder went; /health says why, reads still work",
             Some(RETRY_LATER_S),
         ),
         WriteError::InsufficientStorage => (

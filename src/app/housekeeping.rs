@@ -108,14 +108,14 @@ impl Background {
 /// then: it would find another folder, or one that cannot be written.
 fn is_place_lost(api: &Api, place: &mut Option<Place>) -> bool {
     let Some(db) = api.store().filter(|_| api.config.store == StoreKind::Fjall) else { return false };
-    let loss = place.get_or_insert_with(|| Place::of(&api.config.data_dir)).loss();
-    if let Some(loss) = &loss
+    let found = place.get_or_insert_with(|| Place::of(&api.config.data_dir)).look();
+    if let Some((loss, true)) = &found
         && !api.drain.is_set()
         && db.give_up(loss.reason)
     {
         log::error!("the store takes no more writes: {}: {}", loss.reason, loss.detail);
     }
-    loss.is_some()
+    found.is_some()
 }
 
 /// Puts in force what `larder token add` or `rm` has changed since the last look.

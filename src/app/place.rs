@@ -3,18 +3,25 @@
 //! Files that are open go on taking what is written though their names are gone: removed, hidden by another mount, or on a
 //! file system that somebody has unmounted lazily. What was acknowledged as synced then is lost at the next start.
 
-use std::os::unix::fs::MetadataExt;
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
+use rustix::fs::{Mode, OFlags};
+
 use crate::board::folder::{Obstacle, check_writable};
-use crate::board::overlap::{Identity, identity};
 use crate::store::fjall::layout;
 
 /// The folders of a store and its lock, as they were when it was opened.
 pub struct Place {
     dir: PathBuf,
-    held: Vec<(PathBuf, Option<Identity>)>,
+    /// What each was, held open: some file systems give a folder another number once nobody has it open.
+    held: Vec<(PathBuf, Option<OwnedFd>)>,
+    /// How often in a row it was not found as it was.
+    misses: u32,
 }
+
+/// So many looks must agree: a folder that is moved away for a moment, or may not be entered for one, is none that is lost.
+const MISSES: u32 = 3;
 
 /// What has become of it: in words for everyone, and for the log.
 #[derive(Debug, PartialEq, Eq)]
@@ -28,13 +35,20 @@ pub struct Loss {
 impl Place {
     /// That of the store that is open in this folder.
     pub fn of(dir: &Path) -> Place {
-        let held = layout::held(dir).into_iter().map(|path| (path.clone(), identity(&path)));
-        Place { dir: dir.to_owned(), held: held.collect() }
+        let open = |path: &Path| rustix::fs::open(path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty()).ok();
+        let held = layout::held(dir).into_iter().map(|path| (path.clone(), open(&path)));
+        Place { dir: dir.to_owned(), held: held.collect(), misses: 0 }
     }
 
-    /// Looks again.
-    pub fn loss(&self) -> Option<Loss> {
-        if let Some((path, _)) = self.held.iter().find(|(path, was)| is_other(path, *was)) {
+    /// Looks again: what has become of it, and whether that is certain by now.
+    pub fn look(&mut self) -> Option<(Loss, bool)> {
+        let loss = self.loss();
+        self.misses = if loss.is_some() { self.misses + 1 } else { 0 };
+        loss.map(|loss| (loss, self.misses >= MISSES))
+    }
+
+    fn loss(&self) -> Option<Loss> {
+        if let Some((path, _)) = self.held.iter().find(|(path, was)| is_other(path, was.as_ref())) {
             let reason = "the data folder, or a part of it, was removed or replaced while larder ran";
             return Some(Loss { reason, detail: format!("{} is not what was opened", path.display()) });
         }
@@ -55,12 +69,14 @@ impl Place {
 
 /// Whether a path certainly does not lead any more to what it led to. A process that is short of descriptors or memory may
 /// be told nothing.
-fn is_other(path: &Path, was: Option<Identity>) -> bool {
-    const GONE: [i32; 6] = [libc::ENOENT, libc::ENOTDIR, libc::ELOOP, libc::EACCES, libc::EPERM, libc::ESTALE];
-    match (std::fs::metadata(path), was) {
-        (Ok(now), Some(was)) => (now.dev(), now.ino()) != was,
+fn is_other(path: &Path, was: Option<&OwnedFd>) -> bool {
+    use rustix::io::Errno;
+    const GONE: [Errno; 6] = [Errno::NOENT, Errno::NOTDIR, Errno::LOOP, Errno::ACCESS, Errno::PERM, Errno::STALE];
+    let was = was.and_then(|held| rustix::fs::fstat(held).ok());
+    match (rustix::fs::stat(path), was) {
+        (Ok(now), Some(was)) => (now.st_dev, now.st_ino) != (was.st_dev, was.st_ino),
         (Ok(_), None) => false,
-        (Err(error), _) => error.raw_os_error().is_some_and(|code| GONE.contains(&code)),
+        (Err(error), _) => GONE.contains(&error),
     }
 }
 

@@ -134,10 +134,16 @@ impl StaticFiles {
     /// a 404 for all who do not ask for a page by name: they could not use it, and would be told of it later.
     fn fall_back(&self, request: &Request, named: &str) -> Result<Response, Problem> {
         const PAGE: &str = "text/html";
+        const PLACES: [&str; 6] = ["document", "iframe", "frame", "embed", "object", "empty"];
+        const PROBES: [&str; 6] = ["api", "health", "healthz", "livez", "readyz", "metrics"];
         let head = &request.head;
         let may_be_page = || matches!(&*by_name(named), OCTET_STREAM) || by_name(named).starts_with(PAGE);
         let wanted = media::accepts_explicitly(head, PAGE) || (media::accepts(head, PAGE) && may_be_page());
-        if !self.options.single_page || !wanted {
+        // Browsers say for what they ask.
+        let is_for_page = head.get(HeaderName::SecFetchDest).is_none_or(|place| PLACES.contains(&place));
+        // A probe that is answered by a page would be satisfied for ever.
+        let is_probe = PROBES.contains(&named.split('/').next().unwrap_or_default());
+        if !self.options.single_page || !wanted || !is_for_page || is_probe {
             return Err(not_found());
         }
         match self.folder.look_up("index.html").map_err(unreadable)? {
@@ -180,7 +186,7 @@ impl StaticFiles {
         }
         response.push_field("Cache-Control", self.cache_control(path, content_type, fallback).as_bytes());
         match (has_other_forms(content_type), fallback) {
-            (_, true) => response.push_field("Vary", b"Accept-Encoding, Accept"),
+            (_, true) => response.push_field("Vary", b"Accept-Encoding, Accept, Sec-Fetch-Dest"),
             (true, false) => response.push_field("Vary", b"Accept-Encoding"),
             (false, false) => {}
         }

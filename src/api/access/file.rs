@@ -44,7 +44,15 @@ impl Kept {
     /// The tokens; `None` if there is no file. `had`: there were some a moment ago.
     pub fn tokens(self, path: &Path, had: bool) -> Result<Option<Vec<Token>>, ConfigError> {
         match self {
-            Kept::NoFile => Ok(None),
+            Kept::NoFile => {
+                if beside(path, KEPT_NOTE).exists() {
+                    log::warn!(
+                        "there have been tokens in {}, and now there is no such file: without tokens everyone on this machine is let in",
+                        path.display()
+                    );
+                }
+                Ok(None)
+            }
             Kept::Tokens(tokens) => Ok(Some(tokens)),
             // Of an earlier release, that had none.
             Kept::Emptied if !had && !beside(path, KEPT_NOTE).exists() => Ok(Some(Vec::new())),
@@ -69,6 +77,10 @@ pub fn look(path: &Path) -> Result<Kept, ConfigError> {
     let fail = |message: String| ConfigError { source: None, message };
     let text = match fs::read_to_string(path) {
         Ok(text) => text,
+        // SECURITY: a link into what is not mounted yet must not open the store.
+        Err(error) if error.kind() == io::ErrorKind::NotFound && fs::symlink_metadata(path).is_ok() => {
+            return Err(fail(format!("the tokens file {} is a link that leads to nothing", path.display())));
+        }
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Kept::NoFile),
         Err(error) => {
             return Err(fail(format!("cannot read the tokens in {} as {}: {error}", path.display(), user())));
@@ -82,7 +94,8 @@ pub fn look(path: &Path) -> Result<Kept, ConfigError> {
         let (path, mode) = (path.display(), meta.mode() & 0o777);
         return Err(fail(format!("{path} has mode {mode:04o}, open to others: chmod 0600 {path}")));
     }
-    match text.trim() {
+    // Zeros are what a power cut may leave of a file.
+    match text.trim_matches(|letter: char| letter.is_whitespace() || letter == '\0') {
         "" => return Ok(Kept::Emptied),
         NONE_LEFT => return Ok(Kept::Tokens(Vec::new())),
         _ => {}
@@ -149,6 +162,8 @@ pub fn note_kept(path: &Path) -> io::Result<()> {
 }
 
 fn replace(path: &Path, tokens: &[Token]) -> io::Result<()> {
+    // A link stays one.
+    let path = &fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
     let mut text = String::new();
     if tokens.is_empty() {
         text = format!("{NONE_LEFT}\n");
@@ -168,7 +183,8 @@ fn replace(path: &Path, tokens: &[Token]) -> io::Result<()> {
     keep_owner(&file, path)?;
     file.sync_all()?;
     // IMPORTANT: the content is synced before the name points to it.
-    fs::rename(&temporary, path)
+    fs::rename(&temporary, path)?;
+    File::open(path.parent().unwrap_or(Path::new("/")))?.sync_all()
 }
 
 /// The file, the one that takes its place at a change, and the note.
@@ -262,6 +278,25 @@ mod tests {
     }
 
     #[test]
+    fn a_link_is_followed_stays_one_and_where_it_leads_to_nothing_is_no_lack_of_tokens() {
+        let folder = tempfile::tempdir().unwrap();
+        let (elsewhere, path) = (folder.path().join("elsewhere"), folder.path().join("tokens.jsonl"));
+        fs::create_dir(&elsewhere).unwrap();
+        let target = elsewhere.join("secret");
+        std::os::unix::fs::symlink("elsewhere/secret", &path).unwrap();
+        assert!(read(&path).unwrap_err().to_string().contains("leads to nothing"));
+        assert!(add(&path, "one").is_err() && !target.exists());
+        fs::write(&target, "").unwrap();
+        fs::set_permissions(&target, fs::Permissions::from_mode(0o600)).unwrap();
+        add(&path, "one").unwrap();
+        assert!(fs::symlink_metadata(&path).unwrap().is_symlink());
+        assert_eq!(read(&target).unwrap().map(|tokens| tokens.len()), Some(1));
+        fs::remove_file(&path).unwrap();
+        std::os::unix::fs::symlink(&path, &path).unwrap();
+        assert!(read(&path).is_err(), "a loop");
+    }
+
+    #[test]
     fn an_empty_file_is_damage_unless_the_last_token_was_removed_or_an_earlier_release_left_it() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("tokens.jsonl");
@@ -278,7 +313,7 @@ mod tests {
         assert!(look(&path).unwrap().tokens(&path, true).is_err(), "but not where there were tokens a moment ago");
         add(&path, "one").unwrap();
         let kept = fs::read(&path).unwrap();
-        for emptied in ["", "\n", " \r\n\n", "\u{feff}"] {
+        for emptied in ["", "\n", " \r\n\n", "\u{feff}", "\0\0\0\0", "\0\n\0"] {
             fs::write(&path, emptied).unwrap();
             assert_eq!(count(), None, "{emptied:?}");
             assert!(add(&path, "two").is_err() && remove().is_err(), "{emptied:?}");

@@ -52,7 +52,7 @@ pub const CODES: &[Code] = &[
     (503, "OVERLOADED", "too much waits already; nothing was written"),
     (503, "DRAINING", "larder is stopping; nothing was written"),
     (503, "STORE_UNAVAILABLE", "the store is not open or cannot be read, /health says why; nothing was written"),
-    (503, "READ_ONLY", "the store takes no writes since its card failed; nothing was written"),
+    (503, "READ_ONLY", "the store takes no writes since its card failed or its folder went; nothing was written"),
     (504, "OUTCOME_UNKNOWN", "nobody can say whether this was written; read before repeating"),
     (505, "HTTP_VERSION_NOT_SUPPORTED", "use HTTP/1.1"),
     (507, "INSUFFICIENT_STORAGE", "the card is almost full; nothing was written"),

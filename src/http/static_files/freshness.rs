@@ -47,6 +47,47 @@ pub fn of(path: &str, content_type: &str, folders: &[String]) -> Freshness {
     if hashed { Freshness::Immutable } else { Freshness::Aged }
 }
 
+/// What says which release all the rest is of, by its name in lower case: of web manifests and service workers, and of what
+/// Next, SvelteKit, Nuxt, Angular, Gatsby, Blazor, Flutter and module federation write.
+const RELEASE: &[&str] = &[
+    "ngsw.json",
+    "version.json",
+    "latest.json",
+    "builds.json",
+    "env.js",
+    "config.js",
+    "config.json",
+    "settings.json",
+    "page-data.json",
+    "app-data.json",
+    "blazor.boot.json",
+    "remoteentry.js",
+    "main.dart.js",
+    "flutter.js",
+    "flutter_bootstrap.js",
+    "robots.txt",
+    "sitemap.xml",
+    "feed.xml",
+    "rss.xml",
+    "atom.xml",
+];
+
+/// Pages and manifests, and lists that are written again as what they list comes: live video, feeds, calendars.
+const ASKED_TYPES: &[&str] = &[
+    "text/html",
+    "application/xhtml+xml",
+    "application/manifest+json",
+    "text/cache-manifest",
+    "application/vnd.apple.mpegurl",
+    "application/x-mpegurl",
+    "audio/mpegurl",
+    "audio/x-mpegurl",
+    "application/dash+xml",
+    "application/rss+xml",
+    "application/atom+xml",
+    "text/calendar",
+];
+
 /// Pages, service workers and web manifests: what says which release all the rest is of.
 fn is_asked_for_again(name: &str, content_type: &str) -> bool {
     let name = name.to_ascii_lowercase();
@@ -60,11 +101,9 @@ fn is_asked_for_again(name: &str, content_type: &str) -> bool {
         || ["serviceworker", "ngswworker", "registersw", "sdkworker", "updaterworker", "safetyworker"]
             .iter()
             .any(|part| flat.contains(part));
-    ["text/html", "application/xhtml+xml", "application/manifest+json", "text/cache-manifest"]
-        .iter()
-        .any(|page| content_type.starts_with(page))
+    ASKED_TYPES.iter().any(|asked| content_type.starts_with(asked))
         || name.ends_with("manifest.json")
-        || matches!(name.as_str(), "ngsw.json" | "version.json")
+        || RELEASE.contains(&name.as_str())
         || (is_script && is_worker)
 }
 
@@ -174,6 +213,20 @@ mod tests {
             "asset-manifest.json",
             "assets/index-BxY3kQ9z.html",
             "old.appcache",
+            "live/stream.m3u8",
+            "live/radio.m3u",
+            "live/stream.mpd",
+            "blog/index.rss",
+            "news.atom",
+            "bins.ics",
+            "feed.xml",
+            "_app/env.js",
+            "config.json",
+            "_nuxt/builds/latest.json",
+            "page-data/page-data.json",
+            "_framework/blazor.boot.json",
+            "remoteEntry.js",
+            "flutter_bootstrap.js",
         ] {
             assert_eq!(judged(path), Freshness::Asked, "{path}");
         }
