@@ -13,7 +13,7 @@ use std::sync::atomic::Ordering;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use super::connection::{Connection, Key};
+use super::connection::{Connection, Glimpse, Key};
 use super::figures::Reason;
 use super::shared::Shared;
 use super::sys::TCP_ESTABLISHED;
@@ -178,9 +178,11 @@ impl Guard {
         }
     }
 
-    /// Looks at a connection once more, of which something was taken since: what came of that is nothing new.
-    fn look_again(&self, seen: &mut Seen) {
-        if let Some(again) = scan::again(seen) {
+    /// Looks at a connection once more if something was taken of it meanwhile: what came of that is nothing new.
+    fn look_again(&self, seen: &mut Seen, glimpse: Option<&Glimpse>) {
+        if glimpse.is_some_and(|glimpse| judge::is_news(glimpse, self.memories.get(&seen.key)))
+            && let Some(again) = scan::again(seen)
+        {
             *seen = again;
             self.complete(seen);
         }
@@ -208,9 +210,7 @@ impl Guard {
         for seen in &mut scan.seen {
             let connection = self.shared.connections.get(&seen.key);
             let glimpse = connection.as_ref().map(|connection| connection.glimpse());
-            if glimpse.as_ref().is_some_and(|glimpse| judge::is_news(glimpse, self.memories.get(&seen.key))) {
-                self.look_again(seen);
-            }
+            self.look_again(seen, glimpse.as_ref());
             let memory = self.memories.entry(seen.key).or_default();
             // While a body comes that larder reads itself, tiny_http's thread waits too, but not the client.
             let has_body = glimpse.as_ref().is_some_and(|glimpse| glimpse.body.is_some());
@@ -236,9 +236,7 @@ impl Guard {
                 }
                 Verdict::TooSlow => {
                     near = true;
-                    if let Some(connection) = connection {
-                        self.shared.stop_slow_body(&connection);
-                    }
+                    connection.inspect(|connection| self.shared.stop_slow_body(connection));
                 }
                 Verdict::End(reason) => {
                     memory.cut = true;
