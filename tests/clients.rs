@@ -440,7 +440,9 @@ fn a_refusal_says_what_is_taken_instead() {
                 assert_eq!(answer.code(), "NOT_IMPLEMENTED", "{engine} {method} {path}");
             }
         }
-        for (method, path) in [("POST", "/api/v1/kv/n/c/k"), ("PATCH", "/health"), ("PUT", "/api/v1/batch")] {
+        for (method, path) in
+            [("POST", "/api/v1/kv/n/c/k"), ("PATCH", "/health"), ("PUT", "/api/v1/batch"), ("TRACE", "/health")]
+        {
             let answer = server.send(method, path, &[], b"").expect(405);
             assert!(answer.header("Allow").is_some_and(|allow| allow.contains("OPTIONS")), "{engine} {method} {path}");
         }

@@ -1,6 +1,7 @@
-//! Request methods: the seven that larder serves, and everything else as one.
+//! Request methods: the seven that larder serves, one that every server knows and none here serves, and everything else as
+//! one.
 
-/// A request method. `Other` is any token larder has no route for; it is answered 405 or 501, never guessed at.
+/// A request method. `Trace` is answered 405 wherever something is, `Other`, any token that larder does not know, 501.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[allow(missing_docs)]
 pub enum Method {
@@ -11,6 +12,7 @@ pub enum Method {
     Patch,
     Delete,
     Options,
+    Trace,
     Other,
 }
 
@@ -25,6 +27,7 @@ impl Method {
             b"PATCH" => Method::Patch,
             b"DELETE" => Method::Delete,
             b"OPTIONS" => Method::Options,
+            b"TRACE" => Method::Trace,
             _ => Method::Other,
         }
     }
@@ -39,6 +42,7 @@ impl Method {
             Method::Patch => "PATCH",
             Method::Delete => "DELETE",
             Method::Options => "OPTIONS",
+            Method::Trace => "TRACE",
             Method::Other => "OTHER",
         }
     }

@@ -48,7 +48,11 @@ pub const CODES: &[Code] = &[
     (429, "TOO_MANY_REQUESTS", "the token or address sent too many requests"),
     (431, "HEADERS_TOO_LARGE", "the head is larger than 32 KiB, or has more than 100 fields"),
     (500, "INTERNAL", "larder failed; its log says why"),
-    (501, "NOT_IMPLEMENTED", "Transfer-Encoding is something else than chunked"),
+    (
+        501,
+        "NOT_IMPLEMENTED",
+        "the method is none that larder knows, or Transfer-Encoding is something else than chunked",
+    ),
     (503, "OVERLOADED", "too much waits already; nothing was written"),
     (503, "DRAINING", "larder is stopping; nothing was written"),
     (503, "STORE_UNAVAILABLE", "the store is not open or cannot be read, /health says why; nothing was written"),
