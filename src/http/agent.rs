@@ -3,7 +3,7 @@
 use std::fmt;
 
 /// Bytes that are kept of a name.
-pub const AGENT_BYTES_MAX: usize = 96;
+pub const AGENT_BYTES_MAX: usize = 48;
 
 /// A `User-Agent`, cut and cleaned. It stands in every trace, so it owns no memory.
 #[derive(Clone, Copy)]
