@@ -274,7 +274,7 @@ tell_reach() {
         say "  listen = \"0.0.0.0:$port\"                 # under [server] in $config"
         say "  systemctl restart larder"
     fi
-    say "and to try from elsewhere: curl -H 'Authorization: Bearer TOKEN' http://$there:$port/api/v1/stats"
+    say "and to try from elsewhere: curl -H @larder.header http://$there:$port/api/v1/stats  # a file with \`Authorization: Bearer TOKEN\`"
 }
 
 # Copies one of the files that came along, with the folder it goes to.
