@@ -104,8 +104,6 @@ pub const MIB: usize = 1024 * KIB;
 pub const CONNECTIONS_TINY_HTTP: usize = 500;
 /// `limits.connections` where the engine is epoll.
 pub const CONNECTIONS_EPOLL: usize = 12_000;
-/// `server.backlog` where the engine is epoll: a third of its connections may come at once.
-pub const BACKLOG_EPOLL: usize = 4096;
 /// Objects and lists within one another in a value that stands as JSON in an answer; a deeper one stands in base64. Parsers
 /// give up at some depth (serde_json at 128), and would take the whole page for broken.
 pub const SHOWN_DEPTH_MAX: usize = 64;

@@ -316,10 +316,10 @@ fn as_many_connections_may_wait_as_is_set_and_the_kernel_allows() {
     let unix = format!("unix:{}", socket.display());
     for (engine, listen, set, backlog) in [
         ("tiny_http", "127.0.0.1:0", "", 1024),
-        ("epoll", "127.0.0.1:0", "", 4096),
+        ("epoll", "127.0.0.1:0", "", 1024),
         ("tiny_http", "127.0.0.1:0", "7", 7),
         ("epoll", "[::]:0", "300", 300),
-        ("epoll", &unix, "", 4096),
+        ("epoll", &unix, "", 1024),
         ("epoll", &unix, "9", 9),
         ("epoll", "127.0.0.1:0", "65535", 65_535),
     ] {

@@ -7,7 +7,7 @@ use super::error::{ConfigError, Source};
 use super::raw::Given;
 use super::settings::{SETTINGS, find};
 use super::{Config, EngineKind, addresses, descriptors, env, file, rules};
-use crate::limits::{BACKLOG_EPOLL, CONNECTIONS_EPOLL, Limits};
+use crate::limits::{CONNECTIONS_EPOLL, Limits};
 
 /// The file that is read if it exists and no other is named.
 pub const DEFAULT_FILE: &str = "/etc/larder/larder.toml";
@@ -161,9 +161,6 @@ fn set_state_directory(config: &mut Config, sources: &mut Sources, environment: 
 fn scale_to_engine(config: &mut Config, sources: &Sources) {
     if config.engine == EngineKind::Epoll && *sources.of("limits", "connections_max") == Source::Default {
         config.limits.connections_max = CONNECTIONS_EPOLL;
-    }
-    if config.engine == EngineKind::Epoll && *sources.of("server", "backlog") == Source::Default {
-        config.backlog = BACKLOG_EPOLL;
     }
     if *sources.of("limits", "connections_per_address_max") == Source::Default {
         let limits = &mut config.limits;

@@ -71,7 +71,7 @@ pub static SETTINGS: &[Setting] = &[
     row("server", "io_threads", Field::Count(|c| &mut c.io_threads, 1..=256),
         "Threads that own connections (epoll only). The default is one a core."),
     row("server", "backlog", Field::Count(|c| &mut c.backlog, 1..=65_535),
-        "Connections that may wait to be accepted; the kernel allows no more than net.core.somaxconn.\nThe default is 1024 for tiny_http, 4096 for epoll."),
+        "Connections that may wait to be accepted; the kernel allows no more than net.core.somaxconn.\nMore lets a flood of connections stand before those of others."),
     row("server", "trusted_proxies", Field::Custom { set: set_proxies, show: |c| quote_list(c.trusted_proxies.iter().map(Proxy::to_string)) },
         "Addresses of proxies (10.1.2.3), their networks (10.0.0.0/8, fd00::/8), or \"unix\" for whoever connects to a Unix socket:\ntheir X-Forwarded-For counts for rate limits and logs, and limits.connections_per_address_max does not bound them."),
 
