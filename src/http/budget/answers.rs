@@ -28,6 +28,8 @@ use crate::metrics::{Counter, Gauge, Registry};
 pub const SMALL_BYTES: usize = 16 * 1024;
 /// Who holds no more than this part of the budget may have of its last quarter.
 const LIGHT_PART: u64 = 8;
+/// This part of the budget is for who holds nothing yet: a few light ones together could have all of it.
+const FIRST_PART: u64 = 16;
 
 /// The budget of one engine.
 pub struct Answers {
@@ -122,7 +124,8 @@ impl Answers {
         let held = self.state.lock().ledger.held_by(client);
         let is_light = held + bytes <= limit / LIGHT_PART;
         // One answer that is larger than all of it has its turn when nothing else is held.
-        let has_room = (is_light && wanted <= limit) || wanted == bytes;
+        let most = if held == 0 { limit } else { limit - limit / FIRST_PART };
+        let has_room = (is_light && wanted <= most) || wanted == bytes;
         self.make_room(Need::Of(client), common(limit).saturating_sub(bytes));
         has_room
     }

@@ -61,6 +61,17 @@ fn the_last_quarter_is_for_those_who_hold_little() {
 }
 
 #[test]
+fn light_clients_together_leave_room_for_one_who_holds_nothing() {
+    let budget = budget();
+    let names: Vec<String> = (0..8).map(|n| format!("light {n}")).collect();
+    let held: Vec<_> = names.iter().map(|name| hold(&budget, name, 3 * M + 3 * M / 4, None)).collect();
+    assert!(names.iter().all(|name| !budget.has_room(client(name), MIB / 4)), "each may have no more");
+    assert!(budget.has_room(client("neighbour"), MIB));
+    drop(held);
+    assert!(budget.has_room(client("light 0"), MIB));
+}
+
+#[test]
 fn more_than_all_is_held_by_nobody_for_long() {
     let budget = budget();
     let (_light, spared) = hold(&budget, "a", 4 * M, None);
