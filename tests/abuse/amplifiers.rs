@@ -89,6 +89,7 @@ pub fn unread_compressed_files(scene: &Scene) -> Held {
     std::fs::write(scene.www().join("large.txt"), words).unwrap();
     let head = scene.head("GET /large.txt", "Accept-Encoding: gzip\r\n");
     let mut held = scene.send(150, |_| head.clone().into());
-    assert_eq!(status(&mut held[0]), Some(200), "{}", scene.engine);
+    // Whichever was read first: some find no room.
+    assert!(held.iter_mut().any(|stream| status(stream) == Some(200)), "{}", scene.engine);
     held
 }

@@ -30,6 +30,8 @@ pub const SMALL_BYTES: usize = 16 * 1024;
 const LIGHT_PART: u64 = 8;
 /// This part of the budget is for who holds nothing yet: a few light ones together could have all of it.
 const FIRST_PART: u64 = 16;
+/// What stands around a value in a stream: key, type and the like.
+const ITEM_FRAME_BYTES: u64 = 8 * 1024;
 
 /// The budget of one engine.
 pub struct Answers {
@@ -75,6 +77,28 @@ pub struct Unsent {
     pulse: Pulse,
 }
 
+/// Room that was found for what is being made, or is on its way to whoever sends it. It is given back when this is
+/// dropped: once what it was for is charged.
+pub struct Room {
+    budget: Arc<Answers>,
+    bytes: u64,
+}
+
+impl Room {
+    /// It came to so much.
+    pub fn resize(&mut self, bytes: usize) {
+        let before = std::mem::replace(&mut self.bytes, bytes as u64);
+        self.budget.on_the_way.fetch_add(self.bytes, Ordering::Relaxed);
+        self.budget.on_the_way.fetch_sub(before, Ordering::Relaxed);
+    }
+}
+
+impl Drop for Room {
+    fn drop(&mut self) {
+        self.budget.on_the_way.fetch_sub(self.bytes, Ordering::Relaxed);
+    }
+}
+
 impl Answers {
     /// An unused budget.
     pub fn new(limits: Arc<LiveLimits>, registry: &Registry) -> Answers {
@@ -92,34 +116,33 @@ impl Answers {
         }
     }
 
-    /// The answer, or 503 in place of a large one that there is no room for. Asked before its first byte is sent.
-    pub fn admit(&self, response: Response, trace: &Trace) -> Response {
+    /// The answer with the room it has, or 503 in place of a large one that there is none for. Asked before its first
+    /// byte is sent.
+    pub fn admit(self: &Arc<Self>, response: Response, trace: &Trace) -> (Response, Option<Room>) {
         let bytes = large_bytes(&response);
-        let may_be_refused = trace.only_reads && trace.method != Method::Head;
-        if bytes == 0 || !may_be_refused || self.has_room(trace.client(), bytes) {
-            return response;
+        if bytes == 0 || trace.method == Method::Head {
+            return (response, None);
+        }
+        if let Some(room) = self.room(trace.client(), bytes) {
+            return (response, Some(room));
+        }
+        if !trace.only_reads {
+            return (response, None);
         }
         self.refused.inc();
         let message = "too many answers wait for their clients to take them; try again in a moment";
-        Response::from(Problem::new(503, "OVERLOADED", message)).field("Retry-After", "1")
+        (Response::from(Problem::new(503, "OVERLOADED", message)).field("Retry-After", "1"), None)
     }
 
-    /// So many bytes of admitted answers are on their way from a worker to whoever sends them.
-    pub fn set_out(&self, bytes: usize) {
-        self.on_the_way.fetch_add(bytes as u64, Ordering::Relaxed);
-    }
-
-    /// They have arrived.
-    pub fn arrived(&self, bytes: usize) {
-        self.on_the_way.fetch_sub(bytes as u64, Ordering::Relaxed);
-    }
-
-    /// Whether so many bytes more would find room. If not, room is made.
-    pub fn has_room(&self, client: Client, bytes: usize) -> bool {
+    /// Room for so many bytes more. If there is none, some is made for the next time.
+    pub fn room(self: &Arc<Self>, client: Client, bytes: usize) -> Option<Room> {
         let (limit, bytes) = (self.limits.get().answers_bytes_max, bytes as u64);
-        let wanted = self.used.load(Ordering::Relaxed) + self.on_the_way.load(Ordering::Relaxed) + bytes;
+        // IMPORTANT: taken before it is looked at. Of two who look first, both would find the last of it.
+        let room = Room { budget: Arc::clone(self), bytes };
+        let others = self.on_the_way.fetch_add(bytes, Ordering::SeqCst);
+        let wanted = self.used.load(Ordering::Relaxed) + others + bytes;
         if wanted <= common(limit) {
-            return true;
+            return Some(room);
         }
         let held = self.state.lock().ledger.held_by(client);
         let is_light = held + bytes <= limit / LIGHT_PART;
@@ -127,7 +150,15 @@ impl Answers {
         let most = if held == 0 { limit } else { limit - limit / FIRST_PART };
         let has_room = (is_light && wanted <= most) || wanted == bytes;
         self.make_room(Need::Of(client), common(limit).saturating_sub(bytes));
-        has_room
+        has_room.then_some(room)
+    }
+
+    /// Room for the next piece of a stream, whose size nobody knows before it is made: a piece ends with the item that fills
+    /// it, and that may be the largest value in base64.
+    pub fn room_for_piece(self: &Arc<Self>, client: Client, piece_bytes: usize) -> Option<Room> {
+        let limits = self.limits.get();
+        let item = (limits.value_bytes_max / 3 * 4 + ITEM_FRAME_BYTES).min(limits.answers_bytes_max / FIRST_PART);
+        self.room(client, piece_bytes + usize::try_from(item).unwrap_or(usize::MAX / 2))
     }
 
     /// Charges what a client does not take. `give_up` asks its owner to cut the answer.

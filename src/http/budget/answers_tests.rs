@@ -25,6 +25,10 @@ fn hold(budget: &Arc<Answers>, name: &str, own: u64, shared: Option<Shared>) -> 
     (budget.hold(client(name), own, shared, give_up), cut)
 }
 
+fn has_room(budget: &Arc<Answers>, name: &str, bytes: usize) -> bool {
+    budget.room(client(name), bytes).is_some()
+}
+
 fn trace(method: Method) -> Trace {
     Trace::new(method, Peer::Tcp(IpAddr::V4(Ipv4Addr::LOCALHOST), 1), Instant::now())
 }
@@ -49,14 +53,18 @@ fn what_is_held_is_charged_once_however_many_share_it() {
 #[test]
 fn the_last_quarter_is_for_those_who_hold_little() {
     let budget = budget();
-    assert!(budget.has_room(client("a"), 100 * MIB), "alone, anything has its turn");
+    assert!(has_room(&budget, "a", 100 * MIB), "alone, anything has its turn");
     let (_held, cut) = hold(&budget, "a", 24 * M, None);
-    assert!(!budget.has_room(client("a"), MIB), "it holds most of it");
-    assert!(budget.has_room(client("b"), MIB) && !budget.has_room(client("b"), 5 * MIB));
-    budget.set_out(8 * MIB);
-    assert!(!budget.has_room(client("b"), MIB), "what is on its way counts");
-    budget.arrived(8 * MIB);
-    assert!(budget.has_room(client("b"), MIB));
+    assert!(!has_room(&budget, "a", MIB), "it holds most of it");
+    assert!(has_room(&budget, "b", MIB) && !has_room(&budget, "b", 5 * MIB));
+    let mut room = budget.room(client("c"), 4 * MIB).unwrap();
+    let other = budget.room(client("d"), 4 * MIB).unwrap();
+    assert!(!has_room(&budget, "b", MIB), "what is on its way counts");
+    room.resize(MIB);
+    assert!(has_room(&budget, "b", MIB));
+    drop((room, other));
+    assert_eq!(budget.on_the_way.load(Ordering::Relaxed), 0);
+    assert!(has_room(&budget, "b", MIB));
     assert_eq!(cut.load(Ordering::SeqCst), 0, "it has just begun");
 }
 
@@ -65,10 +73,33 @@ fn light_clients_together_leave_room_for_one_who_holds_nothing() {
     let budget = budget();
     let names: Vec<String> = (0..8).map(|n| format!("light {n}")).collect();
     let held: Vec<_> = names.iter().map(|name| hold(&budget, name, 3 * M + 3 * M / 4, None)).collect();
-    assert!(names.iter().all(|name| !budget.has_room(client(name), MIB / 4)), "each may have no more");
-    assert!(budget.has_room(client("neighbour"), MIB));
+    assert!(names.iter().all(|name| !has_room(&budget, name, MIB / 4)), "each may have no more");
+    assert!(has_room(&budget, "neighbour", MIB));
     drop(held);
-    assert!(budget.has_room(client("light 0"), MIB));
+    assert!(has_room(&budget, "light 0", MIB));
+}
+
+#[test]
+fn pieces_that_are_made_at_once_leave_room_for_one_who_holds_nothing() {
+    let (budget, piece, item) = (budget(), 32 * 1024, MIB / 3 * 4 + 4096);
+    let names: Vec<String> = (0..8).map(|n| format!("light {n}")).collect();
+    let mut held = Vec::new();
+    // Five threads at a time make a piece each for one of eight clients, and charge them together, until none has room.
+    for turn in 0.. {
+        let at_once = names.iter().cycle().skip(turn * 5).take(5);
+        let made: Vec<_> =
+            at_once.filter_map(|name| Some((name, budget.room_for_piece(client(name), piece)?))).collect();
+        held.extend(made.iter().map(|(name, _)| hold(&budget, name, item as u64, None)));
+        if turn % 8 == 7 && made.is_empty() {
+            break;
+        }
+    }
+    assert!(has_room(&budget, "neighbour", MIB), "{} bytes are held", budget.unsent.get());
+    // However little there is in all, one stream goes on.
+    let limits = Limits { answers_bytes_max: M, ..Limits::default() };
+    let small = Arc::new(Answers::new(Arc::new(LiveLimits::new(limits)), &Registry::default()));
+    let (_held, _) = hold(&small, "a", M / 2, None);
+    assert!(small.room_for_piece(client("a"), piece).is_some());
 }
 
 #[test]
@@ -87,7 +118,7 @@ fn only_large_answers_to_reads_are_refused() {
     let budget = budget();
     let (_held, _) = hold(&budget, "other", 31 * M, None);
     let status = |bytes: usize, method: Method| {
-        budget.admit(Response::with_body(200, "text/plain", vec![0; bytes]), &trace(method)).status
+        budget.admit(Response::with_body(200, "text/plain", vec![0; bytes]), &trace(method)).0.status
     };
     assert_eq!(status(SMALL_BYTES, Method::Get), 200);
     assert_eq!(status(2 * MIB, Method::Get), 503);
@@ -96,5 +127,5 @@ fn only_large_answers_to_reads_are_refused() {
     let mut made = Response::new(200);
     let patience = std::time::Duration::MAX;
     made.body = Body::Pull { length: None, keeps: 2 * MIB, patience, pull: Box::new(|_| Ok(false)) };
-    assert_eq!((large_bytes(&made), budget.admit(made, &trace(Method::Get)).status), (2 * MIB, 503));
+    assert_eq!((large_bytes(&made), budget.admit(made, &trace(Method::Get)).0.status), (2 * MIB, 503));
 }

@@ -212,7 +212,8 @@ impl Connection {
 
     /// Answers from this thread.
     pub(super) fn answer(&mut self, active: &mut Active, core: &Core, response: Response, trace: Trace) -> Step {
-        let response = core.shared.answers.admit(response, &trace);
+        // Charged before this thread does anything else.
+        let (response, _room) = core.shared.answers.admit(response, &trace);
         self.push_answer(active, core, response, trace)
     }
 

@@ -23,7 +23,6 @@ use super::stats::CloseReason;
 use super::way::Way;
 use super::wheel::{IdleOrder, TICK_MS, Wheel};
 use super::workers::STUCK_MS;
-use crate::http::budget::answers::large_bytes;
 use crate::http::door::seat::Seat;
 use crate::http::door::{Full, Whose};
 use crate::http::listener::Listener;
@@ -178,8 +177,8 @@ impl IoThread {
     fn on_message(&mut self, message: Message) {
         match message {
             Message::Answer(token, answer) => {
-                let (response, trace) = *answer;
-                self.core.shared.answers.arrived(large_bytes(&response));
+                // The room is held until the answer is charged.
+                let (response, trace, _room) = *answer;
                 match self.connections.get(token) {
                     Some(connection) => {
                         let verdict = connection.on_answer(response, trace, &mut self.core, token);
@@ -189,8 +188,7 @@ impl IoThread {
                 }
             }
             Message::Connection(socket, peer, seat) => self.adopt(socket, peer, seat, None),
-            Message::Pulled(token, piece) => {
-                self.core.shared.answers.arrived(piece.bytes.capacity());
+            Message::Pulled(token, piece, _room) => {
                 self.with(token, |connection, core| connection.on_pulled(*piece, core, token));
             }
             Message::NoRoomForPiece(token, pull) => {

@@ -12,7 +12,7 @@ use rustix::event::{EventfdFlags, eventfd};
 
 use super::workers::Piece;
 use crate::http::budget::Answers;
-use crate::http::budget::answers::large_bytes;
+use crate::http::budget::answers::Room;
 use crate::http::door::seat::Seat;
 use crate::http::message::{Peer, Puller, Response, Trace};
 use crate::http::responder::ResponseSink;
@@ -20,12 +20,12 @@ use crate::wake::{self, Wake};
 
 /// One message.
 pub enum Message {
-    /// The answer for a ticket.
-    Answer(u64, Box<(Response, Trace)>),
+    /// The answer for a ticket, with the room that a large one has.
+    Answer(u64, Box<(Response, Trace, Option<Room>)>),
     /// A connection that another thread accepted for this one.
     Connection(OwnedFd, Peer, Arc<Seat>),
-    /// A worker has made the next piece of a body.
-    Pulled(u64, Box<Piece>),
+    /// A worker has made the next piece of a body, and the room that it has.
+    Pulled(u64, Box<Piece>, Room),
     /// There is no room for a piece of this ticket's answer; what makes it comes back.
     NoRoomForPiece(u64, Puller),
     /// The reader of an import has room again.
@@ -108,8 +108,7 @@ impl Wake for Mailbox {
 impl ResponseSink for Mailbox {
     fn deliver(&self, ticket: u64, response: Response, trace: Trace) {
         // Here, so that what waits to be taken out of the mailbox is bounded too.
-        let response = self.answers.admit(response, &trace);
-        self.answers.set_out(large_bytes(&response));
-        self.send(Message::Answer(ticket, Box::new((response, trace))));
+        let (response, room) = self.answers.admit(response, &trace);
+        self.send(Message::Answer(ticket, Box::new((response, trace, room))));
     }
 }

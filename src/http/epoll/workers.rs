@@ -222,14 +222,14 @@ fn work(shared: &Shared, job: Job) {
     let (request, mut responder) = match job {
         Job::Handle { request, responder } => (request, responder),
         Job::Pull { pull, is_chunked, client, ticket, mailbox } => {
-            let message = if shared.answers.has_room(client, PIECE_BYTES) {
-                let piece = make_piece(pull, is_chunked);
-                shared.answers.set_out(piece.bytes.capacity());
-                Message::Pulled(ticket, Box::new(piece))
-            } else {
-                Message::NoRoomForPiece(ticket, pull)
-            };
-            return mailbox.send(message);
+            return mailbox.send(match shared.answers.room_for_piece(client, PIECE_BYTES) {
+                Some(mut room) => {
+                    let piece = make_piece(pull, is_chunked);
+                    room.resize(piece.bytes.capacity());
+                    Message::Pulled(ticket, Box::new(piece), room)
+                }
+                None => Message::NoRoomForPiece(ticket, pull),
+            });
         }
     };
     let trace = responder.trace();

@@ -23,7 +23,7 @@ use super::shared::Shared;
 use super::waiting::{self, Until};
 use super::{socket, source};
 use crate::http::backlog::{self, Backlog};
-use crate::http::budget::answers::Shared as Place;
+use crate::http::budget::answers::{Room, Shared as Place};
 use crate::http::budget::{Client, Unsent};
 use crate::http::message::{Body, Cut, Outcome, Puller, Response, Trace};
 use crate::http::method::Method;
@@ -59,6 +59,8 @@ pub struct Answer {
     socket: Option<OwnedFd>,
     /// What of it is charged.
     held: Option<Unsent>,
+    /// Room for it until then.
+    room: Option<Room>,
     /// We end the connection after it, and why.
     end: Option<Reason>,
     /// tiny_http ends the connection after it.
@@ -194,7 +196,7 @@ fn prepare(shared: &Arc<Shared>, exchange: Exchange, response: Response, mut tra
         shared.finished(&trace, &outcome(response.status, 0, began_at, Some(Cut::Client)));
         return None;
     };
-    let mut response = shared.answer_budget.admit(response, &trace);
+    let (mut response, room) = shared.answer_budget.admit(response, &trace);
     response.seal(&mut trace);
     let linger = request.has_rest();
     let draining = shared.is_draining();
@@ -228,6 +230,7 @@ fn prepare(shared: &Arc<Shared>, exchange: Exchange, response: Response, mut tra
         backlog: Backlog::default(),
         socket: None,
         held: None,
+        room,
         end: end.or((framing == Framing::Close).then_some(Reason::Asked)),
         last: manner.last,
         leftover,
@@ -321,6 +324,7 @@ impl Answer {
                 let (theirs, connection) = (Arc::clone(shared), Arc::clone(&self.connection));
                 let cut = Box::new(move || theirs.end(&connection, Reason::Memory));
                 self.held = Some(shared.answer_budget.hold(self.client(), own, whole, cut));
+                self.room = None;
             }
         }
     }
@@ -404,10 +408,11 @@ impl Answer {
             }
             self.pending.clear();
             self.pending_at = 0;
-            if !shared.answer_budget.has_room(client, PIECE_BYTES) {
+            // Held until the piece is charged.
+            let Some(_room) = shared.answer_budget.room_for_piece(client, PIECE_BYTES) else {
                 self.charge(shared);
                 return Ok(Written::Starved);
-            }
+            };
             let unseen = !chunked && left.is_none();
             match pull_piece(&mut self.pending, pull, chunked, left, &mut self.body_bytes) {
                 Ok(Behind::More) => {}
