@@ -194,3 +194,28 @@ fn clients_that_reset_within_a_body_take_nothing_with_them() {
         assert_eq!(server.get("/api/v1/kv/n/c/k").expect(200).text(), "kept");
     });
 }
+
+#[test]
+fn uploads_are_not_taken_for_heads_without_end_whenever_a_look_at_their_connection_falls() {
+    on_every_engine(|server| {
+        // What might become a head that is too long is looked at each 25 ms, and all others with it.
+        let mut filling = server.connect();
+        filling.write(format!("GET /health HTTP/1.1\r\nHost: localhost\r\nX: {}", "a".repeat(9000)).as_bytes());
+        std::thread::scope(|scope| {
+            for n in 0..8 {
+                let (server, value) = (&server, value(n, 300_000));
+                scope.spawn(move || {
+                    let mut client = server.client();
+                    for turn in 0..40 {
+                        let path = format!("/api/v1/kv/n/looks/{n}?durability=relaxed");
+                        let answer = client.send("PUT", &path, &[], &value);
+                        assert!(matches!(answer.status, 201 | 204), "turn {turn}: {answer:?}");
+                        // A client that comes back after the next look.
+                        std::thread::sleep(Duration::from_millis(40));
+                    }
+                });
+            }
+        });
+        drop(filling);
+    });
+}

@@ -179,7 +179,9 @@ fn disturbed(scene: &mut Scene, drawn: &mut Seeded, plan: &Plan) -> bool {
             let trouble = scene.work(&server, drawn, mood, 14, plan.blinds());
             let trouble = trouble.or_else(|| scene.read_all(&server, plan.blinds()).err());
             if let Some(text) = trouble {
-                scene.shared.violation(format!("reads do not go on: {text}"));
+                let page = server.get("/metrics").text();
+                let closed: Vec<_> = page.lines().filter(|line| line.contains("closed_total{")).collect();
+                scene.shared.violation(format!("reads do not go on: {text}; connections: {closed:?}"));
             }
         }
         Err(text) if scene.card.fired() == before => scene.shared.violation(format!("not well: {text}")),

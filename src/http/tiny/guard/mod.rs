@@ -178,14 +178,17 @@ impl Guard {
         }
     }
 
-    /// Looks at a connection once more if something was taken of it meanwhile: what came of that is nothing new.
-    fn look_again(&self, seen: &mut Seen, glimpse: Option<&Glimpse>) {
-        if glimpse.is_some_and(|glimpse| judge::is_news(glimpse, self.memories.get(&seen.key)))
-            && let Some(again) = scan::again(seen)
-        {
-            *seen = again;
-            self.complete(seen);
+    /// Looks at a connection once more if something was taken of it meanwhile: what came of that is nothing new. False if
+    /// it cannot be seen by the number it had, which may have been that of whoever read a body: what was seen of it is
+    /// too old then to go by.
+    fn look_again(&self, seen: &mut Seen, glimpse: Option<&Glimpse>) -> bool {
+        if !glimpse.is_some_and(|glimpse| judge::is_news(glimpse, self.memories.get(&seen.key))) {
+            return true;
         }
+        let Some(again) = scan::again(seen) else { return false };
+        *seen = again;
+        self.complete(seen);
+        true
     }
 
     /// Looks at every connection and acts. Returns how many live connections there are.
@@ -210,7 +213,10 @@ impl Guard {
         for seen in &mut scan.seen {
             let connection = self.shared.connections.get(&seen.key);
             let glimpse = connection.as_ref().map(|connection| connection.glimpse());
-            self.look_again(seen, glimpse.as_ref());
+            if !self.look_again(seen, glimpse.as_ref()) {
+                urgent = true;
+                continue;
+            }
             let memory = self.memories.entry(seen.key).or_default();
             // While a body comes that larder reads itself, tiny_http's thread waits too, but not the client.
             let has_body = glimpse.as_ref().is_some_and(|glimpse| glimpse.body.is_some());
