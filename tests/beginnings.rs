@@ -310,6 +310,38 @@ fn a_data_folder_that_goes_below_a_running_server_ends_its_writes_and_is_told() 
 }
 
 #[test]
+fn what_is_no_socket_is_not_replaced_by_one_and_a_stale_socket_is() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("l.sock");
+    let address = format!("unix:{}", path.display());
+    for (what, is_bound) in [
+        ("echo precious > \"$0\"", false),
+        ("mkdir \"$0\"", false),
+        ("mkfifo \"$0\"", false),
+        ("ln -s nothing \"$0\"", false),
+        ("ln -s /dev/null \"$0\"", false),
+        ("", true),
+    ] {
+        if is_bound {
+            drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
+        }
+        assert_eq!(run(Command::new("sh").args(["-c", what]).arg(&path)).0, Some(0));
+        let before = fs::symlink_metadata(&path).unwrap();
+        let data = tempfile::tempdir().unwrap();
+        let mut command = larder(&["serve", "--engine", "epoll", "--listen", &address], data.path());
+        command.env("LARDER_AUTH_MODE", "open");
+        if is_bound {
+            assert_eq!(end(started(&mut command, "listening on").0), Some(0));
+            continue;
+        }
+        let (code, said) = run(&mut command);
+        assert!(code == Some(78) && said.contains("no socket stands there"), "{what}: {code:?} {said}");
+        assert_eq!(std::os::unix::fs::MetadataExt::ino(&before), fs::symlink_metadata(&path).unwrap().ino());
+        run(Command::new("rm").arg("-r").arg(&path));
+    }
+}
+
+#[test]
 fn as_many_connections_may_wait_as_is_set_and_the_kernel_allows() {
     let allowed: usize = fs::read_to_string("/proc/sys/net/core/somaxconn").unwrap().trim().parse().unwrap();
     let folder = tempfile::tempdir().unwrap();

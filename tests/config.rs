@@ -256,6 +256,10 @@ fn what_is_wrong_is_told_with_its_line_and_the_nearest_right_name() {
         ("[server]\nlisten = []", "larder.toml:2: server.listen: names no address"),
         ("[server]\nlisten = [\"fd://\", \"fd://\"]", "larder.toml:2: server.listen: names fd:// twice"),
         (
+            "[server]\nlisten = [\"127.0.0.1:80\", \"[::ffff:127.0.0.1]:80\"]",
+            "larder.toml:2: server.listen: names 127.0.0.1:80 twice",
+        ),
+        (
             "[cache]\nsize = 16",
             "larder.toml:2: cache.size: 16 is outside of 64KiB to 64GiB; a number without a unit is bytes: \"16MiB\" may be meant",
         ),

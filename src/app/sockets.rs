@@ -25,7 +25,12 @@ pub fn listen(config: &Config, handed_over: HandedOver) -> Result<Vec<Listener>,
         let wrong = |error: io::Error| format!("cannot listen on {address}: {error}");
         match address {
             ListenAddress::Tcp(address) => listeners.push(bind(config, *address).map_err(wrong)?),
-            ListenAddress::Unix(path) => listeners.push(Listener::bind_unix(path).map_err(wrong)?),
+            ListenAddress::Unix(path) => {
+                listeners.push(Listener::bind_unix(path).map_err(|error| match error.kind() {
+                    io::ErrorKind::InvalidInput => of_configuration(wrong(error)),
+                    _ => Refusal::from(wrong(error)),
+                })?)
+            }
             ListenAddress::Inherited => {
                 let taken = handed_over.take().unwrap_or_else(|| Ok(Vec::new())).and_then(|sockets| {
                     sockets.into_iter().map(|(fd, _)| Listener::from_fd(fd)).collect::<io::Result<Vec<_>>>()

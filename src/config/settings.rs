@@ -3,6 +3,7 @@
 //!
 //! Invariant: a setting that is not in this table does not exist.
 
+use std::net::SocketAddr;
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -293,7 +294,10 @@ fn parse_listen(text: &str) -> Result<ListenAddress, String> {
     }
     let text = text.strip_prefix("http://").unwrap_or(text);
     let localhost = text.strip_prefix("localhost:").map(|port| format!("127.0.0.1:{port}"));
-    localhost.as_deref().unwrap_or(text).parse().map(ListenAddress::Tcp).map_err(|_| {
+    let address = localhost.as_deref().unwrap_or(text).parse::<SocketAddr>();
+    // An IPv4 address may be written as one of IPv6.
+    let plain = |address: SocketAddr| ListenAddress::Tcp(SocketAddr::new(address.ip().to_canonical(), address.port()));
+    address.map(plain).map_err(|_| {
         let hint = match text.trim_start_matches(':').parse::<u16>() {
             Ok(port) => format!("; did you mean \"127.0.0.1:{port}\" (this machine only) or \"0.0.0.0:{port}\"?"),
             Err(_) => String::new(),

@@ -70,13 +70,16 @@ impl Listener {
         Ok(listen(socket, backlog_of(connections))?)
     }
 
-    /// Binds a Unix socket with mode 0660. A socket file that nobody listens on any more is replaced.
+    /// Binds a Unix socket with mode 0660. A socket file that nobody listens on any more is replaced; anything else that
+    /// stands there stays, and is an invalid input.
     pub fn bind_unix(path: &Path) -> io::Result<Listener> {
         use std::os::unix::fs::{FileTypeExt, PermissionsExt};
-        let stale = std::fs::symlink_metadata(path).is_ok_and(|meta| meta.file_type().is_socket())
-            && std::os::unix::net::UnixStream::connect(path).is_err();
-        if stale {
-            std::fs::remove_file(path)?;
+        match std::fs::symlink_metadata(path) {
+            Ok(meta) if !meta.file_type().is_socket() => {
+                return Err(io::Error::new(io::ErrorKind::InvalidInput, "something that is no socket stands there"));
+            }
+            Ok(_) if std::os::unix::net::UnixStream::connect(path).is_err() => std::fs::remove_file(path)?,
+            _ => {}
         }
         let listener = UnixListener::bind(path)?;
         std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o660))?;
