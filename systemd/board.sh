@@ -55,21 +55,30 @@ addresses() {
     property StatusText | grep -oE '(http://|unix:)[^ ,]+'
 }
 
-# The status of /health: 200, 503, or nothing if there is no answer. An address for all of the board is asked at home.
+# The status of /health: 200, 503, or nothing if there is no answer. It is asked at each address in turn, since larder
+# also waits for addresses that the board does not have now; an address for all of the board is asked at home.
 health() {
-    url=$(addresses | head -n 1 | sed -e 's|//0\.0\.0\.0:|//127.0.0.1:|' -e 's|//\[::\]:|//[::1]:|')
-    case $url in
+    addresses | sed -e 's|//0\.0\.0\.0:|//127.0.0.1:|' -e 's|//\[::\]:|//[::1]:|' | while read -r url; do
+        status=$(health_at "$url")
+        case $status in
+        200 | 503) echo "$status" && break ;;
+        esac
+    done
+}
+
+health_at() { # health_at URL
+    case $1 in
     unix:*)
-        curl -s -m 5 -o /dev/null -w '%{http_code}' --unix-socket "${url#unix:}" http://localhost/health 2>/dev/null
+        curl -s -m 5 -o /dev/null -w '%{http_code}' --unix-socket "${1#unix:}" http://localhost/health 2>/dev/null
         ;;
     http://*)
         # Small boards often have no curl; bash is always there.
-        port=${url##*:} host=${url#http://}
+        port=${1##*:} host=${1#http://}
         host=${host%:*} host=${host#[} host=${host%]}
         # shellcheck disable=SC2016 # The inner bash expands them.
         timeout 5 bash -c 'exec 3<>"/dev/tcp/$0/$1" || exit
             printf "GET /health HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n" >&3
-            IFS=" " read -r _ status _ <&3 && echo "$status"' "$host" "$port" 2>/dev/null
+            IFS=" " read -r _ status _ <&3 && echo "$status"' "$host" "$port" 2>/dev/null </dev/null
         ;;
     esac
 }
@@ -140,8 +149,14 @@ open_sockets() {
 
 start() { # start WORST_STATUS SECONDS
     systemctl daemon-reload || return 1
+    # Sockets that are to be opened anew go first: a client that came meanwhile would start larder, and systemd opens none
+    # of a service that runs.
+    anew=
+    # shellcheck disable=SC2086
+    if [ -n "$sockets" ] && [ "$(systemctl cat $sockets)" != "$sockets_text" ]; then anew=$sockets; fi
     # Longer than TimeoutStopSec=: what was acknowledged is given the time to reach the card.
-    timeout 60 systemctl stop larder.service 2>/dev/null
+    # shellcheck disable=SC2086
+    timeout 60 systemctl stop $anew larder.service 2>/dev/null
     systemctl reset-failed larder.service 2>/dev/null
     journalctl --sync 2>/dev/null
     cursor=$(journalctl -n 0 --show-cursor 2>/dev/null | sed -n 's/^-- cursor: //p')
@@ -392,7 +407,10 @@ rollback() {
     for file in $files; do
         # The unit, also where the file is the copy of what was installed last.
         case $file in "$program" | "$dropin") ;; *)
-            if [ -e "$shipped/${file##*/}" ] && is_of_owner "$units/${file##*/}"; then continue; fi
+            name=${file##*/}
+            # Kept at the first deploy as the owner's, or changed by him since.
+            if [ ! -e "$shipped/$name" ] && [ -e "$shipped/$name.latest" ]; then continue; fi
+            if [ -e "$shipped/$name" ] && is_of_owner "$units/$name"; then continue; fi
             ;;
         esac
         if [ -e "$file.previous" ]; then

@@ -23,7 +23,7 @@ die() {
 # All that was asked for is looked at before anything is touched, here or there.
 whole_number() { # whole_number NAME VALUE LEAST MOST WHAT
     case $2 in
-    *[!0-9]* | '' | ??????*) die "$1 is $5 from $3 to $4, not $2" ;;
+    *[!0-9]* | '' | 0?* | ??????*) die "$1 is $5 from $3 to $4, not $2" ;;
     esac
     if [ "$2" -lt "$3" ] || [ "$2" -gt "$4" ]; then die "$1 is $5 from $3 to $4, not $2"; fi
 }

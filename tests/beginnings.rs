@@ -9,6 +9,7 @@ use std::io::{BufRead, BufReader, Read};
 use std::net::{TcpListener, TcpStream, UdpSocket};
 use std::os::fd::OwnedFd;
 use std::os::linux::net::SocketAddrExt;
+use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
 use std::path::Path;
 use std::process::{Child, ChildStdout, Command, Stdio};
@@ -336,7 +337,7 @@ fn what_is_no_socket_is_not_replaced_by_one_and_a_stale_socket_is() {
         }
         let (code, said) = run(&mut command);
         assert!(code == Some(78) && said.contains("no socket stands there"), "{what}: {code:?} {said}");
-        assert_eq!(std::os::unix::fs::MetadataExt::ino(&before), fs::symlink_metadata(&path).unwrap().ino());
+        assert_eq!(before.ino(), fs::symlink_metadata(&path).unwrap().ino());
         run(Command::new("rm").arg("-r").arg(&path));
     }
 }

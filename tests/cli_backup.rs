@@ -394,6 +394,19 @@ fn a_deep_value_from_a_server_of_before_costs_no_other() {
     }
 }
 
+#[test]
+fn what_is_left_of_a_removal_is_told() {
+    for (answer, more, expected, part) in [
+        ("{\"deleted\":7}", &[][..], 0, "removed 7 values"),
+        ("{\"deleted\":7,\"complete\":true}", &[], 0, "removed 7 values"),
+        ("{\"deleted\":0,\"complete\":false}", &[], 1, "removed 0 values, and more are left"),
+        ("{\"deleted\":0,\"complete\":false}", &["--json"], 1, "more are left"),
+    ] {
+        let (code, _, err) = told(answer.to_owned(), &[&["del", "a/b", "--all"], more].concat());
+        assert!(code == expected && err.contains(part), "{answer}: {code} {err}");
+    }
+}
+
 /// A frame as it lies in the file.
 fn frame(kind: u8, number: u32, plain: usize, payload: &[u8]) -> Vec<u8> {
     let mut body = vec![kind];

@@ -223,8 +223,15 @@ fn lists_show_every_name_once_whatever_the_pages() {
         }
     }
 
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = folder.path().join("item.json");
+    let shown = at(&server, &["get", "big/keys/k00001", "--json"]).ok().text().to_owned();
+    let name = file.to_str().expect("text");
+    assert_eq!(at(&server, &["get", "big/keys/k00001", "--json", "-o", name]).ok().text(), "");
+    assert_eq!(std::fs::read_to_string(&file).expect("the file"), shown);
+
     let removed = at(&server, &["del", "big/keys", "--prefix", "k001", "--json"]).ok().json();
-    assert_eq!(removed["deleted"], 100);
+    assert_eq!((&removed["deleted"], &removed["complete"]), (&100.into(), &true.into()));
     at(&server, &["del", "big/keys", "--all"]).ok();
     assert_eq!(lines(&["ls", "big"]), ["other"]);
     assert_eq!(at(&server, &["ls", "big/keys"]).code, 3, "it went with its last value");

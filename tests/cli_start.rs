@@ -49,6 +49,22 @@ fn help_and_version_go_to_stdout_and_succeed() {
 }
 
 #[test]
+fn a_token_file_is_named_from_where_one_stands() {
+    let folder = tempfile::tempdir().expect("a folder for the test");
+    std::fs::create_dir(folder.path().join("below")).expect("a folder");
+    for name in ["tokens.jsonl", "./other.jsonl", "below/tokens.jsonl", "below/../third.jsonl"] {
+        let environment = [("LARDER_AUTH_TOKENS_FILE", name)];
+        for token in ["a", "b"] {
+            let ran = larder_in(folder.path(), &environment, &["token", "add", token, "--scope", "read"]);
+            assert_eq!(ran.code, 0, "{name}: {}", ran.err);
+        }
+        let listed = larder_in(folder.path(), &environment, &["token", "ls", "--json"]).out;
+        assert_eq!(listed.matches("\"name\"").count(), 2, "{name}: {listed}");
+        assert!(folder.path().join(name).is_file());
+    }
+}
+
+#[test]
 fn output_that_does_not_arrive_is_a_failure() {
     let folder = tempfile::tempdir().expect("a folder for the test");
     for words in [

@@ -129,6 +129,8 @@ fn a_deploy_looks_at_all_that_was_asked_for_before_it_touches_anything() {
         ("WAIT", "long", "WAIT is a number of seconds"),
         ("WAIT", "0", "WAIT is a number of seconds from 1 to 3600"),
         ("WAIT", "2m", "WAIT is a number"),
+        ("WAIT", "08", "WAIT is a number"),
+        ("PORT", "022", "PORT is a port"),
         ("WAIT", "-5", "WAIT is a number"),
         ("WAIT", "99999999999999999999", "WAIT is a number"),
         ("PORT", "ssh", "PORT is a port"),

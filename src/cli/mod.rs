@@ -112,7 +112,12 @@ pub fn say(text: &str) -> Result<(), Failure> {
 
 /// Writes one JSON document as a line to stdout.
 pub fn say_json(document: &serde_json::Value) -> Result<(), Failure> {
-    write_out(&format!("{}\n", clean::json(&document.to_string())))
+    write_out(&json_line(document))
+}
+
+/// A document as its line.
+pub fn json_line(document: &serde_json::Value) -> String {
+    format!("{}\n", clean::json(&document.to_string()))
 }
 
 fn write_out(text: &str) -> Result<(), Failure> {

@@ -1,30 +1,37 @@
 //! `larder get`, `put`, `del`, `incr`: one value.
 
-use std::io::Read;
+use std::io::{Read, Write};
 use std::process::ExitCode;
 
 use serde_json::{Value, json};
 use ureq::http::Method;
 
 use super::client::{Client, Payload, copy};
-use super::exit::{Failure, NOT_FOUND};
-use super::output::{Output, open_input};
+use super::exit::{FAILED, Failure, NOT_FOUND};
+use super::output::{Output, open_input, wrote};
 use super::parse::{Invocation, usage};
 use super::path::{Place, value_target, with_query};
-use super::{complain, say_json};
+use super::{complain, json_line, say_json};
 use crate::config::units::parse_duration;
+
+/// So many requests in a row may wait in vain for their turn to remove.
+const FRUITLESS_MAX: u32 = 5;
 
 /// Reads a value.
 pub fn get(invocation: &Invocation) -> Result<ExitCode, Failure> {
     let target = value_target(invocation)?;
     let client = Client::new(invocation)?;
+    let name = invocation.text("output")?.unwrap_or("-");
+    let mut output;
     if invocation.has("json") {
-        say_json(&described(invocation, &client)?)?;
-        return Ok(ExitCode::SUCCESS);
+        let line = json_line(&described(invocation, &client)?);
+        output = Output::open(name)?;
+        output.write_all(line.as_bytes()).map_err(wrote)?;
+    } else {
+        let reply = client.send(Method::GET, &target, &[], Payload::None)?;
+        output = Output::open(name)?;
+        copy(&mut reply.into_reader(), &mut output, |_| {})?;
     }
-    let reply = client.send(Method::GET, &target, &[], Payload::None)?;
-    let mut output = Output::open(invocation.text("output")?.unwrap_or("-"))?;
-    copy(&mut reply.into_reader(), &mut output, |_| {})?;
     output.finish()?;
     Ok(ExitCode::SUCCESS)
 }
@@ -121,13 +128,33 @@ pub fn del(invocation: &Invocation) -> Result<ExitCode, Failure> {
     let durability = invocation.text("durability")?.map(str::to_owned);
     let parameters = [("prefix", prefix.map(str::to_owned)), ("durability", durability)];
     let target = with_query(&place.collection_target(), &parameters);
-    let answer = Client::new(invocation)?.send(Method::DELETE, &target, &[], Payload::None)?.into_json()?;
+    let answer = remove_all(&Client::new(invocation)?, &target)?;
     if invocation.has("json") {
         say_json(&answer)?;
     } else {
         complain(&format!("removed {} values", answer["deleted"]));
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// Goes on until all is removed: one request takes as much as fits its time.
+fn remove_all(client: &Client, target: &str) -> Result<Value, Failure> {
+    let (mut removed, mut fruitless) = (0, 0);
+    loop {
+        let mut answer = client.send(Method::DELETE, target, &[], Payload::None)?.into_json()?;
+        let count = answer["deleted"].as_u64().unwrap_or(0);
+        removed += count;
+        answer["deleted"] = json!(removed);
+        // A server of before does not say it.
+        if answer["complete"].as_bool() != Some(false) {
+            return Ok(answer);
+        }
+        fruitless = if count == 0 { fruitless + 1 } else { 0 };
+        if fruitless == FRUITLESS_MAX {
+            let message = format!("removed {removed} values, and more are left: other deletes go first; try again");
+            return Err(Failure::new(FAILED, message));
+        }
+    }
 }
 
 fn del_one(invocation: &Invocation) -> Result<ExitCode, Failure> {

@@ -133,7 +133,7 @@ pub fn check(token: &Token, others: &[Token]) -> Result<(), String> {
 
 /// Changes the file under a lock: nobody else's change is lost. The closure gets the tokens as they are.
 pub fn change<T>(path: &Path, edit: impl FnOnce(&mut Vec<Token>) -> Result<T, String>) -> Result<T, String> {
-    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let folder = folder_of(path);
     let shown = |what: &str, error: io::Error| format!("cannot {what} {}: {error}", folder.display());
     folder::look(folder).map_err(|obstacle| obstacle.to_string())?;
     make_private(folder).map_err(|error| shown("make the folder", error))?;
@@ -151,11 +151,11 @@ pub fn change<T>(path: &Path, edit: impl FnOnce(&mut Vec<Token>) -> Result<T, St
 
 /// Makes the note that an empty file would be damage from now on.
 pub fn note_kept(path: &Path) -> io::Result<()> {
-    let note = beside(path, KEPT_NOTE);
-    if note.exists() {
-        return Ok(());
-    }
-    let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&note)?;
+    // SECURITY: root makes this in a folder of the service's. Whatever stands there is not followed.
+    let mut file = match OpenOptions::new().write(true).create_new(true).mode(0o600).open(beside(path, KEPT_NOTE)) {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => return Ok(()),
+        made => made?,
+    };
     file.write_all(KEPT_TEXT.as_bytes())?;
     keep_owner(&file, path)?;
     file.sync_all()
@@ -184,12 +184,16 @@ fn replace(path: &Path, tokens: &[Token]) -> io::Result<()> {
     file.sync_all()?;
     // IMPORTANT: the content is synced before the name points to it.
     fs::rename(&temporary, path)?;
-    File::open(path.parent().unwrap_or(Path::new("/")))?.sync_all()
+    File::open(folder_of(path))?.sync_all()
 }
 
 /// The file, the one that takes its place at a change, and the note.
 pub fn names(path: &Path) -> [PathBuf; 3] {
     [path.to_owned(), beside(path, TEMPORARY), beside(path, KEPT_NOTE)]
+}
+
+fn folder_of(path: &Path) -> &Path {
+    path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 
 fn beside(path: &Path, ending: &str) -> PathBuf {
@@ -204,8 +208,7 @@ fn keep_owner(file: &File, path: &Path) -> io::Result<()> {
     if !rustix::process::geteuid().is_root() {
         return Ok(());
     }
-    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let owner = fs::metadata(path).or_else(|_| fs::metadata(folder))?;
+    let owner = fs::metadata(path).or_else(|_| fs::metadata(folder_of(path)))?;
     std::os::unix::fs::fchown(file, Some(owner.uid()), Some(owner.gid()))
 }
 
@@ -366,6 +369,15 @@ mod tests {
             let error = read(&path).unwrap_err().to_string();
             assert!(error.contains(part), "{error}");
         }
+    }
+
+    #[test]
+    fn the_note_is_made_where_nothing_stands_and_nothing_is_followed() {
+        let folder = tempfile::tempdir().unwrap();
+        let (path, aim) = (folder.path().join("tokens.jsonl"), folder.path().join("aim"));
+        std::os::unix::fs::symlink(&aim, beside(&path, KEPT_NOTE)).unwrap();
+        add(&path, "a").unwrap();
+        assert!(!aim.exists() && read(&path).unwrap().unwrap().len() == 1);
     }
 
     #[test]

@@ -61,12 +61,17 @@ pub fn has_journal(dir: &Path) -> bool {
 /// Folders lie no deeper in the database; what leads deeper leads in circles.
 const DEPTH_MAX: usize = 4;
 
+/// The lock, and the notes beside the database: `larder.lock` and so on. Other files are none of ours, as a
+/// `larder.backup` that root made there.
+const NOTES: [&str; 7] = ["lock", "clean", "ceiling", "relaxed", "ballast", "restarted", "starts"];
+
 /// What stands in the way of a start in a folder that is there: root may have started larder here once, and then the
 /// folder is ours, and what is in it is not.
 pub fn check(dir: &Path) -> Result<(), Obstacle> {
     for entry in std::fs::read_dir(dir).into_iter().flatten().flatten() {
-        // The lock, and the notes beside the database.
-        if entry.file_name().as_encoded_bytes().starts_with(b"larder.") {
+        let name = entry.file_name();
+        let note = name.to_str().and_then(|name| name.strip_prefix("larder.")?.split('.').next());
+        if note.is_some_and(|note| NOTES.contains(&note)) {
             folder::check(&entry.path(), Use::Written)?;
         }
     }
@@ -145,6 +150,10 @@ mod tests {
             assert_eq!(check(dir.path()), Ok(()), "{name}");
             let path = dir.path().join(name);
             assert!(path.exists(), "{name} is not there");
+            // What people leave there stands in nobody's way.
+            fs::create_dir(dir.path().join("larder.old")).unwrap();
+            symlink("not-there/at-all", dir.path().join("larder.backup")).unwrap();
+            assert_eq!(check(dir.path()), Ok(()), "{name}");
             spoil(&path);
             assert_eq!(check(dir.path()), Err(obstacle(path)), "{name}");
         }
