@@ -191,11 +191,15 @@ impl Guard {
         true
     }
 
+    /// The connections that have sent requests, and how many.
+    fn known(&self) -> Vec<(Arc<Connection>, u64)> {
+        let all = self.shared.connections.all().into_iter();
+        all.map(|connection| (Arc::clone(&connection), connection.glimpse().taken)).collect()
+    }
+
     /// Looks at every connection and acts. Returns how many live connections there are.
     fn look(&mut self, now: Instant, draining: bool) -> usize {
-        let known = self.shared.connections.all();
-        let before: Vec<(Arc<Connection>, u64)> =
-            known.into_iter().map(|c| (Arc::clone(&c), c.glimpse().taken)).collect();
+        let before = self.known();
         self.looked_at = now;
         self.resident_bytes = 0;
         self.memory_grew();
