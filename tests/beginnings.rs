@@ -256,8 +256,8 @@ fn the_line_to_try_works_as_it_stands_or_is_not_there() {
     }
 }
 
-#[test]
-fn a_data_folder_that_goes_below_a_running_server_ends_its_writes_and_is_told() {
+/// Runs a command that takes the data folder away, from within the mounts that the server sees if it is one of these.
+fn takes_its_place(engine: &str, what: &str, reason: &str, is_mount: bool) {
     let in_mounts = [
         "unshare",
         "--mount",
@@ -266,47 +266,55 @@ fn a_data_folder_that_goes_below_a_running_server_ends_its_writes_and_is_told() 
         "mount -t tmpfs none \"$1\" && mkdir \"$1/data\" && shift && exec \"$@\"",
         "sh",
     ];
+    let folder = tempfile::tempdir().unwrap();
+    let (card, data) = (folder.path().join("card"), folder.path().join("card/data"));
+    fs::create_dir_all(&data).unwrap();
+    let wrapper = [&in_mounts[..], &[card.to_str().unwrap()]].concat();
+    let builder = Server::builder().engine(engine).data(&data);
+    let server = if is_mount { builder.wrapper(&wrapper).start() } else { builder.start() };
+    server.put("/api/v1/kv/a/b/before", b"x").expect(201);
+    let pid = server.pid().to_string();
+    let inside = ["-t", &pid, "-m", "sh", "-c", what];
+    let mut doing = if is_mount { Command::new("nsenter") } else { Command::new("sh") };
+    doing.args(if is_mount { &inside[..] } else { &inside[4..] }).arg(&data);
+    let (code, said) = run(&mut doing);
+    assert_eq!(code, Some(0), "{what}: {said}");
+    eventually(what, || server.get("/health").status == 503);
+    let health = server.get("/health").json();
+    assert_eq!(health["store"], "read_only", "{what}: {health}");
+    let told = health["reason"].as_str().unwrap();
+    assert!(told.contains(reason) && !told.contains('/'), "{what}: {told}");
+    let refused = server.put("/api/v1/kv/a/b/after", b"x");
+    assert_eq!((refused.status, refused.json()["written"].as_str()), (503, Some("no")), "{what}: {refused:?}");
+    server.get("/api/v1/kv/a/b/before").expect(200);
+    eventually("the log names the place", || server.log().contains(&data.display().to_string()));
+}
+
+#[test]
+fn a_data_folder_that_goes_below_a_running_server_ends_its_writes_and_is_told() {
     let can_mount = run(Command::new("unshare").args(["--mount", "mount", "-t", "tmpfs", "none", "/mnt"])).0 == Some(0);
-    for engine in engines() {
-        for (what, reason) in [
-            // Again while the store takes files away and makes new ones meanwhile.
-            ("until rm -rf \"$0\"; do :; done", "was removed or replaced"),
-            ("until rm -rf \"$0\"/*; do :; done", "was removed or replaced"),
-            ("mv \"$0\" \"$0.old\"; mkdir \"$0\"", "was removed or replaced"),
-            ("mv \"$0/fjall\" \"$0/aside\"", "was removed or replaced"),
-            ("rm \"$0\"/fjall/*.jnl", "the journal was removed"),
-            ("mount --bind \"$0\" \"$0\" && mount -o remount,bind,ro \"$0\"", "has become read-only"),
-            ("umount -l \"$0/..\"", "was removed or replaced"),
-            ("mount -t tmpfs none \"$0\"", "was removed or replaced"),
-        ] {
-            let is_mount = what.contains("mount ");
-            if is_mount && !can_mount {
-                skipped("mounting is not allowed here");
-                continue;
+    for engine in &engines() {
+        // At once: each waits for a few looks.
+        std::thread::scope(|scope| {
+            for (what, reason) in [
+                // Again while the store takes files away and makes new ones meanwhile.
+                ("until rm -rf \"$0\"; do :; done", "was removed or replaced"),
+                ("until rm -rf \"$0\"/*; do :; done", "was removed or replaced"),
+                ("mv \"$0\" \"$0.old\"; mkdir \"$0\"", "was removed or replaced"),
+                ("mv \"$0/fjall\" \"$0/aside\"", "was removed or replaced"),
+                ("rm \"$0\"/fjall/*.jnl", "the journal was removed"),
+                ("mount --bind \"$0\" \"$0\" && mount -o remount,bind,ro \"$0\"", "has become read-only"),
+                ("umount -l \"$0/..\"", "was removed or replaced"),
+                ("mount -t tmpfs none \"$0\"", "was removed or replaced"),
+            ] {
+                let is_mount = what.contains("mount ");
+                if is_mount && !can_mount {
+                    skipped("mounting is not allowed here");
+                    continue;
+                }
+                scope.spawn(move || takes_its_place(engine, what, reason, is_mount));
             }
-            let folder = tempfile::tempdir().unwrap();
-            let (card, data) = (folder.path().join("card"), folder.path().join("card/data"));
-            fs::create_dir_all(&data).unwrap();
-            let wrapper = [&in_mounts[..], &[card.to_str().unwrap()]].concat();
-            let builder = Server::builder().engine(&engine).data(&data);
-            let server = if is_mount { builder.wrapper(&wrapper).start() } else { builder.start() };
-            server.put("/api/v1/kv/a/b/before", b"x").expect(201);
-            let pid = server.pid().to_string();
-            let inside = ["-t", &pid, "-m", "sh", "-c", what];
-            let mut doing = if is_mount { Command::new("nsenter") } else { Command::new("sh") };
-            doing.args(if is_mount { &inside[..] } else { &inside[4..] }).arg(&data);
-            let (code, said) = run(&mut doing);
-            assert_eq!(code, Some(0), "{what}: {said}");
-            eventually(what, || server.get("/health").status == 503);
-            let health = server.get("/health").json();
-            assert_eq!(health["store"], "read_only", "{what}: {health}");
-            let told = health["reason"].as_str().unwrap();
-            assert!(told.contains(reason) && !told.contains('/'), "{what}: {told}");
-            let refused = server.put("/api/v1/kv/a/b/after", b"x");
-            assert_eq!((refused.status, refused.json()["written"].as_str()), (503, Some("no")), "{what}: {refused:?}");
-            server.get("/api/v1/kv/a/b/before").expect(200);
-            eventually("the log names the place", || server.log().contains(&data.display().to_string()));
-        }
+        });
     }
 }
 

@@ -10,7 +10,7 @@ use std::sync::{Barrier, Mutex};
 use support::{Answer, Connection, Server, on_every_engine};
 
 /// Requests at once, each on a connection of its own.
-const BURST: usize = 300;
+const BURST: usize = if cfg!(debug_assertions) { 150 } else { 300 };
 
 /// What a client of the burst does.
 #[derive(Clone, Copy, Debug)]

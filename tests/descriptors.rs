@@ -109,7 +109,15 @@ fn no_client_takes_a_descriptor_that_a_flush_needs() {
     raise_own_limit();
     let www = tempfile::tempdir().unwrap();
     std::fs::write(www.path().join("large.bin"), vec![0; 8 << 20]).unwrap();
-    for (engine, descriptors) in engines().iter().flat_map(|engine| [256, 1024].map(|count| (engine, count))) {
+    // `make trial` runs it optimised, with both for each.
+    let counts = |engine: &str| match (cfg!(debug_assertions), engine) {
+        (true, "epoll") => vec![256],
+        (true, _) => vec![1024],
+        (false, _) => vec![256, 1024],
+    };
+    let engines = engines();
+    for (engine, descriptors) in engines.iter().flat_map(|engine| counts(engine).into_iter().map(move |n| (engine, n)))
+    {
         let server = limited(engine, descriptors, www.path()).start();
         support::eventually("it says what was cut", || server.log().contains("limits.connections_max is cut from "));
         let mut client = server.client();
